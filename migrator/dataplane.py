@@ -1,0 +1,284 @@
+"""The bulk side of a migration: TLS streams between source and destination, beside the control channel.
+
+The agent listens on the address that SSH reached it by, on a port of the kernel's choice, for the time of one
+migration. Both sides make a certificate for that one migration and tell it to each other over SSH: TLS 1.3
+then accepts exactly that peer and no one else. Where the port cannot be reached (a firewall, a jump host), the
+same streams run through SSH's own forwarding. A stream begins with one line of JSON that says what it carries.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import selectors
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from migrator.errors import PeerLost, ProtocolError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 2.0
+STREAM_TIMEOUT_S = 30.0
+MAX_HEADER = 4096
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A private key and its self-signed certificate, both PEM, for one migration."""
+
+    key: bytes
+    certificate: str
+
+    @classmethod
+    def make(cls) -> Credentials:
+        """A fresh P-256 key and a certificate valid for a day."""
+        from cryptography import x509  # lazy: 60 ms
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "migrator")])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            # hosts' clocks may differ: the pinned key is the check, not the time
+            .not_valid_before(now - datetime.timedelta(days=365))
+            .not_valid_after(now + datetime.timedelta(days=365))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        encoding = serialization.Encoding.PEM
+        private = key.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return cls(private, certificate.public_bytes(encoding).decode())
+
+    def context(self, peer_certificate: str, *, server: bool) -> ssl.SSLContext:
+        """A TLS context that trusts *peer_certificate* alone."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(cadata=peer_certificate)
+        except (ssl.SSLError, ValueError) as error:
+            raise ProtocolError("the peer", f"no certificate: {error}") from error
+        with tempfile.NamedTemporaryFile() as file:  # ssl reads keys from files only
+            file.write(self.key + self.certificate.encode())
+            file.flush()
+            context.load_cert_chain(file.name)
+        return context
+
+
+class Listener:
+    """The destination's end: accepts the source's streams and hands each to *serve* in a thread of its own.
+
+    serve(header, stream): reads and writes the stream; its exception is logged and ends that stream alone.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        context: ssl.SSLContext,
+        serve: Callable[[dict[str, Any], ssl.SSLSocket], None],
+    ) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.create_server((address, 0), family=family)
+        self._context = context
+        self._serve = serve
+        self._open: set[socket.socket] = set()
+        self._closed = False
+        self.address = address
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, name="data-plane", daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more and end the streams that are open."""
+        self._closed = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for stream in list(self._open):
+            with suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                raw, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._run, args=(raw,), name="stream", daemon=True).start()
+
+    def _run(self, raw: socket.socket) -> None:
+        self._open.add(raw)
+        try:
+            raw.settimeout(STREAM_TIMEOUT_S)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._context.wrap_socket(raw, server_side=True) as stream:
+                self._open.add(stream)
+                try:
+                    self._serve(_read_header(stream), stream)
+                finally:
+                    self._open.discard(stream)
+        except Exception as error:
+            if not self._closed:
+                logger.warning("data plane: a stream ended: %s", error)
+        finally:
+            self._open.discard(raw)
+            raw.close()
+
+
+def connect(
+    address: str,
+    port: int,
+    context: ssl.SSLContext,
+    header: dict[str, Any],
+    forward: Callable[[str, int], socket.socket],
+    peer_address: str,
+) -> ssl.SSLSocket:
+    """A stream to the destination's listener, opened with *header*.
+
+    peer_address: where SSH itself goes, tried directly; forward(address, port): the way through SSH, taken
+    when that fails. Raises DestinationUnreachable, PeerLost.
+    """
+    raw = _direct(peer_address, port) or forward(address, port)
+    raw.settimeout(STREAM_TIMEOUT_S)
+    try:
+        stream = context.wrap_socket(raw)
+        stream.sendall(json.dumps(header).encode() + b"\n")
+    except OSError as error:
+        raw.close()
+        raise PeerLost("the data plane", str(error)) from error
+    return stream
+
+
+def _direct(address: str, port: int) -> socket.socket | None:
+    if not address:
+        return None
+    try:
+        raw = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT_S)
+    except OSError as error:
+        logger.info("data plane: port %d of %s cannot be reached (%s): through ssh", port, address, error)
+        return None
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return raw
+
+
+def _read_header(stream: ssl.SSLSocket) -> dict[str, Any]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = stream.recv(1)
+        if not byte or len(line) > MAX_HEADER:
+            raise ProtocolError("the data plane", "a stream without a header")
+        line += byte
+    header = json.loads(line)
+    if not isinstance(header, dict):
+        raise ProtocolError("the data plane", "a header that is no object")
+    return header
+
+
+def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
+    """Carry bytes both ways between a TLS stream and a program's pipes until the program closes its end.
+
+    read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both). One thread
+    does it, since OpenSSL's state may not be used by two at once. Ends when *read_fd* is at its end.
+    """
+    stream.setblocking(False)
+    for fd in {read_fd, write_fd}:
+        os.set_blocking(fd, False)
+    try:
+        Pump(stream, read_fd, write_fd).run()
+    except OSError as error:
+        raise PeerLost("the data plane", str(error)) from error
+
+
+class Pump:
+    """The loop of `pump`: what waits in each direction, and what each side is waited for."""
+
+    def __init__(self, stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
+        self.stream, self.read_fd, self.write_fd = stream, read_fd, write_fd
+        self.outgoing, self.incoming = bytearray(), bytearray()
+        self.program_ended = self.peer_ended = False
+
+    def run(self) -> None:
+        while not self.program_ended or self.outgoing:
+            self._wait()
+            self._from_program()
+            self._to_peer()
+            self._from_peer()
+            self._to_program()
+
+    def _wait(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            interest: dict[int, int] = {}
+            if not self.program_ended and len(self.outgoing) < CHUNK:
+                interest[self.read_fd] = selectors.EVENT_READ
+            if self.incoming:
+                interest[self.write_fd] = interest.get(self.write_fd, 0) | selectors.EVENT_WRITE
+            wanted = selectors.EVENT_WRITE if self.outgoing else 0
+            if not self.peer_ended and len(self.incoming) < CHUNK:
+                wanted |= selectors.EVENT_READ
+                if self.stream.pending():
+                    return
+            if wanted:
+                interest[self.stream.fileno()] = wanted
+            for fd, events in interest.items():
+                selector.register(fd, events)
+            if not selector.select(STREAM_TIMEOUT_S):
+                raise PeerLost("the data plane", f"nothing moved for {STREAM_TIMEOUT_S:g} s")
+
+    def _from_program(self) -> None:
+        if self.program_ended or len(self.outgoing) >= CHUNK:
+            return
+        with suppress(BlockingIOError):
+            data = os.read(self.read_fd, 1 << 18)
+            self.program_ended = not data
+            self.outgoing += data
+
+    def _to_peer(self) -> None:
+        with suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            while self.outgoing:
+                del self.outgoing[: self.stream.send(self.outgoing)]
+
+    def _from_peer(self) -> None:
+        if self.peer_ended or len(self.incoming) >= CHUNK:
+            return
+        with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            data = self.stream.recv(1 << 18)
+            if not data:
+                self.peer_ended = True
+                if not self.incoming:
+                    self._close_program_input()
+            self.incoming += data
+
+    def _to_program(self) -> None:
+        with suppress(BlockingIOError):
+            while self.incoming:
+                del self.incoming[: os.write(self.write_fd, self.incoming)]
+            if self.peer_ended:
+                self._close_program_input()
+
+    def _close_program_input(self) -> None:
+        if self.write_fd < 0:
+            return
+        with suppress(OSError):  # a socket: half-close; a pipe is closed by its owner
+            sock = socket.socket(fileno=os.dup(self.write_fd))
+            with sock:
+                sock.shutdown(socket.SHUT_WR)
+
+

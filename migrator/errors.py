@@ -1,0 +1,90 @@
+"""Errors of a migration, each with the exit code of the command that it ends.
+
+    MigrationError                1   nothing was moved; the container runs as before
+    +-- ProtocolError             1   the other side speaks something else
+    +-- UsageProblem              1   the request itself cannot be carried out
+    +-- PreflightFailed           3   one side cannot do it; every reason is listed
+    +-- DestinationUnreachable    4   no connection, wrong host key, no key accepted, no agent there
+    +-- PeerLost                  5   the connection ended in the middle
+    +-- RolledBack                5   failed before the commit; the source runs on
+    +-- OutcomeUnknown            6   committed, no answer: the source stays frozen until `migrator resolve`
+    +-- SourceLeftBehind          7   moved, but something could not be removed at the source
+
+Errors of one container on one host are runtime.errors', of CRIU criu_rpc.errors'.
+"""
+
+from __future__ import annotations
+
+
+class MigrationError(Exception):
+    """Root of all. str() is one line: what failed, and the remedy."""
+
+    exit_code = 1
+
+
+class UsageProblem(MigrationError):
+    """The request names something that is not there or that cannot be."""
+
+
+class ProtocolError(MigrationError):
+    """The peer sent something that this version does not understand."""
+
+    def __init__(self, peer: str, what: str) -> None:
+        super().__init__(f"{peer} sent {what}: is the same version of migrator installed on both hosts?")
+
+
+class PreflightFailed(MigrationError):
+    """What stands in the way, on both hosts; nothing was touched."""
+
+    exit_code = 3
+
+    def __init__(self, container: str, destination: str, reasons: list[str]) -> None:
+        self.reasons = list(reasons)
+        listed = "; ".join(self.reasons)
+        super().__init__(f"{container} cannot move to {destination}: {listed}")
+
+
+class DestinationUnreachable(MigrationError):
+    """No agent could be started there; nothing was touched."""
+
+    exit_code = 4
+
+
+class PeerLost(MigrationError):
+    """The connection to *peer* ended."""
+
+    exit_code = 5
+
+    def __init__(self, peer: str, why: str) -> None:
+        super().__init__(f"lost {peer}: {why}")
+
+
+class RolledBack(MigrationError):
+    """The migration failed before its commit; the source was resumed, the destination discarded."""
+
+    exit_code = 5
+
+    def __init__(self, container: str, phase: str, why: str) -> None:
+        self.phase = phase
+        super().__init__(f"migration of {container} failed while {phase}: {why}; it runs on here as before")
+
+
+class OutcomeUnknown(MigrationError):
+    """Committed, but the destination gave no answer; the source stays frozen, so never two run."""
+
+    exit_code = 6
+
+    def __init__(self, container: str, destination: str, why: str) -> None:
+        super().__init__(
+            f"{destination} did not say whether {container} runs there ({why}): it stays frozen here; "
+            f"when the destination can be reached again, run: migrator resolve {container}"
+        )
+
+
+class SourceLeftBehind(MigrationError):
+    """The container runs at the destination; what is named could not be removed here."""
+
+    exit_code = 7
+
+    def __init__(self, container: str, why: str) -> None:
+        super().__init__(f"{container} runs at the destination, but cleaning up here failed: {why}")

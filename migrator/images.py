@@ -1,0 +1,164 @@
+"""Image files over a data-plane stream, sent while CRIU still writes them.
+
+CRIU appends to its pages-*.img files from start to end, so their bytes can leave as soon as they are in the
+file; every other image is small and goes once the dump is held. A record is a header (name length u16, offset
+u64, byte count u32), the name and the bytes; a header of zeros ends the stream and is answered by one byte.
+The receiver trusts nothing: plain names only, files made new, in order, without a gap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import struct
+import threading
+from pathlib import Path
+
+from migrator.errors import PeerLost, ProtocolError
+
+_RECORD = struct.Struct(">HQI")
+_END = _RECORD.pack(0, 0, 0)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CHUNK = 1 << 20
+POLL_S = 0.002
+# CRIU's and our own logs and statistics stay on this side
+LOCAL_ONLY = re.compile(r".*\.log|stats-.*|.*\.pid|.*\.socket")
+
+
+class ImageSender:
+    """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for the answer.
+
+    Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts what left so far.
+    """
+
+    def __init__(self, images_dir: Path, stream: ssl.SSLSocket) -> None:
+        self.images_dir = images_dir
+        self.bytes_sent = 0
+        self._stream = stream
+        self._sent: dict[str, int] = {}
+        self._complete = threading.Event()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="images", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> dict[str, int]:
+        """The dump is complete: send what is left. Returns every file sent and its size.
+
+        Raises what went wrong on the way: PeerLost for the stream, OSError for the files.
+        """
+        self._complete.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return dict(self._sent)
+
+    def abort(self) -> None:
+        """Stop sending; the receiver keeps a part that its side discards."""
+        self._stop.set()
+        self._stream.close()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        try:
+            while not self._complete.is_set() and not self._stop.is_set():
+                if not self._send_new("pages-"):
+                    self._complete.wait(POLL_S)
+            if not self._stop.is_set():
+                self._send_new("")
+                self._stream.sendall(_END)
+                if self._stream.recv(1) != b"\0":
+                    raise PeerLost("the data plane", "the image files did not arrive")
+        except OSError as error:
+            self._error = PeerLost("the data plane", f"sending image files: {error}")
+        except Exception as error:
+            self._error = error
+
+    def _send_new(self, prefix: str) -> int:
+        """Send the bytes that files of this prefix have gained; returns how many."""
+        sent = 0
+        for name in sorted(os.listdir(self.images_dir)):
+            if name.startswith(prefix) and not LOCAL_ONLY.fullmatch(name):
+                sent += self._send_file(name)
+        return sent
+
+    def _send_file(self, name: str) -> int:
+        path = self.images_dir / name
+        if not path.is_file() or path.is_symlink():
+            return 0
+        done = start = self._sent.get(name, 0)
+        with path.open("rb", buffering=0) as file:
+            file.seek(done)
+            while (data := file.read(CHUNK)) or name not in self._sent:
+                self._stream.sendall(_RECORD.pack(len(name), done, len(data)) + name.encode())
+                self._stream.sendall(data)
+                done += len(data)
+                self._sent[name] = done
+        self.bytes_sent += done - start
+        return done - start
+
+
+def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
+    """Write what an ImageSender sends into *images_dir* (empty, ours); returns the bytes received.
+
+    Raises ProtocolError for a record that cannot be, PeerLost at a broken stream, OSError (disk full); the
+    directory then holds a part.
+    """
+    files: dict[str, int] = {}
+    total = 0
+    buffer = bytearray(CHUNK)
+    try:
+        while True:
+            length, offset, count = _RECORD.unpack(_exactly(stream, _RECORD.size))
+            if not length:
+                stream.sendall(b"\0")
+                return total
+            name = _exactly(stream, length).decode("ascii", errors="replace")
+            if not _NAME.fullmatch(name) or count > CHUNK:
+                raise ProtocolError("the source", f"an image record {name!r} of {count} bytes")
+            fd = files.get(name)
+            if fd is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = files[name] = os.open(images_dir / name, flags, 0o600)
+            if os.lseek(fd, 0, os.SEEK_CUR) != offset:
+                raise ProtocolError("the source", f"image {name} with a gap at byte {offset}")
+            _receive_into(stream, fd, count, buffer)
+            total += count
+    finally:
+        for fd in files.values():
+            os.close(fd)
+
+
+def sizes(images_dir: Path) -> dict[str, int]:
+    """Name and size of every image file there, as `ImageSender.finish` lists them."""
+    return {
+        entry.name: entry.stat(follow_symlinks=False).st_size
+        for entry in os.scandir(images_dir)
+        if entry.is_file(follow_symlinks=False) and not LOCAL_ONLY.fullmatch(entry.name)
+    }
+
+
+def _receive_into(stream: ssl.SSLSocket, fd: int, count: int, buffer: bytearray) -> None:
+    view = memoryview(buffer)
+    while count:
+        got = stream.recv_into(view, min(count, len(buffer)))
+        if not got:
+            raise PeerLost("the source", "an image file was cut off")
+        written = 0
+        while written < got:
+            written += os.write(fd, view[written:got])
+        count -= got
+
+
+def _exactly(stream: ssl.SSLSocket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = stream.recv(size - len(data))
+        if not piece:
+            raise PeerLost("the source", "the image stream was cut off")
+        data += piece
+    return data

@@ -1,0 +1,168 @@
+"""What source and agent say to each other, in the order in which they say it.
+
+    source                                   agent (destination)
+    Hello ---------------------------------> Welcome            versions; who is there
+    Preflight -----------------------------> Verdict            why not, all reasons at once
+    Prepare -------------------------------> Prepared           id reserved, bundle made, data plane open
+       (rootfs and image files move over the data plane)
+    Arm -----------------------------------> Armed              CRIU started, cgroup made: ready for images
+    Restore -------------------------------> Restored           whole, held before its first instruction
+    Commit --------------------------------> Running            after this only the destination may run it
+    Finish --------------------------------> Finished           images and journal removed
+    Discard -------------------------------> Discarded          at any time before Commit
+    Resolve -------------------------------> Resolved           after a crash: "running" or "dead", final
+
+Any request may be answered by Failed instead. Fields are plain JSON types; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    protocol: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    protocol: int
+    version: str
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the destination must offer. criu_version: of the source; cpuinfo: CRIU's cpuinfo.img, base64."""
+
+    container: str
+    bundle: str
+    rootfs: str
+    rootfs_mode: str
+    rootfs_bytes: int
+    memory_bytes: int
+    machine: str
+    criu_version: list[int]
+    cpuinfo: str
+    cgroup_version: str
+    namespaces: list[str]
+    bridges: list[str]
+    host_ends: list[str]
+    mount_sources: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """config: config.json's text; certificate: the source's one-time TLS certificate, PEM."""
+
+    migration: str
+    container: str
+    bundle: str
+    rootfs: str
+    rootfs_mode: str
+    config: str
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    address: str
+    port: int
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Start CRIU. veths: container end -> [host end, bridge] at the destination; options: restore options."""
+
+    manifest: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """files: every image file and its size."""
+
+    files: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """phases: what the destination did, [name, seconds since the Restore request came, duration in seconds]."""
+
+    pid: int
+    phases: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    pid: int
+    phases: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    migration: str
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """outcome: "running" or "dead"."""
+
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """kind: the class name of the error at the other side; message: its one line."""
+
+    kind: str
+    message: str
+
+
+REGISTRY: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        Hello, Welcome, Preflight, Verdict, Prepare, Prepared, Arm, Armed, Restore, Restored, Commit, Running,
+        Finish, Finished, Discard, Discarded, Resolve, Resolved, Failed,
+    )
+}  # fmt: skip

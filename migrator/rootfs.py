@@ -1,0 +1,136 @@
+"""The container's files: moved by rsync over a data-plane stream, first while it runs, again under the freeze.
+
+rsync(1) does the comparing; its two halves talk through our own stream instead of a second ssh. Whatever rsync
+would wrongly take for unchanged is named to it: nanosecond times are compared, and files that the container
+maps shared and writable, whose times the kernel need not touch at a store, are compared by content.
+The rootfs is hostile: rsync follows no symlink of it, and at the destination starts inside the new rootfs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from migrator.dataplane import pump
+from migrator.errors import MigrationError, ProtocolError
+
+logger = logging.getLogger(__name__)
+
+# The stream is rsync's stdin at first and fd 7 from then on. The "remote shell" sends the far half's command
+# line as one line, then only copies; it must end when the far half does, since rsync waits for it.
+_NEAR = 'exec 7<&0 </dev/null; exec rsync "$@"'
+_REMOTE_SHELL = "sh -c 'shift; echo \"$@\" >&7; exec 3<&0; cat <&3 >&7 & exec cat <&7' sh"
+_OPTIONS = (
+    "--archive", "--hard-links", "--acls", "--xattrs", "--numeric-ids", "--sparse",
+    "--modify-window=-1", "--one-file-system", "--stats",
+)  # fmt: skip
+# what rsync 3.2 and newer asks of its far half for these options
+_FAR_ARGUMENT = re.compile(
+    r"-[A-Za-z]+(\.[A-Za-z]*)?|-@-1|--(delete(-before|-during|-after|-delay)?|numeric-ids|modify-window=-1"
+    r"|from0|no-r|no-relative|ignore-times|sparse|stats|dirs|files-from=-)"
+)
+_SENT = re.compile(r"Total bytes sent: ([\d,.]+)")
+
+
+def push(rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = ()) -> int:
+    """Make the far rootfs equal to *rootfs*; returns the bytes sent.
+
+    only: paths below it to send whatever their size and times, in place of the whole tree. Raises
+    MigrationError with rsync's own last line; the far side then holds a part, which its owner discards.
+    """
+    names = sorted(only)
+    with tempfile.NamedTemporaryFile() as listing:
+        listing.write("\0".join(names).encode("utf-8", "surrogateescape"))
+        listing.flush()
+        selection = (
+            [f"--files-from={listing.name}", "--from0", "--ignore-times"] if names else ["--delete"]
+        )
+        status, output = _run_near([*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."], stream)
+    if status != 0:
+        raise MigrationError(f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}")
+    sent = _SENT.search(output)
+    return int(re.sub(r"\D", "", sent[1])) if sent else 0
+
+
+def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
+    """The far half: read rsync's command line from *stream*, run it inside *rootfs*, carry its bytes.
+
+    Only what `push` asks for is run: a receiver that writes below its own directory.
+    """
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = stream.recv(1)
+        if not byte or len(line) > 4096:
+            raise ProtocolError("the source", "no rsync command line")
+        line += byte
+    argv = line.decode("utf-8", "replace").split()
+    if argv[:2] != ["rsync", "--server"] or argv[-2:] != [".", "."]:
+        raise ProtocolError("the source", f"an rsync command line {' '.join(argv)!r}")
+    for argument in argv[2:-2]:
+        if not _FAR_ARGUMENT.fullmatch(argument):
+            raise ProtocolError("the source", f"an rsync argument {argument!r}")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            far = subprocess.Popen(argv, stdin=theirs, stdout=theirs, cwd=rootfs, env=_environment())
+        logger.debug("started %s in %s as pid %d", " ".join(argv), rootfs, far.pid)
+        try:
+            pump(stream, ours.fileno(), ours.fileno())
+        except BaseException:
+            far.kill()
+            raise
+        finally:
+            logger.debug("rsync %d ended with status %d", far.pid, far.wait())
+
+
+def size_bytes(rootfs: Path) -> int:
+    """What the tree takes on disk, one file system, hard links once."""
+    total, seen, pending = 0, set(), [str(rootfs)]
+    device = rootfs.stat().st_dev
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                info = entry.stat(follow_symlinks=False)
+                if info.st_dev != device or (info.st_nlink > 1 and info.st_ino in seen):
+                    continue
+                seen.add(info.st_ino)
+                total += info.st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return total
+
+
+def _run_near(arguments: list[str], stream: ssl.SSLSocket) -> tuple[int, str]:
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.TemporaryFile() as output:
+        with theirs:
+            near = subprocess.Popen(
+                ["sh", "-c", _NEAR, "rsync", *arguments],
+                stdin=theirs, stdout=output, stderr=output, env=_environment(),
+            )  # fmt: skip
+        logger.debug("started rsync %s as pid %d", " ".join(arguments), near.pid)
+        try:
+            pump(stream, ours.fileno(), ours.fileno())
+        except BaseException:
+            near.kill()
+            raise
+        finally:
+            status = near.wait()
+        output.seek(0)
+        return status, output.read().decode(errors="replace")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.startswith("rsync")]
+    return lines[0] if lines else ""

@@ -1,0 +1,146 @@
+"""Bytes between source and agent: framed, versioned, typed messages over any two byte streams.
+
+A frame is a big-endian u32 length and that many bytes of JSON: an object with ``type`` (the message's class
+name) and its fields. Both ends treat the other as hostile: a frame over MAX_FRAME, an unknown type, a missing,
+unknown or ill-typed field is a ProtocolError, never a guess. Messages themselves are in messages.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from migrator import messages
+from migrator.errors import PeerLost, ProtocolError
+
+PROTOCOL = 1
+MAX_FRAME = 16 << 20
+_HEADER = struct.Struct(">I")
+
+M = TypeVar("M")
+
+
+class ByteStream(Protocol):
+    """What a channel runs on: a pair of pipes, an SSH channel."""
+
+    def read(self, size: int) -> bytes:
+        """Up to *size* bytes; b"" at the end of the stream; TimeoutError when nothing came in time."""
+
+    def write(self, data: bytes) -> None:
+        """All of *data*, or OSError."""
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """How long read() waits for the first byte."""
+
+    def close(self) -> None: ...
+
+
+class Channel:
+    """Messages over a byte stream. One thread reads; any thread may send."""
+
+    def __init__(self, stream: ByteStream, *, peer: str) -> None:
+        self.peer = peer
+        self._stream = stream
+        self._buffer = bytearray()
+        self._send_lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send *message*. Raises PeerLost when the stream is broken."""
+        body = encode(message)
+        try:
+            with self._send_lock:
+                self._stream.write(_HEADER.pack(len(body)) + body)
+        except OSError as error:
+            raise PeerLost(self.peer, f"cannot send {type(message).__name__}: {error}") from error
+
+    def receive(self, *, timeout_s: float | None = None, alive: Callable[[], None] | None = None) -> object:
+        """The next message.
+
+        timeout_s: PeerLost after that long without it. alive: called about ten times a second while waiting;
+        what it raises ends the wait (how a holder notices that its CRIU died). Raises PeerLost at the end of
+        the stream, ProtocolError on anything that is not a message.
+        """
+        (length,) = _HEADER.unpack(self._take(_HEADER.size, timeout_s, alive))
+        if length > MAX_FRAME:
+            raise ProtocolError(self.peer, f"a frame of {length} bytes; the limit is {MAX_FRAME}")
+        return decode(self._take(length, timeout_s, alive), peer=self.peer)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _take(self, size: int, timeout_s: float | None, alive: Callable[[], None] | None) -> bytes:
+        waited, step = 0.0, 0.1
+        while len(self._buffer) < size:
+            if alive is not None:
+                alive()
+            self._stream.set_timeout(step if alive is not None or timeout_s is not None else None)
+            try:
+                data = self._stream.read(1 << 16)
+            except TimeoutError:
+                waited += step
+                if timeout_s is not None and waited >= timeout_s:
+                    raise PeerLost(self.peer, f"no answer for {timeout_s:g} s") from None
+                continue
+            except OSError as error:
+                raise PeerLost(self.peer, str(error)) from error
+            if not data:
+                raise PeerLost(self.peer, "the connection was closed")
+            self._buffer += data
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+def encode(message: object) -> bytes:
+    """The JSON of one message of messages.py."""
+    fields = dataclasses.asdict(message)  # type: ignore[call-overload]
+    return json.dumps({"type": type(message).__name__, **fields}, separators=(",", ":")).encode()
+
+
+def decode(body: bytes, *, peer: str) -> object:
+    """The message in *body*, every field checked against its annotation; ProtocolError otherwise."""
+    try:
+        fields = json.loads(body)
+    except ValueError as error:
+        raise ProtocolError(peer, f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ProtocolError(peer, f"a message that is no object: {type(fields).__name__}")
+    name = fields.pop("type", None)
+    cls = messages.REGISTRY.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise ProtocolError(peer, f"a message of unknown type {name!r}")
+    return _build(cls, fields, peer)
+
+
+def _build(cls: type[M], fields: dict[str, Any], peer: str) -> M:
+    hints = get_type_hints(cls)
+    if unknown := sorted(fields.keys() - hints.keys()):
+        raise ProtocolError(peer, f"{cls.__name__} with unknown field {unknown[0]!r}")
+    for name, hint in hints.items():
+        if name not in fields:
+            raise ProtocolError(peer, f"{cls.__name__} without {name!r}")
+        if not _fits(fields[name], hint):
+            raise ProtocolError(peer, f"{cls.__name__}.{name} is not {hint}: {fields[name]!r:.80}")
+    return cls(**fields)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value has the shape of an annotation (str, int, list[str], dict[str, Any], unions)."""
+    if hint is Any:
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+    if args:  # a union
+        return any(_fits(value, arm) for arm in args)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint)
