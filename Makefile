@@ -1,0 +1,36 @@
+# Every target sets up what it needs first; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit bench lint format clean
+SHELL := /bin/bash
+
+pytest = .venv/bin/python -m pytest
+levels = $(wildcard tests/unit tests/root tests/lab tests/faults)
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup:  ## install what is missing and make .venv with the command in it
+	@tools/setup
+
+demo: setup  ## move a live Redis with a connected client between two hosts on this machine
+	@.venv/bin/migrator scenario run redis
+
+test: setup  ## run all tests: unit, one host, two hosts, injected faults
+	@$(pytest) $(levels)
+
+test-unit: setup  ## run the tests that need no root and take seconds
+	@$(pytest) tests/unit
+
+bench:  ## measure a migration beside a script of runc, tar and ssh
+	@tools/setup --bench
+	@.venv/bin/migrator scenario bench
+
+lint: setup  ## check style, types and scripts
+	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy
+
+format: setup  ## let ruff rewrite what it can
+	@.venv/bin/ruff check --fix && .venv/bin/ruff format
+
+clean:  ## remove what set-up and the tests have made in this checkout
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

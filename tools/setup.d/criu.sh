@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# CRIU >= 4.1 and its Python package, in the same version: the system's where it is new enough, else
+# those of Debian 13 unpacked below .venv with every library they need, libc included. The system's
+# own libc stays as it is.
+
+criu_path() {
+    if [[ -x $opt/criu/bin/criu ]]; then echo "$opt/criu/bin/criu"; else type -P criu || true; fi
+}
+
+criu_version() {
+    "$1" --version 2>/dev/null | sed -n 's/^Version: *//p' || true
+}
+
+# Prints the system's CRIU if it is new enough and runs, else nothing.
+system_criu() {
+    local criu version
+    criu=$(type -P criu) || return 0
+    version=$(criu_version "$criu")
+    if [[ -n $version ]] && printf '%s\n' "$criu_needed" "$version" | sort -CV &&
+        "$criu" check >/dev/null 2>&1; then
+        echo "$criu"
+    fi
+}
+
+# Prints where the system's pycriu lies, or nothing.
+system_pycriu() {
+    local find='import importlib.util as u; s = u.find_spec("pycriu"); print(*s.submodule_search_locations if s else "")'
+    /usr/bin/python3 -I -c "$find" 2>/dev/null || true
+}
+
+make_criu() {
+    local new=$opt/criu.new pycriu
+    rm -rf "$new"
+    mkdir -p "$new/python"
+    pycriu=$(system_pycriu)
+    if [[ -n $(system_criu) && -n $pycriu ]]; then
+        ln -s "$pycriu" "$new/python/pycriu"
+    else
+        unpack_criu "$new"
+    fi
+    rm -rf "$opt/criu"
+    mv "$new" "$opt/criu"
+}
+
+unpack_criu() {
+    local work=$scratch/criu tree=$scratch/criu/tree deb
+    mkdir -p "$work"/{lists,cache/archives}/partial "$work/debs"
+    apt_of_trixie "$work" "$(mirror)" >"$work/apt.conf"
+    local -x APT_CONFIG=$work/apt.conf
+    apt-get --quiet update
+    # Its libraries only: what else its packages depend on (python3 ...) is the system's.
+    apt-cache depends --recurse --important criu | grep -E '^(criu|lib)[^ ]*$' >"$work/closure"
+    (cd "$work/debs" && xargs -a ../closure apt-get --quiet download python3-pycriu)
+    for deb in "$work"/debs/*.deb; do
+        dpkg -x "$deb" "$tree"
+    done
+    place "$tree/usr/sbin/criu" "$1"
+    own_libc "$1/bin/criu" "$tree" "$opt/criu"
+    mv "$tree/usr/lib/python3/dist-packages/pycriu" "$1/python/"
+    (cd "$work/debs" && ls) >"$1/packages"
+}
+
+# Print a configuration by which apt sees Debian 13 alone, nothing of this system, and can install nothing.
+apt_of_trixie() {
+    : >"$1/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $2 trixie main" >"$1/sources"
+    cat <<END
+Dir::State::lists "$1/lists";
+Dir::State::status "$1/status";
+Dir::Cache "$1/cache";
+Dir::Etc::sourcelist "$1/sources";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::Bin::dpkg "/bin/false";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+END
+}
+
+# The Debian archive that this system's apt uses.
+mirror() {
+    local uri
+    # shellcheck disable=SC2016
+    uri=${MIGRATOR_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+        grep -m1 -E '/debian/?$' || true)}
+    [[ -n $uri ]] || { echo "no Debian archive in apt's sources: name one in MIGRATOR_DEBIAN_MIRROR"; return 1; }
+    echo "$uri"
+}
