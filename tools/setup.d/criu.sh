@@ -30,6 +30,10 @@ system_pycriu() {
 
 make_criu() {
     local new=$opt/criu.new pycriu
+    # Its loader is named by a full path: it does not run any more where the checkout was moved.
+    if [[ -d $opt/criu/python/pycriu && -n $(criu_version "$opt/criu/bin/criu") ]]; then
+        return
+    fi
     rm -rf "$new"
     mkdir -p "$new/python"
     pycriu=$(system_pycriu)

@@ -12,11 +12,21 @@ suitable_python() {
     done
 }
 
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"
+}
+
 make_venv() {
     local python site
     python=$(suitable_python)
-    "$venv/bin/python" -I -c 'import pip' 2>/dev/null || "$python" -m venv "$venv"
-    (cd "$root" && "$venv/bin/python" -m pip --disable-pip-version-check --no-input install --quiet --editable '.[dev]')
+    # Its scripts name their interpreter by a full path: of no use where the checkout was moved.
+    if ! grep -qsxF "command = $python -m venv $venv" "$venv/pyvenv.cfg" || ! pip --version; then
+        rm -rf "$venv"/{bin,include,lib,lib64,share,pyvenv.cfg}
+        "$python" -m venv "$venv"
+    fi
+    (cd "$root" && pip install --quiet --editable '.[dev]')
+    # Left by Python 3.11's venv, needed by nothing, and it runs code of its own at every start.
+    pip uninstall --quiet --yes setuptools
     site=$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     # site.py takes a relative line of a .pth file as relative to the directory of that file.
     echo ../../../opt/criu/python >"$site/pycriu.pth"
