@@ -18,6 +18,7 @@ ContainerError                  something failed for one container, or for the h
 ├── HookFailed                  a hook of the spec
 ├── CgroupError                 a cgroup file or directory
 ├── NetworkError                an interface or a route of the container
+├── InvalidNetwork              a field of a Network or Route, wherever it was given
 ├── CheckpointFailed            CRIU or we could not dump; the CriuError is the __cause__
 └── RestoreFailed               CRIU or we could not restore; the CriuError is the __cause__
 
@@ -208,6 +209,17 @@ class NetworkError(ContainerError):
     def __init__(self, ifname: str, why: str) -> None:
         super().__init__(f"network interface {ifname}: {why}")
         self.ifname = ifname
+        self.why = why
+
+
+class InvalidNetwork(ContainerError):
+    """A field of libcontainer's Network or Route cannot be used; nothing was made."""
+
+    def __init__(self, where: str, field: str, value: object, why: str) -> None:
+        shown = "" if value is None else repr(value)
+        super().__init__(f"{where}: {' '.join(filter(None, (field, shown, why)))}")
+        self.field = field
+        self.value = value
         self.why = why
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -144,11 +144,16 @@ def _checked_field(data: dict[str, Any], name: str, annotation: str) -> Any:
     value, shape = data[name], _SHAPES[annotation]
     if not isinstance(value, shape) or isinstance(value, bool):
         raise ValueError(f"field {name!r} is not of type {shape.__name__}")
-    if item := _ITEMS.get(annotation):
-        items = value.values() if isinstance(value, dict) else value
-        if not all(isinstance(each, item) for each in items):
-            raise ValueError(f"field {name!r} has an item that is not of type {item.__name__}")
+    item = _ITEMS.get(annotation, object)
+    if not all(isinstance(each, item) for each in _items(value)):
+        raise ValueError(f"field {name!r} has an item that is not of type {item.__name__}")
     return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def check_id(container_id: str) -> str:

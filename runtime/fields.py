@@ -1,0 +1,319 @@
+"""The one table of the fields of OCI runtime-spec 1.2 for Linux: what is carried out, what refused.
+
+A field of the specification that is not in it would be skipped in silence: a test compares the
+table with the specification's own list, another with docs/spec.md.
+"""
+
+from __future__ import annotations
+
+from runtime.schema import (
+    Array,
+    Boolean,
+    Choice,
+    Dictionary,
+    Integer,
+    Record,
+    Refused,
+    Text,
+    Unused,
+)
+from runtime.spec_model import (
+    Capabilities,
+    Device,
+    Hook,
+    Hooks,
+    Linux,
+    Mount,
+    Namespace,
+    Process,
+    Rlimit,
+    Root,
+    Spec,
+    TimeOffset,
+    User,
+)
+
+_UINT16 = Integer(0, 2**16 - 1)
+_UINT32 = Integer(0, 2**32 - 1)
+_UINT64 = Integer(0, 2**64 - 1)
+_INT64 = Integer(-(2**63), 2**63 - 1)
+_MAJOR, _MINOR = Integer(0, 2**12 - 1), Integer(0, 2**20 - 1)
+#: of a device rule: -1 means all
+_NUMBER = Integer(-1, 2**32 - 1)
+#: uid_t and gid_t, without the value that means "none"
+_ID = Integer(0, 2**32 - 2)
+
+_TEXT = Text()
+_TEXTS = Array(_TEXT)
+_NAME = Text("a name that is not empty", pattern=r".+")
+_ABSOLUTE = Text("an absolute path", pattern=r"/.*")
+_ABSOLUTES = Array(_ABSOLUTE)
+_ENVIRONMENT = Array(Text("NAME=value", pattern=r"[^=]+=.*"))
+_CPU_LIST = Text("a list as 0-3,7", pattern=r"[0-9,:/ -]*")
+
+_ELSEWHERE = "means nothing on Linux"
+_LATER = "not supported yet"
+
+_RLIMITS = (
+    *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE"),
+    *("NPROC", "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK"),
+)
+
+_CAPABILITIES = Record(
+    Capabilities,
+    dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _TEXTS),
+)
+
+_USER = Record(
+    User,
+    {
+        "uid": _ID,
+        "gid": _ID,
+        "umask": Integer(0, 0o777),
+        "additionalGids": Array(_ID),
+        "username": Refused(_ELSEWHERE),
+    },
+)
+
+PROCESS = Record(
+    Process,
+    {
+        "args": Array(_TEXT, least=1),
+        "cwd": _ABSOLUTE,
+        "env": _ENVIRONMENT,
+        "user": _USER,
+        "capabilities": _CAPABILITIES,
+        "rlimits": Array(
+            Record(
+                Rlimit,
+                {
+                    "type": Choice(*(f"RLIMIT_{name}" for name in _RLIMITS)),
+                    "soft": _UINT64,
+                    "hard": _UINT64,
+                },
+                required=("type", "soft", "hard"),
+            )
+        ),
+        "noNewPrivileges": Boolean(),
+        "oomScoreAdj": Integer(-1000, 1000),
+        "terminal": Refused("terminals are not supported yet: set it to false"),
+        "consoleSize": Unused("ignored, as the specification demands where there is no terminal"),
+        "apparmorProfile": Refused(_LATER, harmless=("unconfined",)),
+        "selinuxLabel": Refused(_LATER),
+        "ioPriority": Refused(_LATER),
+        "scheduler": Refused(_LATER),
+        "execCPUAffinity": Refused(_LATER),
+        "commandLine": Refused(_ELSEWHERE),
+    },
+    required=("args", "cwd"),
+)
+
+_MOUNT = Record(
+    Mount,
+    {
+        "destination": _NAME,
+        "type": _TEXT,
+        "source": _TEXT,
+        "options": _TEXTS,
+        "uidMappings": Refused("idmapped mounts are not supported yet"),
+        "gidMappings": Refused("idmapped mounts are not supported yet"),
+    },
+    required=("destination",),
+)
+
+_HOOK = Record(
+    Hook,
+    {
+        "path": _ABSOLUTE,
+        "args": _TEXTS,
+        "env": _ENVIRONMENT,
+        "timeout": Integer(1, 2**31 - 1),
+    },
+    required=("path",),
+)
+
+_HOOK_LISTS = (
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+)
+
+_DEVICE_RULE = Record(
+    dict,
+    {
+        "allow": Boolean(),
+        "type": Choice("a", "b", "c", ""),
+        "major": _NUMBER,
+        "minor": _NUMBER,
+        "access": Text("letters of rwm", pattern=r"[rwm]{1,3}"),
+    },
+    required=("allow", "access"),
+)
+
+_THROTTLE = Array(
+    Record(
+        dict,
+        {"major": _MAJOR, "minor": _MINOR, "rate": _UINT64},
+        required=("major", "minor", "rate"),
+    )
+)
+
+RESOURCES = Record(
+    dict,
+    {
+        "devices": Array(_DEVICE_RULE),
+        "memory": Record(
+            dict,
+            {
+                "limit": _INT64,
+                "reservation": _INT64,
+                "swap": _INT64,
+                "kernelTCP": _INT64,
+                "swappiness": Integer(0, 200),
+                "disableOOMKiller": Boolean(),
+                "checkBeforeUpdate": Boolean(),
+                "useHierarchy": Refused(
+                    "kernels since 5.11 always account hierarchically", harmless=(True,)
+                ),
+                "kernel": Refused("the kernel has no such limit any more", harmless=(-1, 0)),
+            },
+        ),
+        "cpu": Record(
+            dict,
+            {
+                "shares": _UINT64,
+                "quota": _INT64,
+                "burst": _UINT64,
+                "period": _UINT64,
+                "realtimeRuntime": _INT64,
+                "realtimePeriod": _UINT64,
+                "cpus": _CPU_LIST,
+                "mems": _CPU_LIST,
+                "idle": Integer(0, 1),
+            },
+        ),
+        "pids": Record(dict, {"limit": _INT64}),
+        "blockIO": Record(
+            dict,
+            {
+                "weight": _UINT16,
+                "leafWeight": _UINT16,
+                "weightDevice": Array(
+                    Record(
+                        dict,
+                        {
+                            "major": _MAJOR,
+                            "minor": _MINOR,
+                            "weight": _UINT16,
+                            "leafWeight": _UINT16,
+                        },
+                        required=("major", "minor"),
+                    )
+                ),
+                "throttleReadBpsDevice": _THROTTLE,
+                "throttleWriteBpsDevice": _THROTTLE,
+                "throttleReadIOPSDevice": _THROTTLE,
+                "throttleWriteIOPSDevice": _THROTTLE,
+            },
+        ),
+        "hugepageLimits": Array(
+            Record(
+                dict,
+                {
+                    "pageSize": Text("a size as 2MB", pattern=r"[1-9]\d*[KMG]B"),
+                    "limit": _UINT64,
+                },
+                required=("pageSize", "limit"),
+            )
+        ),
+        "network": Record(
+            dict,
+            {
+                "classID": _UINT32,
+                "priorities": Array(
+                    Record(
+                        dict,
+                        {"name": _NAME, "priority": _UINT32},
+                        required=("name", "priority"),
+                    )
+                ),
+            },
+        ),
+        "rdma": Dictionary(Record(dict, {"hcaHandles": _UINT32, "hcaObjects": _UINT32})),
+        "unified": Dictionary(_TEXT),
+    },
+)
+
+_TIME_OFFSET = Record(TimeOffset, {"secs": _INT64, "nanosecs": Integer(0, 999_999_999)})
+
+_LINUX = Record(
+    Linux,
+    {
+        "namespaces": Array(
+            Record(
+                Namespace,
+                {
+                    "type": Choice(
+                        "mount", "pid", "network", "ipc", "uts", "cgroup", "time", "user"
+                    ),
+                    "path": Text("an absolute path", pattern=r"(/.*)?"),
+                },
+                required=("type",),
+            )
+        ),
+        "timeOffsets": Record(dict, {"monotonic": _TIME_OFFSET, "boottime": _TIME_OFFSET}),
+        "devices": Array(
+            Record(
+                Device,
+                {
+                    "type": Choice("c", "b", "u", "p"),
+                    "path": _ABSOLUTE,
+                    "major": _MAJOR,
+                    "minor": _MINOR,
+                    "fileMode": _UINT32,
+                    "uid": _ID,
+                    "gid": _ID,
+                },
+                required=("type", "path"),
+            )
+        ),
+        "cgroupsPath": _TEXT,
+        "resources": RESOURCES,
+        "sysctl": Dictionary(_TEXT),
+        "rootfsPropagation": Choice(
+            *("private", "shared", "slave", "unbindable"),
+            *("rprivate", "rshared", "rslave", "runbindable", ""),
+        ),
+        "maskedPaths": _ABSOLUTES,
+        "readonlyPaths": _ABSOLUTES,
+        "uidMappings": Refused("user namespaces are not supported yet"),
+        "gidMappings": Refused("user namespaces are not supported yet"),
+        "seccomp": Refused(_LATER),
+        "mountLabel": Refused(_LATER),
+        "intelRdt": Refused(_LATER),
+        "personality": Refused(_LATER),
+        "netDevices": Refused(_LATER),
+        "memoryPolicy": Refused(_LATER),
+    },
+)
+
+SPEC = Record(
+    Spec,
+    {
+        "ociVersion": Text("a version as 1.2.0", pattern=r"\d+\.\d+\.\d+([-+].+)?"),
+        "root": Record(Root, {"path": _NAME, "readonly": Boolean()}, required=("path",)),
+        "process": PROCESS,
+        "hostname": Text("at most 64 characters", pattern=r".{0,64}"),
+        "domainname": Text("at most 64 characters", pattern=r".{0,64}"),
+        "mounts": Array(_MOUNT),
+        "hooks": Record(Hooks, dict.fromkeys(_HOOK_LISTS, Array(_HOOK))),
+        "annotations": Dictionary(_TEXT),
+        "linux": _LINUX,
+        "vm": Refused("virtual machines are not supported"),
+        **dict.fromkeys(("windows", "solaris", "zos", "freebsd"), Refused(_ELSEWHERE)),
+    },
+    required=("ociVersion", "root", "process"),
+)

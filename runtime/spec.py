@@ -1,0 +1,126 @@
+"""Read config.json of a bundle, and process.json of exec: the edge where both are checked.
+
+Every fault is told at once, each with its JSON path. What stands behind this edge trusts the types.
+OCI runtime-spec config.md and config-linux.md; runtime/fields.py has the table of fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from runtime import validate
+from runtime.errors import BundleError, InvalidSpec, UnsupportedField
+from runtime.fields import PROCESS, RESOURCES, SPEC
+from runtime.schema import Faults, Kind
+from runtime.spec_model import (
+    Capabilities,
+    Device,
+    Hook,
+    Hooks,
+    Linux,
+    Mount,
+    Namespace,
+    Process,
+    Rlimit,
+    Root,
+    Spec,
+    TimeOffset,
+    User,
+)
+
+__all__ = [
+    "CONFIG_FILE",
+    "Capabilities",
+    "Device",
+    "Hook",
+    "Hooks",
+    "Linux",
+    "Mount",
+    "Namespace",
+    "Process",
+    "Rlimit",
+    "Root",
+    "Spec",
+    "TimeOffset",
+    "User",
+    "load",
+    "load_process",
+    "parse",
+    "parse_process",
+    "parse_resources",
+]
+
+CONFIG_FILE = "config.json"
+
+
+def load(bundle: Path) -> Spec:
+    """Read and check the config.json of *bundle*, and see that its rootfs is there.
+
+    Raises BundleError when a file is missing, InvalidSpec with all faults, UnsupportedField when
+    the only faults are fields that this runtime does not carry out.
+    """
+    path = bundle / CONFIG_FILE
+    if not bundle.is_dir():
+        raise BundleError(bundle, "no such directory")
+    if not path.exists():
+        raise BundleError(
+            bundle, f"has no {CONFIG_FILE} (`migrator spec` writes one to start from)"
+        )
+    spec = parse(_read_json(path), path)
+    if not spec.rootfs(bundle).is_dir():
+        raise BundleError(bundle, f"its rootfs {spec.rootfs(bundle)} is not a directory")
+    return spec
+
+
+def load_process(path: Path) -> Process:
+    """Read and check a process.json as exec takes it; raises as `load` does."""
+    return parse_process(_read_json(path), path)
+
+
+def parse(data: Any, path: Path = Path(CONFIG_FILE)) -> Spec:
+    """Check *data*, read from *path*, and make it a Spec."""
+    spec: Spec = _parsed(SPEC, data, path, validate.spec)
+    return spec._replace(raw=data)
+
+
+def parse_process(data: Any, path: Path) -> Process:
+    """Check *data*, the process object read from *path*."""
+    process: Process = _parsed(PROCESS, data, path, validate.process)
+    return process
+
+
+def parse_resources(data: Any, path: Path) -> Mapping[str, Any]:
+    """Check *data*, a linux.resources object read from *path*."""
+    resources: Mapping[str, Any] = _parsed(RESOURCES, data, path, validate.resources)
+    return resources
+
+
+def _parsed(kind: Kind, data: Any, path: Path, check: Callable[[Any, Faults], None]) -> Any:
+    faults = Faults()
+    value = kind.read(data, "", faults)
+    # What joins fields together is only checked where each field is sound: no fault is told twice.
+    if not faults.invalid:
+        check(value, faults)
+    if faults.invalid:
+        raise InvalidSpec(path, faults.all)
+    if faults.all:
+        raise UnsupportedField(path, faults.all)
+    return value
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"), parse_constant=_no_constant)
+    except OSError as exc:
+        raise InvalidSpec(path, [("", f"cannot be read: {exc.strerror}")]) from exc
+    except RecursionError:
+        raise InvalidSpec(path, [("", "not valid JSON: nested too deeply")]) from None
+    except ValueError as exc:
+        raise InvalidSpec(path, [("", f"not valid JSON: {exc}")]) from exc
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,119 @@
+"""The rules of the OCI runtime-spec that join several fields; each field by itself is sound here.
+
+Every function notes all faults that it finds, none raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runtime import sysctl
+from runtime.schema import Faults, child
+from runtime.spec_model import Device, Linux, Mount, Process, Spec
+
+
+def spec(value: Spec, faults: Faults) -> None:
+    """Check what joins fields of a whole config.json."""
+    if not value.oci_version.startswith("1."):
+        faults.unsupported("ociVersion", f"expected a version 1, found {value.oci_version}")
+    process(value.process, faults, "process")
+    _uts_names(value, faults)
+    for index, mount in enumerate(value.mounts):
+        _mount(mount, f"mounts[{index}]", faults)
+    _linux(value.linux, faults)
+
+
+def process(value: Process, faults: Faults, path: str = "") -> None:
+    """Check the process of a config.json or of a process.json."""
+    limits = child(path, "rlimits")
+    for name in _repeated(limit.type for limit in value.rlimits):
+        faults.wrong(limits, f"has {name} more than once")
+    for index, limit in enumerate(value.rlimits):
+        if limit.soft > limit.hard:
+            faults.wrong(
+                f"{limits}[{index}].soft",
+                f"{limit.type}: {limit.soft} is above the hard limit {limit.hard}",
+            )
+
+
+def resources(value: Mapping[str, Any], faults: Faults, path: str = "") -> None:
+    """Check a linux.resources object."""
+    _memory(value.get("memory", {}), child(path, "memory"), faults)
+    cpu = value.get("cpu", {})
+    if 0 < cpu.get("quota", 0) < cpu.get("burst", 0):
+        faults.wrong(child(path, "cpu.burst"), f"is above the quota {cpu['quota']}")
+    for name in value.get("unified", {}):
+        if "/" in name or "." not in name.strip("."):
+            faults.wrong(child(child(path, "unified"), name), "is not the name of a cgroup file")
+
+
+def _memory(memory: Mapping[str, Any], path: str, faults: Faults) -> None:
+    limit, swap = memory.get("limit", 0), memory.get("swap", 0)
+    if swap > 0 and limit <= 0:
+        faults.wrong(child(path, "swap"), "needs a memory limit beside it")
+    elif 0 < swap < limit:
+        why = f"counts memory and swap together, and is below the memory limit {limit}"
+        faults.wrong(child(path, "swap"), why)
+
+
+def _uts_names(value: Spec, faults: Faults) -> None:
+    for name in ("hostname", "domainname"):
+        if getattr(value, name) and not value.linux.namespace("uts"):
+            faults.wrong(name, "would change the host's: the container has no uts namespace")
+
+
+def _mount(mount: Mount, path: str, faults: Faults) -> None:
+    for index, option in enumerate(mount.options):
+        if option in ("idmap", "ridmap"):
+            faults.unsupported(f"{path}.options[{index}]", "idmapped mounts are not supported yet")
+
+
+def _linux(linux: Linux, faults: Faults) -> None:
+    _namespaces(linux, faults)
+    present = frozenset(namespace.type for namespace in linux.namespaces)
+    for name in linux.sysctl:
+        if why := sysctl.fault(name, present):
+            faults.wrong(child("linux.sysctl", name), why)
+    for path in _repeated(device.path for device in linux.devices):
+        faults.wrong("linux.devices", f"has {path} more than once")
+    for index, device in enumerate(linux.devices):
+        _device(device, f"linux.devices[{index}]", faults)
+    _cgroups_path(linux.cgroups_path, faults)
+    resources(linux.resources, faults, "linux.resources")
+
+
+def _namespaces(linux: Linux, faults: Faults) -> None:
+    for kind in _repeated(namespace.type for namespace in linux.namespaces):
+        faults.wrong("linux.namespaces", f"has type {kind} more than once")
+    for index, namespace in enumerate(linux.namespaces):
+        if namespace.type == "user":
+            where = f"linux.namespaces[{index}].type"
+            faults.unsupported(where, "user namespaces are not supported yet")
+    mount, time = linux.namespace("mount"), linux.namespace("time")
+    if not mount or mount.path:
+        faults.unsupported("linux.namespaces", "a mount namespace without path is needed")
+    if linux.time_offsets and (not time or time.path):
+        faults.wrong("linux.timeOffsets", "needs a time namespace without path")
+
+
+def _device(device: Device, path: str, faults: Faults) -> None:
+    if device.type != "p":
+        for name in ("major", "minor"):
+            if getattr(device, name) < 0:
+                faults.wrong(f"{path}.{name}", f"missing, and required for type {device.type}")
+
+
+def _cgroups_path(value: str, faults: Faults) -> None:
+    parts = [part for part in value.split("/") if part]
+    if any(part in (".", "..") for part in parts) or (value and not parts):
+        faults.wrong("linux.cgroupsPath", "must lead to a cgroup below the root, without '..'")
+    elif value.count(":") == 2 and not value.startswith("/"):
+        faults.unsupported(
+            "linux.cgroupsPath", "slice:prefix:name needs the systemd driver, not supported yet"
+        )
+
+
+def _repeated(values: Iterable[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]
