@@ -16,7 +16,7 @@ from typing import Any
 
 from criu_rpc import log, stats
 from criu_rpc.conversation import Conversation, spoken
-from criu_rpc.errors import CriuError, CriuRequestFailed, CriuTooOld
+from criu_rpc.errors import CriuError, CriuRequestFailed, CriuTooOld, MissingFeature
 from criu_rpc.features import MINIMUM_VERSION, Features, Version
 from criu_rpc.notify import Handler
 from criu_rpc.options import CommonOptions, DumpOptions, RestoreOptions, fill
@@ -92,10 +92,17 @@ class Criu:
             )
         return self._version
 
-    def require(self, needed: Version = MINIMUM_VERSION) -> None:
-        """Raise CriuTooOld unless CRIU's version is *needed* or newer."""
-        if (found := self.version()) < needed:
-            raise CriuTooOld(str(found), str(needed))
+    def require(self, version: Version = MINIMUM_VERSION, *features: str) -> None:
+        """Raise CriuTooOld or MissingFeature unless CRIU is *version* and has *features*.
+
+        features: names of fields of Features.
+        """
+        if (found := self.version()) < version:
+            raise CriuTooOld(str(found), str(version))
+        if features:
+            has = self.features()
+            if missing := tuple(name for name in features if not getattr(has, name)):
+                raise MissingFeature(missing)
 
     def features(self) -> Features:
         """What CRIU and the kernel can do.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 _ERROR = re.compile(r"^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?Error \([^)]*\):\s*(?P<text>.*)")
 
-# CRIU's own last words about a failure say nothing of its cause
+# Lines that say nothing of a failure's cause: what CRIU goes on after, and its last words.
 _HOLLOW = re.compile(
-    r"^(Dumping FAILED|Restoring FAILED|RPC client reported script error"
+    r"^(rlimit: Can't setup RLIMIT_NOFILE|Dumping FAILED|Restoring FAILED|RPC client reported script error"
     r"|One of more action scripts failed|Killing processes because of failure)"
 )
 

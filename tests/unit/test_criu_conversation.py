@@ -21,6 +21,7 @@ from criu_rpc import (
     CriuRequestFailed,
     CriuTooOld,
     DumpOptions,
+    MissingFeature,
     Notification,
     RestoreOptions,
     Version,
@@ -102,6 +103,19 @@ def test_too_old_criu_is_refused_before_a_dump(fake: Starter, options: DumpOptio
     )
     with pytest.raises(CriuTooOld, match=r"criu 3\.17\.1 is too old, 4\.1 or newer"):
         criu.dump(options)
+
+
+def test_missing_features_are_named(fake: Starter) -> None:
+    found = {"mem_track": False, "lazy_pages": True, "pidfd_store": False}
+    criu = fake(
+        [
+            *VERSION,
+            {"expect": "FEATURE_CHECK"},
+            {"reply": {"type": "FEATURE_CHECK", "success": True, "features": found}},
+        ]
+    )
+    with pytest.raises(MissingFeature, match="lacks mem_track, pidfd_store$"):
+        criu.require(Version(4, 1), "mem_track", "lazy_pages", "pidfd_store")
 
 
 def test_notifications_reach_the_handler_in_order(
