@@ -1,0 +1,70 @@
+"""Fixtures of all levels: rooms of the session's own, bundles, fresh namespaces and cgroups."""
+
+import itertools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import bundles, leftovers
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    leftovers.sweep(leftovers.orphaned)
+    yield
+    leftovers.sweep(leftovers.mine)
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that nothing else on this machine bears, swept with all that bears it."""
+    return leftovers.own(str(next(_numbers)))
+
+
+@pytest.fixture
+def room(name: str) -> Iterator[Path]:
+    """An empty directory with a path short enough for sockets in it."""
+    path = Path(tempfile.gettempdir(), name)
+    path.mkdir(mode=0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def state_root(room: Path) -> Path:
+    """Where a runtime under test keeps its state, instead of /run/migrator."""
+    path = room / "state"
+    path.mkdir(mode=0o711)
+    return path
+
+
+@pytest.fixture
+def bundle(room: Path) -> Callable[..., bundles.Bundle]:
+    """Makes busybox bundles: `bundle("sh", "-c", "...")`; the name is the directory's."""
+
+    def make(*args: str, name: str = "bundle") -> bundles.Bundle:
+        return bundles.make(room / name, *args)
+
+    return make
+
+
+@pytest.fixture
+def cgroups_path(name: str) -> Iterator[str]:
+    """A path for linux.cgroupsPath; what is left below it is killed and removed."""
+    yield f"/{name}"
+    for cgroup in leftovers.cgroups(lambda found: found == name):
+        leftovers.remove_cgroup(cgroup)
+
+
+@pytest.fixture
+def fresh_netns(name: str) -> Iterator[Path]:
+    """A network namespace with nothing but lo, down; its path."""
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield leftovers.NETNS / name
+    subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -1,0 +1,87 @@
+"""Names of what tests make outside their temporary directories, and the broom for what was left.
+
+A name is `mig-test-PID-...`, with the pid (in hex) of the session that made it: a session sweeps
+its own at its end, and at its start those of sessions that are gone, never another's that runs.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PREFIX = f"mig-test-{os.getpid():x}"
+OWNER = re.compile(r"\bmig-test-([0-9a-f]+)")
+NETNS = Path("/run/netns")
+
+
+def own(name: str) -> str:
+    """The name that this session gives to *name* of its own."""
+    return f"{PREFIX}-{name}"
+
+
+def mine(name: str) -> bool:
+    found = OWNER.search(name)
+    return found is not None and int(found[1], 16) == os.getpid()
+
+
+def orphaned(name: str) -> bool:
+    found = OWNER.search(name)
+    return found is not None and not os.path.exists(f"/proc/{int(found[1], 16)}")
+
+
+def sweep(ours: Callable[[str], bool]) -> None:
+    """Remove every cgroup, mount, network namespace, link and directory whose name is *ours*."""
+    for cgroup in cgroups(ours):
+        remove_cgroup(cgroup)
+    for point in reversed([p for p in mount_points() if ours(p) and not p.startswith(str(NETNS))]):
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+    for netns in filter(ours, os.listdir(NETNS) if NETNS.is_dir() else ()):
+        subprocess.run(["ip", "netns", "delete", netns], check=False, capture_output=True)
+    for link in filter(ours, os.listdir("/sys/class/net")):
+        subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
+    for directory in filter(ours, os.listdir(tempfile.gettempdir())):
+        shutil.rmtree(Path(tempfile.gettempdir(), directory), ignore_errors=True)
+
+
+def mount_points() -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line.split()[4].replace("\\040", " ") for line in lines]
+
+
+def cgroups(ours: Callable[[str], bool]) -> list[Path]:
+    """The tests' own cgroups, on top of a hierarchy or below /migrator, children first."""
+    roots = [
+        Path(line.split()[4])
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if line.partition(" - ")[2].startswith("cgroup")
+    ]
+    tops = [p for root in roots for below in ("*", "migrator/*") for p in root.glob(below)]
+    found = [p for p in tops if ours(p.name) and p.is_dir()]
+    return [Path(at) for top in found for at, _, _ in os.walk(top, topdown=False)]
+
+
+def remove_cgroup(cgroup: Path) -> None:
+    """Kill what is left in *cgroup*, frozen or not, and remove it."""
+    deadline = time.monotonic() + 5
+    while cgroup.exists() and time.monotonic() < deadline:
+        for pid in (cgroup / "cgroup.procs").read_text().split():
+            kill(int(pid))
+        for control, thawed in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if (cgroup / control).exists():
+                (cgroup / control).write_text(thawed)
+        try:
+            cgroup.rmdir()
+        except OSError:  # busy until the last of them has been reaped
+            time.sleep(0.02)
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
