@@ -11,8 +11,9 @@ _ERROR = re.compile(r"^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?Error \([^)]*\):\s*(?P<te
 
 # Lines that say nothing of a failure's cause: what CRIU goes on after, and its last words.
 _HOLLOW = re.compile(
-    r"^(rlimit: Can't setup RLIMIT_NOFILE|Dumping FAILED|Restoring FAILED|RPC client reported script error"
-    r"|One of more action scripts failed|Killing processes because of failure)"
+    r"^(rlimit: Can't setup RLIMIT_NOFILE|Dumping FAILED|Restoring FAILED"
+    r"|RPC client reported script error|One of more action scripts failed"
+    r"|Killing processes because of failure)"
 )
 
 _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(

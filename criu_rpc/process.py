@@ -33,7 +33,7 @@ def find_criu(explicit: str | None = None) -> Path:
     private = Path(sys.prefix) / "opt/criu/bin/criu"
     if os.access(private, os.X_OK):
         return private
-    if found := shutil.which("criu", path=_search_path()):
+    if found := shutil.which("criu", path=search_path()):
         return Path(found)
     raise CriuNotFound(f"at {private} or on PATH")
 
@@ -44,7 +44,9 @@ def _executable(path: Path) -> Path:
     return path.absolute()
 
 
-def _search_path() -> str:
+def search_path() -> str:
+    """Where criu finds the programs that it starts: PATH, and the directories of administrators."""
+    """PATH for criu and whoever asks what criu will find."""
     # criu runs iptables-restore, nft's library and ip: a PATH without sbin, as a login over SSH
     # often has it, would fail in the middle of a freeze
     return f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"
@@ -136,5 +138,5 @@ def _popen(
         # a Ctrl-C on our terminal is ours to handle: it must not kill criu with tasks in its hands
         process_group=0,
         # the messages that log.py knows are in English
-        env={**os.environ, "PATH": _search_path(), "LC_ALL": "C"},
+        env={**os.environ, "PATH": search_path(), "LC_ALL": "C"},
     )

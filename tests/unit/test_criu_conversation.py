@@ -114,7 +114,7 @@ def test_missing_features_are_named(fake: Starter) -> None:
             {"reply": {"type": "FEATURE_CHECK", "success": True, "features": found}},
         ]
     )
-    with pytest.raises(MissingFeature, match="lacks mem_track, pidfd_store$"):
+    with pytest.raises(MissingFeature, match=r"lacks mem_track, pidfd_store$"):
         criu.require(Version(4, 1), "mem_track", "lazy_pages", "pidfd_store")
 
 
