@@ -51,7 +51,7 @@ unpack_criu() {
     mkdir -p "$work"/{lists,cache/archives}/partial "$work/debs"
     apt_of_trixie "$work" "$(mirror)" >"$work/apt.conf"
     local -x APT_CONFIG=$work/apt.conf
-    apt-get --quiet update
+    apt-get --quiet -o APT::Update::Error-Mode=any update
     # Its libraries only: what else its packages depend on (python3 ...) is the system's.
     apt-cache depends --recurse --important criu | grep -E '^(criu|lib)[^ ]*$' >"$work/closure"
     (cd "$work/debs" && xargs -a ../closure apt-get --quiet download python3-pycriu)

@@ -27,7 +27,9 @@ step() {
 ended() {
     allow_services
     [[ -z $scratch ]] || rm -rf "$scratch"
-    [[ -z $doing ]] || echo "set-up: $doing: failed: $(tail -n 1 "$log")
-set-up: $remedy; the log is $log" >&3
+    if [[ -n $doing ]]; then
+        echo "set-up: failed at: $doing: $(tail -n 1 "$log")"
+        echo "set-up: $remedy; the log is $log"
+    fi >&2
 }
 trap ended EXIT
