@@ -1,25 +1,24 @@
-"""The bulk side of a migration: TLS streams between source and destination, beside the control channel.
+"""The bulk side of a migration: TLS streams between source and destination, beside the control
+channel.
 
-The agent listens on the address that SSH reached it by, on a port of the kernel's choice, for the time of one
-migration. Both sides make a certificate for that one migration and tell it to each other over SSH: TLS 1.3
-then accepts exactly that peer and no one else. Where the port cannot be reached (a firewall, a jump host), the
-same streams run through SSH's own forwarding. A stream begins with one line of JSON that says what it carries.
+The agent listens on the address that SSH reached it by, on a port of the kernel's choice, for the
+time of one migration. Both sides make a certificate for that one migration and tell it to each
+other over SSH: TLS 1.3 then accepts exactly that peer and no one else. Where the port cannot be
+reached (a firewall, a jump host), the same streams run through SSH's own forwarding. A stream
+begins with one line of JSON that says what it carries.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
 import selectors
 import socket
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from migrator.errors import PeerLost, ProtocolError
@@ -32,62 +31,12 @@ MAX_HEADER = 4096
 CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A private key and its self-signed certificate, both PEM, for one migration."""
-
-    key: bytes
-    certificate: str
-
-    @classmethod
-    def make(cls) -> Credentials:
-        """A fresh P-256 key and a certificate valid for a day."""
-        from cryptography import x509  # lazy: 60 ms
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "migrator")])
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            # hosts' clocks may differ: the pinned key is the check, not the time
-            .not_valid_before(now - datetime.timedelta(days=365))
-            .not_valid_after(now + datetime.timedelta(days=365))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        encoding = serialization.Encoding.PEM
-        private = key.private_bytes(
-            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return cls(private, certificate.public_bytes(encoding).decode())
-
-    def context(self, peer_certificate: str, *, server: bool) -> ssl.SSLContext:
-        """A TLS context that trusts *peer_certificate* alone."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(cadata=peer_certificate)
-        except (ssl.SSLError, ValueError) as error:
-            raise ProtocolError("the peer", f"no certificate: {error}") from error
-        with tempfile.NamedTemporaryFile() as file:  # ssl reads keys from files only
-            file.write(self.key + self.certificate.encode())
-            file.flush()
-            context.load_cert_chain(file.name)
-        return context
-
-
 class Listener:
-    """The destination's end: accepts the source's streams and hands each to *serve* in a thread of its own.
+    """The destination's end: accepts the source's streams and hands each to *serve* in a thread of
+    its own.
 
-    serve(header, stream): reads and writes the stream; its exception is logged and ends that stream alone.
+    serve(header, stream): reads and writes the stream; its exception is logged and ends that stream
+    alone.
     """
 
     def __init__(
@@ -135,7 +84,7 @@ class Listener:
                     self._serve(_read_header(stream), stream)
                 finally:
                     self._open.discard(stream)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - ends one stream, never the agent
             if not self._closed:
                 logger.warning("data plane: a stream ended: %s", error)
         finally:
@@ -153,8 +102,8 @@ def connect(
 ) -> ssl.SSLSocket:
     """A stream to the destination's listener, opened with *header*.
 
-    peer_address: where SSH itself goes, tried directly; forward(address, port): the way through SSH, taken
-    when that fails. Raises DestinationUnreachable, PeerLost.
+    peer_address: where SSH itself goes, tried directly; forward(address, port): the way through
+    SSH, taken when that fails. Raises DestinationUnreachable, PeerLost.
     """
     raw = _direct(peer_address, port) or forward(address, port)
     raw.settimeout(STREAM_TIMEOUT_S)
@@ -173,7 +122,9 @@ def _direct(address: str, port: int) -> socket.socket | None:
     try:
         raw = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT_S)
     except OSError as error:
-        logger.info("data plane: port %d of %s cannot be reached (%s): through ssh", port, address, error)
+        logger.info(
+            "data plane: port %d of %s cannot be reached (%s): through ssh", port, address, error
+        )
         return None
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return raw
@@ -193,10 +144,12 @@ def _read_header(stream: ssl.SSLSocket) -> dict[str, Any]:
 
 
 def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
-    """Carry bytes both ways between a TLS stream and a program's pipes until the program closes its end.
+    """Carry bytes both ways between a TLS stream and a program's pipes until the program closes its
+    end.
 
-    read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both). One thread
-    does it, since OpenSSL's state may not be used by two at once. Ends when *read_fd* is at its end.
+    read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both).
+    One thread does it, since OpenSSL's state may not be used by two at once. Ends when *read_fd* is
+    at its end.
     """
     stream.setblocking(False)
     for fd in {read_fd, write_fd}:
@@ -280,5 +233,3 @@ class Pump:
             sock = socket.socket(fileno=os.dup(self.write_fd))
             with sock:
                 sock.shutdown(socket.SHUT_WR)
-
-

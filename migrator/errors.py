@@ -7,7 +7,8 @@
     +-- DestinationUnreachable    4   no connection, wrong host key, no key accepted, no agent there
     +-- PeerLost                  5   the connection ended in the middle
     +-- RolledBack                5   failed before the commit; the source runs on
-    +-- OutcomeUnknown            6   committed, no answer: the source stays frozen until `migrator resolve`
+    +-- OutcomeUnknown            6   committed, no answer: the source stays frozen until `migrator
+    resolve`
     +-- SourceLeftBehind          7   moved, but something could not be removed at the source
 
 Errors of one container on one host are runtime.errors', of CRIU criu_rpc.errors'.
@@ -30,7 +31,9 @@ class ProtocolError(MigrationError):
     """The peer sent something that this version does not understand."""
 
     def __init__(self, peer: str, what: str) -> None:
-        super().__init__(f"{peer} sent {what}: is the same version of migrator installed on both hosts?")
+        super().__init__(
+            f"{peer} sent {what}: is the same version of migrator installed on both hosts?"
+        )
 
 
 class PreflightFailed(MigrationError):
@@ -66,7 +69,9 @@ class RolledBack(MigrationError):
 
     def __init__(self, container: str, phase: str, why: str) -> None:
         self.phase = phase
-        super().__init__(f"migration of {container} failed while {phase}: {why}; it runs on here as before")
+        super().__init__(
+            f"migration of {container} failed while {phase}: {why}; it runs on here as before"
+        )
 
 
 class OutcomeUnknown(MigrationError):
@@ -76,7 +81,8 @@ class OutcomeUnknown(MigrationError):
 
     def __init__(self, container: str, destination: str, why: str) -> None:
         super().__init__(
-            f"{destination} did not say whether {container} runs there ({why}): it stays frozen here; "
+            f"{destination} did not say whether {container} runs there ({why}): it stays frozen "
+            "here; "
             f"when the destination can be reached again, run: migrator resolve {container}"
         )
 

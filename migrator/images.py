@@ -1,17 +1,21 @@
 """Image files over a data-plane stream, sent while CRIU still writes them.
 
-CRIU appends to its pages-*.img files from start to end, so their bytes can leave as soon as they are in the
-file; every other image is small and goes once the dump is held. A record is a header (name length u16, offset
-u64, byte count u32), the name and the bytes; a header of zeros ends the stream and is answered by one byte.
-The receiver trusts nothing: plain names only, files made new, in order, without a gap.
+CRIU appends to its pages-*.img files from start to end, so their bytes can leave as soon as they
+are in the file; every other image is small and goes once the dump is held. A record is a header
+(name length u16, offset u64, byte count u32), the name and the bytes; a header of zeros ends the
+stream and is answered by one byte. The receiver trusts nothing: plain names only, files made new,
+in order, without a gap.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import ssl
 import struct
+import tempfile
 import threading
 from pathlib import Path
 
@@ -22,12 +26,51 @@ _END = _RECORD.pack(0, 0, 0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHUNK = 1 << 20
 POLL_S = 0.002
+#: kept free besides what is known to be needed
+SPARE_BYTES = 32 << 20
+PREFIX = "migrator-images-"
+#: from the source's word that all is sent to its arrival
+ARRIVAL_TIMEOUT_S = 30.0
 # CRIU's and our own logs and statistics stay on this side
 LOCAL_ONLY = re.compile(r".*\.log|stats-.*|.*\.pid|.*\.socket")
 
 
+def place_for(memory_bytes: int) -> Path | None:
+    """Where images of that much memory can lie for a while: in memory if it is plenty, else on
+    disk.
+    """
+    for place in (Path("/dev/shm"), Path("/var/tmp")):
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError:
+            continue
+        if place.name == "shm":
+            free = min(free, _available_memory() // 2)
+        if free > memory_bytes + SPARE_BYTES:
+            return place
+    return None
+
+
+def make_images_dir(container: str, memory_bytes: int) -> Path:
+    """A new directory, 0700, for the images of one migration; OSError when nowhere is room."""
+    place = place_for(memory_bytes)
+    if place is None:
+        raise OSError(
+            errno.ENOSPC, f"no room for {memory_bytes >> 20} MiB of images of {container}"
+        )
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{container}-", dir=place))
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 class ImageSender:
-    """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for the answer.
+    """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for
+    the answer.
 
     Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts what left so far.
     """
@@ -75,7 +118,7 @@ class ImageSender:
                     raise PeerLost("the data plane", "the image files did not arrive")
         except OSError as error:
             self._error = PeerLost("the data plane", f"sending image files: {error}")
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread
             self._error = error
 
     def _send_new(self, prefix: str) -> int:
@@ -105,8 +148,8 @@ class ImageSender:
 def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
     """Write what an ImageSender sends into *images_dir* (empty, ours); returns the bytes received.
 
-    Raises ProtocolError for a record that cannot be, PeerLost at a broken stream, OSError (disk full); the
-    directory then holds a part.
+    Raises ProtocolError for a record that cannot be, PeerLost at a broken stream, OSError (disk
+    full); the directory then holds a part.
     """
     files: dict[str, int] = {}
     total = 0

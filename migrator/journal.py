@@ -1,15 +1,17 @@
 """Who owns a migrating container, on disk: the record that survives a crash of the migrator itself.
 
-One file a container and side, ``<root>/migrations/<container>.<side>.jsonl``: a line a step, appended and
-synced before the step's effect. It is held under flock(2) as long as its migration is at work, so that two
-migrations of one container, or a migration and its `resolve`, never run together.
+One file a container and side, ``<root>/migrations/<container>.<side>.jsonl``: a line a step,
+appended and synced before the step's effect. It is held under flock(2) as long as its migration is
+at work, so that two migrations of one container, or a migration and its `resolve`, never run
+together.
 
-    source:       begin -> commit -> moved            (abort: the file is removed)
-    destination:  prepared -> restored -> run -> running | dead
+    source:       begin -> dumping -> commit -> moved          (rolled back: the file is removed)
+    destination:  prepared -> armed -> restored -> run -> running | dead
 
-*commit* is the point of no return: without it the source may be resumed, with it only after the destination
-said "dead". *run* is an intention: what became of it is looked up, then written as running or dead, for good.
-The state root lies on a tmpfs on most hosts: a reboot ends the containers and these records together.
+*commit* is the point of no return: without it the source may be resumed, with it only after the
+destination said "dead". *run* is an intention: what became of it is looked up, then written as
+running or dead, for good. The state root lies on a tmpfs on most hosts: a reboot ends the
+containers and these records together.
 """
 
 from __future__ import annotations
@@ -64,6 +66,11 @@ class Journal:
     def has(self, step: str) -> bool:
         return self.last(step) is not None
 
+    def clear(self) -> None:
+        """Forget what an earlier migration wrote."""
+        os.ftruncate(self._fd, 0)
+        self.entries.clear()
+
     def remove(self) -> None:
         """The migration is over on this side: forget it."""
         self.path.unlink(missing_ok=True)
@@ -102,7 +109,9 @@ def open_journal(root: Path, container: str, side: str, *, wait_s: float = 0.0) 
             if time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
-            raise UsageProblem(f"a migration of {container} is at work on this host: wait for it to end") from None
+            raise UsageProblem(
+                f"a migration of {container} is at work on this host: wait for it to end"
+            ) from None
         if _same_file(fd, path):
             _drop_torn_line(fd)
             return Journal(path, fd)

@@ -3,16 +3,20 @@
     source                                   agent (destination)
     Hello ---------------------------------> Welcome            versions; who is there
     Preflight -----------------------------> Verdict            why not, all reasons at once
-    Prepare -------------------------------> Prepared           id reserved, bundle made, data plane open
+    Prepare -------------------------------> Prepared           id reserved, bundle made, data plane
+    open
        (rootfs and image files move over the data plane)
-    Arm -----------------------------------> Armed              CRIU started, cgroup made: ready for images
-    Restore -------------------------------> Restored           whole, held before its first instruction
-    Commit --------------------------------> Running            after this only the destination may run it
-    Finish --------------------------------> Finished           images and journal removed
-    Discard -------------------------------> Discarded          at any time before Commit
-    Resolve -------------------------------> Resolved           after a crash: "running" or "dead", final
+    Arm -----------------------------------> Armed              CRIU started, cgroup made: ready for
+    images Restore -------------------------------> Restored           whole, held before its first
+    instruction Commit --------------------------------> Running            after this only the
+    destination may run it Finish --------------------------------> Finished           images and
+    journal removed Discard -------------------------------> Discarded          at any time before
+    Commit Resolve -------------------------------> Resolved           after a crash: "running" or
+    "dead", final
 
-Any request may be answered by Failed instead. Fields are plain JSON types; sizes are bytes.
+Any request may be answered by Failed instead. While the connection stands the source sends a Ping a
+second, which is not answered: an agent that hears nothing for long knows that the source is gone.
+Fields are plain JSON types; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What the destination must offer. criu_version: of the source; cpuinfo: CRIU's cpuinfo.img, base64."""
+    """What the destination must offer. criu_version: of the source; cpuinfo: CRIU's cpuinfo.img,
+    base64.
+    """
 
     container: str
     bundle: str
@@ -50,7 +56,6 @@ class Preflight:
     cgroup_version: str
     namespaces: list[str]
     bridges: list[str]
-    host_ends: list[str]
     mount_sources: list[str]
 
 
@@ -68,6 +73,7 @@ class Prepare:
     bundle: str
     rootfs: str
     rootfs_mode: str
+    memory_bytes: int
     config: str
     certificate: str
 
@@ -81,9 +87,8 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Start CRIU. veths: container end -> [host end, bridge] at the destination; options: restore options."""
+    """Start CRIU. options: of the restore, as runtime.restore reads them."""
 
-    manifest: dict[str, Any]
     options: dict[str, Any]
 
 
@@ -101,7 +106,9 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """phases: what the destination did, [name, seconds since the Restore request came, duration in seconds]."""
+    """phases: what the destination did, [name, seconds since the Restore request came, duration in
+    seconds].
+    """
 
     pid: int
     phases: list[list[Any]]
@@ -120,7 +127,8 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    pass
+    migration: str
+    container: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,11 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """kind: the class name of the error at the other side; message: its one line."""
 
@@ -162,7 +175,7 @@ class Failed:
 REGISTRY: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        Hello, Welcome, Preflight, Verdict, Prepare, Prepared, Arm, Armed, Restore, Restored, Commit, Running,
-        Finish, Finished, Discard, Discarded, Resolve, Resolved, Failed,
+        Hello, Welcome, Preflight, Verdict, Prepare, Prepared, Arm, Armed, Restore, Restored,
+        Commit, Running, Finish, Finished, Discard, Discarded, Resolve, Resolved, Ping, Failed,
     )
 }  # fmt: skip

@@ -1,9 +1,11 @@
-"""The container's files: moved by rsync over a data-plane stream, first while it runs, again under the freeze.
+"""The container's files: moved by rsync over a data-plane stream, first while it runs, again under
+the freeze.
 
-rsync(1) does the comparing; its two halves talk through our own stream instead of a second ssh. Whatever rsync
-would wrongly take for unchanged is named to it: nanosecond times are compared, and files that the container
-maps shared and writable, whose times the kernel need not touch at a store, are compared by content.
-The rootfs is hostile: rsync follows no symlink of it, and at the destination starts inside the new rootfs.
+rsync(1) does the comparing; its two halves talk through our own stream instead of a second ssh.
+Whatever rsync would wrongly take for unchanged is named to it: nanosecond times are compared, and
+files that the container maps shared and writable, whose times the kernel need not touch at a store,
+are compared by content. The rootfs is hostile: rsync follows no symlink of it, and at the
+destination starts inside the new rootfs.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from migrator.errors import MigrationError, ProtocolError
 
 logger = logging.getLogger(__name__)
 
-# The stream is rsync's stdin at first and fd 7 from then on. The "remote shell" sends the far half's command
-# line as one line, then only copies; it must end when the far half does, since rsync waits for it.
+# The stream is rsync's stdin at first and fd 7 from then on. The "remote shell" sends the far
+# half's command line as one line, then only copies; it must end when the far half does, since rsync
+# waits for it.
 _NEAR = 'exec 7<&0 </dev/null; exec rsync "$@"'
 _REMOTE_SHELL = "sh -c 'shift; echo \"$@\" >&7; exec 3<&0; cat <&3 >&7 & exec cat <&7' sh"
 _OPTIONS = (
@@ -43,7 +46,8 @@ def push(rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = ()) -> in
     """Make the far rootfs equal to *rootfs*; returns the bytes sent.
 
     only: paths below it to send whatever their size and times, in place of the whole tree. Raises
-    MigrationError with rsync's own last line; the far side then holds a part, which its owner discards.
+    MigrationError with rsync's own last line; the far side then holds a part, which its owner
+    discards.
     """
     names = sorted(only)
     with tempfile.NamedTemporaryFile() as listing:
@@ -52,15 +56,20 @@ def push(rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = ()) -> in
         selection = (
             [f"--files-from={listing.name}", "--from0", "--ignore-times"] if names else ["--delete"]
         )
-        status, output = _run_near([*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."], stream)
+        status, output = _run_near(
+            [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."], stream
+        )
     if status != 0:
-        raise MigrationError(f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}")
+        raise MigrationError(
+            f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}"
+        )
     sent = _SENT.search(output)
     return int(re.sub(r"\D", "", sent[1])) if sent else 0
 
 
 def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
-    """The far half: read rsync's command line from *stream*, run it inside *rootfs*, carry its bytes.
+    """The far half: read rsync's command line from *stream*, run it inside *rootfs*, carry its
+    bytes.
 
     Only what `push` asks for is run: a receiver that writes below its own directory.
     """
@@ -79,7 +88,9 @@ def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            far = subprocess.Popen(argv, stdin=theirs, stdout=theirs, cwd=rootfs, env=_environment())
+            far = subprocess.Popen(
+                argv, stdin=theirs, stdout=theirs, cwd=rootfs, env=_environment()
+            )
         logger.debug("started %s in %s as pid %d", " ".join(argv), rootfs, far.pid)
         try:
             pump(stream, ours.fileno(), ours.fileno())

@@ -1,9 +1,10 @@
 """SSH to the destination by paramiko: one connection, its agent, and what both sides' settings say.
 
-Honours OpenSSH's client files: ssh_config(5) (HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump,
-ProxyCommand, UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, ConnectTimeout, StrictHostKeyChecking), known_hosts and the running
-ssh-agent. A host whose key is unknown or has changed is refused, unless ssh_config says
-``StrictHostKeyChecking no`` or ``accept-new`` (then an unknown, never a changed, key is taken for this run).
+Honours OpenSSH's client files: ssh_config(5) (HostName, User, Port, IdentityFile, IdentitiesOnly,
+ProxyJump, ProxyCommand, UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, ConnectTimeout,
+StrictHostKeyChecking), known_hosts and the running ssh-agent. A host whose key is unknown or has
+changed is refused, unless ssh_config says ``StrictHostKeyChecking no`` or ``accept-new`` (then an
+unknown, never a changed, key is taken for this run).
 """
 
 from __future__ import annotations
@@ -15,56 +16,23 @@ import shlex
 import socket
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import paramiko
 
 from migrator.errors import DestinationUnreachable, UsageProblem
-
-if TYPE_CHECKING:
-    import paramiko
+from migrator.plan import Destination
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 15.0
-KEEPALIVE_S = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where to: ``[user@]host[:port]`` and how to get there.
-
-    ssh_config: read instead of ~/.ssh/config and /etc/ssh/ssh_config; identity: a private key file;
-    agent: the command that is `migrator` over there.
-    """
-
-    host: str
-    user: str | None = None
-    port: int | None = None
-    ssh_config: Path | None = None
-    identity: Path | None = None
-    agent: str = "migrator"
-
-    @classmethod
-    def parse(cls, text: str, **more: Any) -> Destination:
-        """Read ``[user@]host[:port]`` or ``[user@][ipv6]:port``; UsageProblem names what is wrong."""
-        user, _, rest = text.rpartition("@")
-        host, port = rest, ""
-        if rest.startswith("["):
-            host, _, port = rest[1:].partition("]")
-            port = port.removeprefix(":")
-        elif rest.count(":") == 1:
-            host, _, port = rest.partition(":")
-        if not host or (port and not port.isdigit()) or host.startswith("-"):
-            raise UsageProblem(f"{text!r} is no destination: give [user@]host[:port]")
-        return cls(host=host, user=user or None, port=int(port) if port else None, **more)
-
-    def __str__(self) -> str:
-        return self.host
+#: a cut link is noticed after this long: until then the container may be frozen
+LINK_TIMEOUT_S = 5
 
 
 class SshConnection:
-    """An authenticated connection. A context manager: leaving it ends the agent's channel with it."""
+    """An authenticated connection. A context manager: leaving it ends the agent's channel."""
 
     def __init__(self, client: paramiko.SSHClient, destination: Destination) -> None:
         self._client = client
@@ -73,7 +41,6 @@ class SshConnection:
     @classmethod
     def open(cls, destination: Destination) -> SshConnection:
         """Connect and authenticate; DestinationUnreachable says what failed and what to do."""
-        import paramiko  # lazy: 230 ms
 
         settings = _settings(destination)
         client = paramiko.SSHClient()
@@ -84,24 +51,28 @@ class SshConnection:
         except paramiko.BadHostKeyException as error:
             client.close()
             raise DestinationUnreachable(
-                f"the host key of {destination.host} is not the one in known_hosts ({error.key.get_name()} "
-                f"{error.key.fingerprint}): if the host was reinstalled, run: ssh-keygen -R {destination.host}"
+                f"the host key of {destination.host} is not the one in known_hosts "
+                f"({error.key.get_name()} "
+                f"{error.key.fingerprint}): if the host was reinstalled, run: ssh-keygen -R "
+                f"{destination.host}"
             ) from error
         except paramiko.AuthenticationException as error:
             client.close()
             raise DestinationUnreachable(
                 f"{destination.host} accepts no key of ours for {settings['user']}: check that "
-                f"`ssh {settings['user']}@{destination.host}` works without a password, or name a key with -i"
+                f"`ssh {settings['user']}@{destination.host}` works without a password, or name a "
+                "key with -i"
             ) from error
         except (paramiko.SSHException, OSError) as error:
             client.close()
-            raise DestinationUnreachable(f"cannot reach {destination.host} by ssh: {_reason(error)}") from error
+            raise DestinationUnreachable(
+                f"cannot reach {destination.host} by ssh: {_reason(error)}"
+            ) from error
         except DestinationUnreachable:
             client.close()
             raise
         transport = client.get_transport()
         assert transport is not None
-        transport.set_keepalive(KEEPALIVE_S)
         return cls(client, destination)
 
     def start_agent(self, arguments: str = "agent") -> AgentStream:
@@ -123,15 +94,17 @@ class SshConnection:
 
     def forward(self, address: str, port: int) -> socket.socket:
         """A connection to address:port as the destination sees it, through SSH (direct-tcpip)."""
-        import paramiko  # lazy: 230 ms
 
         transport = self._client.get_transport()
         assert transport is not None
         try:
-            channel = transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S)
+            channel = transport.open_channel(
+                "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S
+            )
         except paramiko.SSHException as error:
             raise DestinationUnreachable(
-                f"neither port {port} of {address} nor SSH's forwarding reaches the agent there ({error}): "
+                f"neither port {port} of {address} nor SSH's forwarding reaches the agent there "
+                f"({error}): "
                 "open the port, or set AllowTcpForwarding yes in its sshd_config"
             ) from error
         return _as_socket(channel)
@@ -173,7 +146,9 @@ class AgentStream:
         self._channel.close()
 
     def why_it_ended(self) -> str | None:
-        """The remedy when the agent's command could not be run there; None while it runs or spoke properly."""
+        """The remedy when the agent's command could not be run there; None while it runs or spoke
+        properly.
+        """
         if not self._channel.exit_status_ready() and not self._channel.closed:
             self._channel.status_event.wait(2.0)
         status = self._channel.recv_exit_status() if self._channel.exit_status_ready() else -1
@@ -183,7 +158,9 @@ class AgentStream:
                 "or name its path with --agent"
             )
         text = self.stderr_tail()
-        return f"the agent on {self._host} ended with status {status}" + (f": {text}" if text else "")
+        return f"the agent on {self._host} ended with status {status}" + (
+            f": {text}" if text else ""
+        )
 
     def stderr_tail(self) -> str:
         """The last line that the agent wrote to its stderr so far."""
@@ -197,7 +174,6 @@ class AgentStream:
 
 def _settings(destination: Destination) -> dict[str, Any]:
     """ssh_config's answer for this host, with what the command line said put over it."""
-    import paramiko  # lazy: 230 ms
 
     if destination.ssh_config is not None and not destination.ssh_config.is_file():
         raise UsageProblem(f"ssh configuration {destination.ssh_config} is not there")
@@ -236,13 +212,13 @@ def _load_known_hosts(client: paramiko.SSHClient, settings: dict[str, Any]) -> N
 
 
 def _policy(settings: dict[str, Any], destination: Destination) -> paramiko.MissingHostKeyPolicy:
-    import paramiko  # lazy: 230 ms
 
     class Refuse(paramiko.MissingHostKeyPolicy):
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             raise DestinationUnreachable(
                 f"the host key of {destination.host} is not known: run `ssh {settings['user']}@"
-                f"{destination.host}` once and check its fingerprint ({key.get_name()} {key.fingerprint})"
+                f"{destination.host}` once and check its fingerprint ({key.get_name()} "
+                f"{key.fingerprint})"
             )
 
     if settings.get("stricthostkeychecking", "ask").lower() in ("no", "off", "accept-new"):
@@ -251,7 +227,11 @@ def _policy(settings: dict[str, Any], destination: Destination) -> paramiko.Miss
 
 
 def _connect_arguments(destination: Destination, settings: dict[str, Any]) -> dict[str, Any]:
-    identities = [str(destination.identity)] if destination.identity else list(settings.get("identityfile", []))
+    identities = (
+        [str(destination.identity)]
+        if destination.identity
+        else list(settings.get("identityfile", []))
+    )
     for name in identities if destination.identity else []:
         if not Path(name).is_file():
             raise UsageProblem(f"identity file {name} is not there")
@@ -261,7 +241,9 @@ def _connect_arguments(destination: Destination, settings: dict[str, Any]) -> di
         "hostname": host,
         "port": settings["port"],
         "username": settings["user"],
-        "key_filename": [str(Path(name).expanduser()) for name in identities if Path(name).expanduser().is_file()],
+        "key_filename": [
+            str(Path(name).expanduser()) for name in identities if Path(name).expanduser().is_file()
+        ],
         "allow_agent": not only,
         "look_for_keys": not identities,
         "timeout": float(settings.get("connecttimeout", CONNECT_TIMEOUT_S)),
@@ -272,8 +254,7 @@ def _connect_arguments(destination: Destination, settings: dict[str, Any]) -> di
 
 
 def _socket(settings: dict[str, Any]) -> Any:
-    """The socket to speak SSH on: direct (no delay for small frames), or a proxy command's pipes."""
-    import paramiko  # lazy: 230 ms
+    """The socket to speak SSH on: direct (no delay for small frames), or a proxy command's."""
 
     command = settings.get("proxycommand")
     jump = settings.get("proxyjump")
@@ -287,6 +268,8 @@ def _socket(settings: dict[str, Any]) -> Any:
     timeout = float(settings.get("connecttimeout", CONNECT_TIMEOUT_S))
     sock = socket.create_connection((settings["hostname"], settings["port"]), timeout=timeout)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # with a Ping a second always unacknowledged, this bounds how long a cut goes unnoticed (tcp(7))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LINK_TIMEOUT_S * 1000)
     return sock
 
 
@@ -301,7 +284,9 @@ def _reason(error: Exception) -> str:
 
 
 def _as_socket(channel: paramiko.Channel) -> socket.socket:
-    """A real socket whose other end is pumped to and from *channel* by two threads: TLS wants a descriptor."""
+    """A real socket whose other end is pumped to and from *channel* by two threads: TLS wants a
+    descriptor.
+    """
     ours, theirs = socket.socketpair()
 
     def outward() -> None:

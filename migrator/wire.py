@@ -1,8 +1,9 @@
 """Bytes between source and agent: framed, versioned, typed messages over any two byte streams.
 
-A frame is a big-endian u32 length and that many bytes of JSON: an object with ``type`` (the message's class
-name) and its fields. Both ends treat the other as hostile: a frame over MAX_FRAME, an unknown type, a missing,
-unknown or ill-typed field is a ProtocolError, never a guess. Messages themselves are in messages.py.
+A frame is a big-endian u32 length and that many bytes of JSON: an object with ``type`` (the
+message's class name) and its fields. Both ends treat the other as hostile: a frame over MAX_FRAME,
+an unknown type, a missing, unknown or ill-typed field is a ProtocolError, never a guess. Messages
+themselves are in messages.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from migrator import messages
 from migrator.errors import PeerLost, ProtocolError
 
 PROTOCOL = 1
+#: the source says Ping this often; an agent that hears nothing for SILENCE_S takes it for gone
+PING_S = 1.0
+SILENCE_S = 15.0
 MAX_FRAME = 16 << 20
 _HEADER = struct.Struct(">I")
 
@@ -28,7 +32,7 @@ class ByteStream(Protocol):
     """What a channel runs on: a pair of pipes, an SSH channel."""
 
     def read(self, size: int) -> bytes:
-        """Up to *size* bytes; b"" at the end of the stream; TimeoutError when nothing came in time."""
+        """Up to *size* bytes; b"" at the stream's end; TimeoutError when nothing came in time."""
 
     def write(self, data: bytes) -> None:
         """All of *data*, or OSError."""
@@ -57,17 +61,24 @@ class Channel:
         except OSError as error:
             raise PeerLost(self.peer, f"cannot send {type(message).__name__}: {error}") from error
 
-    def receive(self, *, timeout_s: float | None = None, alive: Callable[[], None] | None = None) -> object:
-        """The next message.
+    def receive(
+        self, *, timeout_s: float | None = None, alive: Callable[[], None] | None = None
+    ) -> object:
+        """The next message that is no Ping.
 
-        timeout_s: PeerLost after that long without it. alive: called about ten times a second while waiting;
-        what it raises ends the wait (how a holder notices that its CRIU died). Raises PeerLost at the end of
-        the stream, ProtocolError on anything that is not a message.
+        timeout_s: PeerLost after that long without it. alive: called about ten times a second while
+        waiting; what it raises ends the wait (how a holder notices that its CRIU died). Raises
+        PeerLost at the end of the stream, ProtocolError on anything that is not a message.
         """
-        (length,) = _HEADER.unpack(self._take(_HEADER.size, timeout_s, alive))
-        if length > MAX_FRAME:
-            raise ProtocolError(self.peer, f"a frame of {length} bytes; the limit is {MAX_FRAME}")
-        return decode(self._take(length, timeout_s, alive), peer=self.peer)
+        while True:
+            (length,) = _HEADER.unpack(self._take(_HEADER.size, timeout_s, alive))
+            if length > MAX_FRAME:
+                raise ProtocolError(
+                    self.peer, f"a frame of {length} bytes; the limit is {MAX_FRAME}"
+                )
+            message = decode(self._take(length, timeout_s, alive), peer=self.peer)
+            if not isinstance(message, messages.Ping):
+                return message
 
     def close(self) -> None:
         self._stream.close()
@@ -102,7 +113,7 @@ def encode(message: object) -> bytes:
 
 
 def decode(body: bytes, *, peer: str) -> object:
-    """The message in *body*, every field checked against its annotation; ProtocolError otherwise."""
+    """The message in *body*, every field checked against its annotation; else ProtocolError."""
     try:
         fields = json.loads(body)
     except ValueError as error:
@@ -129,7 +140,9 @@ def _build(cls: type[M], fields: dict[str, Any], peer: str) -> M:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value has the shape of an annotation (str, int, list[str], dict[str, Any], unions)."""
+    """Whether a JSON value has the shape of an annotation (str, int, list[str], dict[str, Any],
+    unions).
+    """
     if hint is Any:
         return True
     origin, args = get_origin(hint), get_args(hint)

@@ -1,0 +1,207 @@
+"""The agent: what the source starts over SSH on the destination. It serves one migration over its
+stdio.
+
+No port for control, no daemon: whoever may run commands here over SSH may move containers here.
+When the source falls silent before it said Commit, everything of the migration is removed; after
+it, it runs on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from migrator import messages as m
+from migrator import preflight
+from migrator.errors import PeerLost, ProtocolError
+from migrator.guardian import Guardian
+from migrator.incoming import Incoming, fence, forget
+from migrator.report import Recorder
+from migrator.version import VERSION
+from migrator.wire import PROTOCOL, SILENCE_S, Channel
+
+logger = logging.getLogger(__name__)
+
+
+class Stdio:
+    """Standard input and output as a wire.ByteStream."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._timeout: float | None = None
+
+    def read(self, size: int) -> bytes:
+        if not select.select([self._read_fd], [], [], self._timeout)[0]:
+            raise TimeoutError
+        return os.read(self._read_fd, size)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._write_fd, view) :]
+
+    def set_timeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+
+    def close(self) -> None:
+        os.close(self._write_fd)
+
+
+class _Discarded(Exception):
+    """The source said Discard while the restored container was held."""
+
+    def __init__(self, request: m.Discard) -> None:
+        super().__init__(request.why)
+        self.request = request
+
+
+class Agent:
+    """Serves requests until the source says Finish, Discard or nothing any more."""
+
+    def __init__(self, channel: Channel, root: Path, *, criu: str | None) -> None:
+        self._channel, self._root, self._criu = channel, root, criu
+        self._recorder = Recorder()
+        self._incoming: Incoming | None = None
+        self._guardian: Guardian | None = None
+
+    def serve(self) -> int:
+        """Answer requests one by one; the exit status."""
+        answer: dict[type, Callable[..., object]] = {
+            m.Hello: self._hello,
+            m.Preflight: lambda needs: m.Verdict(preflight.check(needs, self._root, self._criu)),
+            m.Prepare: self._prepare,
+            m.Arm: self._arm,
+            m.Restore: self._restore,
+            m.Finish: self._finish,
+            m.Discard: self._discard,
+            m.Resolve: lambda r: m.Resolved(fence(self._root, r.container, r.migration)),
+        }
+        try:
+            while True:
+                request = self._channel.receive(timeout_s=SILENCE_S)
+                if type(request) not in answer:
+                    raise ProtocolError("the source", f"{type(request).__name__} out of turn")
+                self._channel.send(self._answer(answer[type(request)], request))
+        except PeerLost as error:
+            logger.info("%s", error)
+            return 0
+        finally:
+            self._end()
+
+    def _answer(self, handler: Callable[..., object], request: object) -> object:
+        """The handler's answer, or Failed in the handler's error's words; a lost source ends us
+        instead.
+        """
+        try:
+            return handler(request)
+        except PeerLost:
+            raise
+        except Exception as error:
+            logger.error(
+                "%s: %s", type(request).__name__, error, exc_info=logger.isEnabledFor(logging.DEBUG)
+            )
+            return m.Failed(type(error).__name__, str(error) or type(error).__name__)
+
+    def _hello(self, hello: m.Hello) -> m.Welcome:
+        return m.Welcome(PROTOCOL, VERSION, socket.gethostname())
+
+    def _prepare(self, request: m.Prepare) -> m.Prepared:
+        if self._incoming is not None:
+            raise ProtocolError("the source", "a second Prepare")
+        self._incoming = Incoming(self._root, request, criu=self._criu, recorder=self._recorder)
+        self._guardian = Guardian(self._root, self._incoming.container)
+        with self._recorder.phase("prepare"):
+            return self._incoming.prepare(_our_address())
+
+    def _arm(self, request: m.Arm) -> m.Armed:
+        with self._recorder.phase("arm"):
+            self._current().arm(request)
+        return m.Armed()
+
+    def _restore(self, request: m.Restore) -> m.Running | m.Discarded:
+        """Restored is said from inside CRIU's hold, and Commit awaited there."""
+        incoming, zero = self._current(), self._recorder.now_ms()
+
+        def hold(pid: int) -> None:
+            self._recorder.add("restore", zero, self._recorder.now_ms() - zero)
+            with self._recorder.phase("held"):
+                self._channel.send(m.Restored(pid, self._phases(zero)))
+                said = self._channel.receive(timeout_s=SILENCE_S)
+                if isinstance(said, m.Discard):
+                    raise _Discarded(said)
+                if not isinstance(said, m.Commit):
+                    raise ProtocolError("the source", f"{type(said).__name__} in place of Commit")
+            with self._recorder.phase("run"):
+                incoming.run()
+
+        try:
+            container = incoming.restore(request.files, hold)
+        except _Discarded as asked:
+            return self._discard(asked.request)
+        with self._recorder.phase("running"):
+            incoming.running()
+        return m.Running(container.state.init_pid, self._phases(zero))
+
+    def _finish(self, request: m.Finish) -> m.Finished:
+        with self._recorder.phase("finish"):
+            self._end()
+            forget(self._root, request.container, request.migration)
+        return m.Finished()
+
+    def _discard(self, request: m.Discard) -> m.Discarded:
+        logger.info("the source discards the migration: %s", request.why)
+        self._end()
+        return m.Discarded()
+
+    def _end(self) -> None:
+        """Leave nothing behind but a container that runs."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            if incoming.journal.has("running"):
+                incoming.close()
+            else:
+                incoming.discard()
+            incoming.journal.close()
+        if self._guardian is not None:
+            self._guardian.release()
+            self._guardian = None
+
+    def _current(self) -> Incoming:
+        if self._incoming is None:
+            raise ProtocolError("the source", "a request before Prepare")
+        return self._incoming
+
+    def _phases(self, zero: float) -> list[list[object]]:
+        """What was timed since *zero*: name, start and duration in ms."""
+        return [
+            [p.name, p.start_ms - zero, p.duration_ms]
+            for p in self._recorder.phases
+            if p.start_ms >= zero
+        ]
+
+
+def serve_stdio(root: Path, *, criu: str | None) -> int:
+    """`migrator agent`: stdout belongs to the wire, so nothing else may write to it."""
+    read_fd, write_fd = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    return Agent(Channel(Stdio(read_fd, write_fd), peer="the source"), root, criu=criu).serve()
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    raise PeerLost("the source", f"ended by {signal.Signals(number).name}")
+
+
+def _our_address() -> str:
+    """The address that the source reached us by, as sshd tells it: the data plane listens on no
+    other.
+    """
+    fields = os.environ.get("SSH_CONNECTION", "").split()
+    return fields[2] if len(fields) == 4 else "127.0.0.1"

@@ -1,0 +1,172 @@
+"""The agent at the destination as the source sees it: one method a request, each with its only
+right answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from migrator import messages as m
+from migrator.dataplane import connect
+from migrator.errors import DestinationUnreachable, MigrationError, PeerLost, ProtocolError
+from migrator.plan import Destination
+from migrator.tls import Credentials
+from migrator.transport import AgentStream, SshConnection
+from migrator.version import VERSION
+from migrator.wire import PING_S, PROTOCOL, Channel
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+GREETING_TIMEOUT_S = 30.0
+
+
+class AgentFailed(MigrationError):
+    """The agent answered that it could not; str() is its own line."""
+
+    def __init__(self, destination: str, kind: str, message: str) -> None:
+        super().__init__(f"{destination}: {message}")
+        self.kind = kind
+
+
+class DestinationAgent:
+    """A conversation with the agent over one SSH connection. A context manager."""
+
+    def __init__(self, ssh: SshConnection, stream: AgentStream) -> None:
+        self.host = str(ssh.destination)
+        self._ssh = ssh
+        self._stream = stream
+        self._channel = Channel(stream, peer=self.host)
+        self._credentials: Credentials | None = None
+        self._prepared: m.Prepared | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._over = threading.Event()
+
+    @classmethod
+    def open(cls, destination: Destination) -> DestinationAgent:
+        """Connect, start the agent there and exchange versions; DestinationUnreachable says why
+        not.
+        """
+        ssh = SshConnection.open(destination)
+        try:
+            agent = cls(ssh, ssh.start_agent())
+            agent._greet()
+        except BaseException:
+            ssh.close()
+            raise
+        threading.Thread(target=agent._ping, name="ping", daemon=True).start()
+        return agent
+
+    def close(self) -> None:
+        """End the conversation: an agent that was not told to commit then discards what it has."""
+        self._over.set()
+        self._channel.close()
+        self._ssh.close()
+
+    def __enter__(self) -> DestinationAgent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def preflight(self, needs: m.Preflight) -> list[str]:
+        """Every reason why the container cannot run there."""
+        return self._ask(needs, m.Verdict).reasons
+
+    def prepare(self, needs: m.Preflight, *, migration: str, config: str) -> None:
+        """Reserve the id, make the bundle, open the data plane."""
+        self._credentials = Credentials.make()
+        request = m.Prepare(
+            migration=migration,
+            container=needs.container,
+            bundle=needs.bundle,
+            rootfs=needs.rootfs,
+            rootfs_mode=needs.rootfs_mode,
+            memory_bytes=needs.memory_bytes,
+            config=config,
+            certificate=self._credentials.certificate,
+        )
+        self._prepared = self._ask(request, m.Prepared)
+        self._tls = self._credentials.context(self._prepared.certificate, server=False)
+
+    def open_stream(self, kind: str) -> ssl.SSLSocket:
+        """A data-plane stream: "rsync" or "images"."""
+        assert self._prepared is not None
+        assert self._tls is not None
+        return connect(
+            self._prepared.address,
+            self._prepared.port,
+            self._tls,
+            {"stream": kind},
+            self._ssh.forward,
+            self._ssh.peer_address(),
+        )
+
+    def arm(self, request: m.Arm) -> None:
+        """Start CRIU there and make everything that does not need the images."""
+        self._ask(request, m.Armed)
+
+    def restore(self, files: dict[str, int], *, alive: Callable[[], None]) -> m.Restored:
+        """Restore and hold. alive: raises when the source's own part is lost meanwhile."""
+        return self._ask(m.Restore(files), m.Restored, alive=alive)
+
+    def commit(self, *, timeout_s: float) -> m.Running:
+        """Tell it to run; PeerLost leaves the outcome open."""
+        return self._ask(m.Commit(), m.Running, timeout_s=timeout_s)
+
+    def finish(self, *, migration: str, container: str) -> None:
+        """The source is gone: forget the migration there too."""
+        self._ask(m.Finish(migration, container), m.Finished, timeout_s=GREETING_TIMEOUT_S)
+
+    def discard(self, why: str) -> None:
+        """Remove everything of this migration there."""
+        self._ask(m.Discard(why), m.Discarded, timeout_s=GREETING_TIMEOUT_S)
+
+    def resolve(self, *, migration: str, container: str) -> str:
+        """What became of a migration after a crash: "running" or "dead", for good."""
+        return self._ask(m.Resolve(migration, container), m.Resolved).outcome
+
+    def _greet(self) -> None:
+        try:
+            self._channel.send(m.Hello(PROTOCOL, VERSION))
+            welcome = self._expect(m.Welcome, timeout_s=GREETING_TIMEOUT_S, alive=None)
+        except (PeerLost, ProtocolError) as error:
+            why = self._stream.why_it_ended() if isinstance(error, PeerLost) else str(error)
+            raise DestinationUnreachable(why) from error
+        if welcome.protocol != PROTOCOL:
+            raise DestinationUnreachable(
+                f"{self.host} has migrator {welcome.version} (protocol {welcome.protocol}), here "
+                f"is {VERSION} "
+                f"(protocol {PROTOCOL}): install the same version on both hosts"
+            )
+
+    def _ask(
+        self,
+        request: object,
+        answer: type[A],
+        *,
+        timeout_s: float | None = None,
+        alive: Callable[[], None] | None = None,
+    ) -> A:
+        self._channel.send(request)
+        return self._expect(answer, timeout_s=timeout_s, alive=alive)
+
+    def _expect(
+        self, answer: type[A], *, timeout_s: float | None, alive: Callable[[], None] | None
+    ) -> A:
+        got = self._channel.receive(timeout_s=timeout_s, alive=alive)
+        if isinstance(got, m.Failed):
+            raise AgentFailed(self.host, got.kind, got.message)
+        if not isinstance(got, answer):
+            raise ProtocolError(self.host, f"{type(got).__name__} where {answer.__name__} was due")
+        return got
+
+    def _ping(self) -> None:
+        with suppress(PeerLost):
+            while not self._over.wait(PING_S):
+                self._channel.send(m.Ping())

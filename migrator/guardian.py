@@ -1,0 +1,44 @@
+"""Someone who outlives us: when this process dies in the middle of a migration, its guardian
+resolves it.
+
+A shell that only waits for its standard input to end. A word before the end is the all-clear; the
+end without one means that we were killed, and it becomes `migrator resolve CONTAINER`, which acts
+by the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SCRIPT = 'read -r word || exec "$@"'
+
+
+class Guardian:
+    """Watches from its making to `release`."""
+
+    def __init__(self, root: Path, container: str, log: Path | None = None) -> None:
+        command = [sys.executable, "-m", "migrator", "--root", str(root), "resolve", container]
+        self._process = subprocess.Popen(
+            ["sh", "-c", _SCRIPT, "migrator-guardian", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if log is None else log.open("ab"),
+            start_new_session=True,  # a terminal's Ctrl-C is for us alone
+        )
+        logger.debug("guardian of %s is pid %d", container, self._process.pid)
+
+    def release(self) -> None:
+        """All clear: nothing is half done any more."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        with suppress(OSError):
+            stdin.write(b"done\n")
+        with suppress(OSError):
+            stdin.close()
+        self._process.wait()

@@ -1,0 +1,267 @@
+"""One migration as the destination lives it: everything that it makes, and the one way to remove it
+all.
+
+What was made is written to the journal before it is made, so that `discard` works for the agent
+itself, for the next agent and for `migrator resolve` alike, from the journal alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from criu_rpc import Notification
+from migrator import images, journal, processes, rootfs
+from migrator import messages as m
+from migrator.dataplane import Listener
+from migrator.errors import MigrationError, ProtocolError
+from migrator.journal import Journal
+from migrator.preflight import came_by_migration, mark
+from migrator.report import Recorder
+from migrator.tls import Credentials
+from runtime import Container, ContainerError, NoSuchContainer
+from runtime.network import announce
+from runtime.restore import Restore, RestoreOptions
+from runtime.state import check_id, is_alive, write_atomic
+
+
+class Incoming:
+    """The destination's part of one migration, from `prepare` to `finish` or `discard`."""
+
+    def __init__(
+        self, root: Path, request: m.Prepare, *, criu: str | None, recorder: Recorder
+    ) -> None:
+        """Reserve the container's id: the journal stays locked until `close`.
+
+        What a dead migration left of this container is removed first. Raises UsageProblem when a
+        live one is at work.
+        """
+        self.root, self.request, self._criu, self._recorder = root, request, criu, recorder
+        self.container = check_id(request.container)
+        self.bundle, self.rootfs = Path(request.bundle), Path(request.rootfs)
+        if not self.bundle.is_absolute() or not self.rootfs.is_absolute():
+            raise ProtocolError("the source", "a bundle path that is not absolute")
+        self.journal = journal.open_journal(root, self.container, journal.DESTINATION)
+        if self.journal.entries:
+            settle(root, self.journal)
+        self.journal.clear()
+        self._listener: Listener | None = None
+        self._restore: Restore | None = None
+        self._received = threading.Event()
+        self._receive_error: BaseException | None = None
+        self.images_dir: Path | None = None
+
+    def prepare(self, address: str) -> m.Prepared:
+        """Make bundle and image directory, open the data plane on *address*."""
+        request = self.request
+        new_bundle = request.rootfs_mode == "sync" and not came_by_migration(
+            self.bundle, self.container
+        )
+        memory = int(request.memory_bytes)
+        self.images_dir = images.make_images_dir(self.container, memory)
+        self.journal.write(
+            "prepared",
+            migration=request.migration,
+            container=self.container,
+            agent=processes.identity(os.getpid()),
+            bundle=str(self.bundle),
+            rootfs=str(self.rootfs),
+            remove=_outermost_new(self.bundle, self.rootfs) if new_bundle else [],
+            images_dir=str(self.images_dir),
+        )
+        if request.rootfs_mode == "sync":
+            self.rootfs.mkdir(parents=True, exist_ok=True)
+            self.bundle.mkdir(parents=True, exist_ok=True)
+            mark(self.bundle, self.container)
+            write_atomic(self.bundle / "config.json", request.config.encode())
+        credentials = Credentials.make()
+        context = credentials.context(request.certificate, server=True)
+        self._listener = Listener(address, context, self._serve_stream)
+        return m.Prepared(address, self._listener.port, credentials.certificate)
+
+    def arm(self, request: m.Arm) -> None:
+        """Start CRIU and make what can be made before the images are there."""
+        assert self.images_dir is not None
+        options = RestoreOptions.from_wire(
+            request.options, images_dir=self.images_dir, criu=self._criu
+        )
+        self._restore = Restore(self.root, self.container, self.bundle, options)
+        self._restore.prepare()
+        self.journal.write("armed", criu=processes.identity(self._restore.criu_pid))
+
+    def restore(self, files: dict[str, int], hold: Callable[[int], None]) -> Container:
+        """Restore from the complete images; *hold(pid)* is called with everything restored and
+        nothing running.
+
+        When hold returns, it runs. What hold raises kills what was restored and comes out here.
+        """
+        assert self._restore is not None
+        assert self.images_dir is not None
+        if not self._received.wait(images.ARRIVAL_TIMEOUT_S):
+            raise MigrationError("the image files did not arrive")
+        if self._receive_error is not None:
+            raise MigrationError(
+                f"receiving image files failed: {self._receive_error}"
+            ) from self._receive_error
+        if (found := images.sizes(self.images_dir)) != files:
+            wrong = sorted(
+                name for name in found.keys() | files.keys() if found.get(name) != files.get(name)
+            )
+            raise MigrationError(f"image file {wrong[0]} did not arrive whole")
+
+        def on_notify(notification: Notification) -> None:
+            if notification.script == "post-restore":
+                assert notification.pid is not None
+                self.journal.write("restored", init=processes.identity(notification.pid))
+                hold(notification.pid)
+
+        return self._restore.run(on_notify)
+
+    def run(self) -> None:
+        """COMMIT came: from here on it may run here and nowhere else. Tell the network where it
+        lives now.
+        """
+        self.journal.write("run")
+        entry = self.journal.last("restored")
+        assert entry is not None
+        announce(f"/proc/{entry.data['init'][0]}/ns/net")
+
+    def running(self) -> None:
+        """It runs: final."""
+        self.journal.write("running")
+
+    def close(self) -> None:
+        """Stop the data plane and remove the images; the record stays for a source that asks."""
+        if self._listener is not None:
+            self._listener.close()
+        if self.images_dir is not None:
+            shutil.rmtree(self.images_dir, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove everything that this migration made here; the journal then says dead.
+
+        Past "run" the container's own fate decides: what lives is left to run.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        if self._restore is not None and not self.journal.has("run"):
+            with suppress(ContainerError):
+                self._restore.abort()
+        if settle(self.root, self.journal) == "dead":
+            self.journal.remove()  # no record means dead
+
+    def _serve_stream(self, header: dict[str, Any], stream: ssl.SSLSocket) -> None:
+        if header.get("stream") == "rsync":
+            rootfs.serve(stream, self.rootfs)
+        elif header.get("stream") == "images" and self.images_dir is not None:
+            try:
+                images.receive_images(stream, self.images_dir)
+            except BaseException as error:
+                self._receive_error = error
+                raise
+            finally:
+                self._received.set()
+        else:
+            raise ProtocolError("the source", f"a stream of {header.get('stream')!r}")
+
+
+def settle(root: Path, record: Journal) -> str:
+    """Finish what an agent that is gone left: "running" when the container runs here, else "dead"
+    for good.
+
+    Call with the journal locked, its agent gone. Whatever is not running is removed: processes,
+    container, images, and the bundle where this migration made it.
+    """
+    if not record.entries or record.has("dead"):
+        return "dead"
+    if record.has("running"):
+        return "running"
+    armed, restored = record.last("armed"), record.last("restored")
+    if armed is not None:
+        processes.await_death(
+            *armed.data["criu"]
+        )  # it lost its agent: it kills what it restored, or has let it run
+    if record.has("run") and restored is not None and is_alive(*restored.data["init"]):
+        record.write("running")
+        _remove_images(record)
+        return "running"
+    _remove(root, record)
+    record.write("dead")
+    return "dead"
+
+
+def fence(root: Path, container: str, migration: str) -> str:
+    """What became of *migration*, asked by its source after a crash: "running" or "dead", for good.
+
+    An agent of it that is still there without a commit is killed, with it CRIU kills what it holds
+    restored; one that was told to run is given the time to.
+    """
+    check_id(container)
+    for _ in range(2):
+        entries = journal.peek(root, container, journal.DESTINATION)
+        prepared = next((entry for entry in entries if entry.step == "prepared"), None)
+        if prepared is None or prepared.data.get("migration") != migration:
+            return "dead"
+        if not any(entry.step == "run" for entry in entries):
+            processes.kill(*prepared.data["agent"])
+    with journal.open_journal(
+        root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
+    ) as record:
+        if not _is_of(record, migration):
+            return "dead"
+        outcome = settle(root, record)
+        if outcome == "dead":
+            record.remove()
+        return outcome
+
+
+def forget(root: Path, container: str, migration: str) -> None:
+    """The source is gone and knows that it runs here: remove the record."""
+    check_id(container)
+    with journal.open_journal(
+        root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
+    ) as record:
+        if not record.entries or _is_of(record, migration):
+            record.remove()
+
+
+def _is_of(record: Journal, migration: str) -> bool:
+    first = record.last("prepared")
+    return first is not None and first.data.get("migration") == migration
+
+
+def _remove(root: Path, record: Journal) -> None:
+    prepared, restored = record.last("prepared"), record.last("restored")
+    assert prepared is not None
+    if restored is not None:
+        processes.kill(*restored.data["init"])
+    with suppress(NoSuchContainer):
+        Container.load(root, prepared.data["container"]).delete(force=True)
+    _remove_images(record)
+    for path in prepared.data["remove"]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_images(record: Journal) -> None:
+    prepared = record.last("prepared")
+    if prepared is not None:
+        shutil.rmtree(prepared.data["images_dir"], ignore_errors=True)
+
+
+def _outermost_new(*paths: Path) -> list[str]:
+    """The outermost directory on the way to each path that is not there yet."""
+    found = set()
+    for path in paths:
+        if path.exists():
+            found.add(path if not any(path.iterdir()) else None)
+            continue
+        while not path.parent.exists():
+            path = path.parent
+        found.add(path)
+    return sorted(str(path) for path in found if path is not None)

@@ -1,0 +1,361 @@
+"""The migration of one running container, from preflight to the end of its source: the story on one
+page.
+
+    preflight -> prepare -> sync rootfs -> arm -> [ freeze, dump, sync again, restore, fence |
+    COMMIT | run ] -> clean up
+
+What stands in brackets happens inside CRIU's hold of the frozen source; the bar is the point of no
+return. Up to it every step has pushed its undo, and any error - also an interrupt, also our own
+death, through CRIU and the guardian - ends with the source running as before. Past it the
+destination alone may run the container: the source is ended when the destination says "running",
+resumed when it says "dead", and stays frozen else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+from criu_rpc import CriuError, Notification
+from migrator import messages as m
+from migrator import preflight, rootfs
+from migrator.destination import DestinationAgent
+from migrator.errors import (
+    MigrationError,
+    OutcomeUnknown,
+    PreflightFailed,
+    RolledBack,
+    UsageProblem,
+)
+from migrator.guardian import Guardian
+from migrator.images import ImageSender
+from migrator.interrupts import Interrupts
+from migrator.journal import SOURCE, Journal, open_journal
+from migrator.plan import Plan
+from migrator.report import Observer, Recorder, Report
+from migrator.source import Source
+from runtime import ContainerError
+
+logger = logging.getLogger(__name__)
+
+
+def migrate(plan: Plan, observer: Observer | None = None) -> Report:
+    """Move plan.container to plan.destination.
+
+    Returns when it runs there and is gone here. Raises PreflightFailed, DestinationUnreachable,
+    RolledBack and what runtime and criu_rpc say of the container itself: it then runs here as
+    before; OutcomeUnknown: it is frozen here, see `migrator resolve`.
+    """
+    recorder = Recorder(observer)
+    with ExitStack() as stack:
+        with recorder.phase("load"):
+            source = Source(plan)
+            stack.callback(source.close)
+            journal = stack.enter_context(open_journal(plan.root, plan.container, SOURCE))
+            if journal.entries:
+                raise UsageProblem(
+                    f"a migration of {plan.container} is unfinished: run migrator resolve "
+                    f"{plan.container}"
+                )
+            stack.callback(_remove_if_empty, journal)
+        with recorder.phase("connect"):
+            agent = stack.enter_context(DestinationAgent.open(plan.destination))
+        return Migration(plan, source, journal, agent, recorder).run()
+
+
+class Migration:
+    """One attempt, with everything that it needs at hand."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        journal: Journal,
+        agent: DestinationAgent,
+        recorder: Recorder,
+    ) -> None:
+        self.plan, self.source, self.journal, self.agent, self.recorder = (
+            plan,
+            source,
+            journal,
+            agent,
+            recorder,
+        )
+        self.id = uuid.uuid4().hex
+        self.undo = ExitStack()
+        self.guardian: Guardian | None = None
+        self.sender: ImageSender | None = None
+        self.final_sync: _Sync | None = None
+        self.rootfs_bytes = 0
+        self.frozen_at_ms = self.runs_at_ms = 0.0
+        self.warnings: list[str] = []
+
+    def run(self) -> Report:
+        """Everything, in order."""
+        with Interrupts() as self.interrupts:
+            needs = self._preflight()
+            try:
+                self._begin()
+                self._prepare(needs)
+                self._sync_rootfs()
+                self._arm()
+                self._dump()
+            except OutcomeUnknown:
+                raise
+            except BaseException as error:
+                self._roll_back(error)
+                raise
+            self._clean_up()
+        return self._report()
+
+    def _preflight(self) -> m.Preflight:
+        phase = self.recorder.phase
+        with phase("preflight"):
+            self.source.probe()
+            needs = preflight.needs(self.plan, self.source.container, self.source.criu)
+            reasons = preflight.objections(self.plan, self.source.container) + self.agent.preflight(
+                needs
+            )
+        if reasons:
+            raise PreflightFailed(self.plan.container, self.agent.host, reasons)
+        return needs
+
+    def _begin(self) -> None:
+        """From here a crash leaves a record, and someone who acts by it."""
+        to = self.plan.destination
+        self.journal.write(
+            "begin",
+            migration=self.id,
+            destination={
+                "host": to.host,
+                "user": to.user,
+                "port": to.port,
+                "ssh_config": to.ssh_config and str(to.ssh_config.absolute()),
+                "identity": to.identity and str(to.identity.absolute()),
+                "agent": to.agent,
+            },
+            criu=self.source.criu_identity(),
+        )
+        self.undo.callback(self.journal.remove)
+        self.guardian = Guardian(self.plan.root, self.plan.container)
+        self.undo.callback(self.guardian.release)
+
+    def _prepare(self, needs: m.Preflight) -> None:
+        with self.recorder.phase("prepare"):
+            images_dir = self.source.make_images_dir(needs.memory_bytes)
+            self.journal.write("images", path=str(images_dir))
+            # whatever the restored copy said to the switches, the last word is the source's
+            self.undo.callback(self.source.announce)
+            self.undo.callback(lambda: self.agent.discard("the source gave up"))
+            config = (self.source.container.state.bundle / "config.json").read_text()
+            self.agent.prepare(needs, migration=self.id, config=config)
+
+    def _sync_rootfs(self) -> None:
+        if self.plan.rootfs_mode == "sync":
+            with self.recorder.phase("sync rootfs"), self.agent.open_stream("rsync") as stream:
+                self.rootfs_bytes += rootfs.push(self.source.container.state.rootfs, stream)
+
+    def _arm(self) -> None:
+        with self.recorder.phase("arm"):
+            self.agent.arm(m.Arm(self.source.restore_options()))
+            assert self.source.images_dir is not None
+            self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
+            self.undo.callback(self.sender.abort)
+            self.sender.start()
+            if self.plan.rootfs_mode == "sync":
+                self.final_sync = _Sync(self.source, self.agent)
+                self.undo.callback(self.final_sync.abort)
+
+    def _dump(self) -> None:
+        self.journal.write("dumping")
+        try:
+            self.source.dump(self._on_notify)
+        except (CriuError, ContainerError) as error:
+            if not self.journal.has("moved"):
+                raise
+            logger.info("the dump of the ended source: %s", error)  # we killed what it still held
+        if not self.journal.has("moved"):
+            raise MigrationError("criu ended the dump without asking whether it may")
+
+    def _on_notify(self, notification: Notification) -> None:
+        """CRIU's steps; raising refuses the step, and CRIU then resumes the container."""
+        self.interrupts.check()
+        if notification.script == "pre-dump":
+            self.frozen_at_ms = self.recorder.frozen_since_ms = self.recorder.now_ms()
+        elif (
+            notification.script == "query-ext-files"
+            and self.final_sync
+            and not self.plan.link_remap
+        ):
+            self.final_sync.start()  # all stands still: files go while memory is dumped
+        elif notification.script == "post-dump":
+            self.recorder.add("dump", self.frozen_at_ms, self.recorder.now_ms() - self.frozen_at_ms)
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """With the container dumped and held: complete the destination's copy, then commit."""
+        assert self.sender is not None
+        with self.recorder.phase("send images"):
+            files = self.sender.finish()
+        if self.final_sync is not None:
+            with self.recorder.phase("sync rootfs again"):
+                self.rootfs_bytes += self.final_sync.finish()
+        started = self.recorder.now_ms()
+        with self.recorder.phase("restore"):
+            restored = self.agent.restore(files, alive=self._alive)
+        self._add_phases(restored.phases, started)
+        self._commit()
+
+    def _commit(self) -> None:
+        with self.recorder.phase("fence"):
+            self.undo.callback(self.source.thaw)
+            self.source.freeze()
+            self.undo.callback(self.source.reconnect)
+            self.source.isolate()
+            self._alive()
+            self.interrupts.hold()
+        with self.recorder.phase("commit"):
+            self.journal.write("commit")
+            outcome = self._ask_to_run()
+        if outcome != "running":
+            raise MigrationError(f"{self.agent.host} could not run it")
+        self.runs_at_ms = self.recorder.now_ms()
+        self.recorder.frozen_since_ms = None
+        self.undo.pop_all()
+        with self.recorder.phase("end source"):
+            self.journal.write("moved")
+            self.source.end()
+
+    def _ask_to_run(self) -> str:
+        """Past the point of no return: "running" or "dead"; OutcomeUnknown when the destination
+        stays silent.
+        """
+        started = self.recorder.now_ms()
+        try:
+            running = self.agent.commit(timeout_s=self.plan.commit_wait_s)
+            self._add_phases(running.phases, started)
+            return "running"
+        except MigrationError as error:
+            logger.warning("commit: %s", error)
+            return self._ask_again(error)
+
+    def _ask_again(self, error: MigrationError) -> str:
+        deadline = time.monotonic() + self.plan.commit_wait_s
+        while True:
+            try:
+                self.agent.close()
+                self.agent = DestinationAgent.open(self.plan.destination)
+                return self.agent.resolve(migration=self.id, container=self.plan.container)
+            except MigrationError as again:
+                error = again
+            if time.monotonic() > deadline:
+                self.undo.pop_all()
+                assert self.guardian is not None
+                self.guardian.release()
+                raise OutcomeUnknown(self.plan.container, self.agent.host, str(error))
+            time.sleep(1.0)
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo all; what fails of it becomes a note of *error*. Raises RolledBack in its place
+        where that says more.
+        """
+        phase = self.recorder.current
+        self.interrupts.hold()
+        with self.recorder.phase("roll back"):
+            try:
+                self.undo.close()
+            except Exception as second:  # noqa: BLE001 - must not hide the first error
+                error.add_note(f"undoing it: {second}")
+                logger.warning("undoing the migration: %s", second)
+        if isinstance(error, MigrationError | ContainerError | CriuError | OSError):
+            raise RolledBack(self.plan.container, phase, str(error)) from error
+
+    def _clean_up(self) -> None:
+        with self.recorder.phase("clean up"):
+            preflight.mark(self.source.container.state.bundle, self.plan.container)
+            self.source.forget()
+            try:
+                self.agent.finish(migration=self.id, container=self.plan.container)
+            except MigrationError as error:
+                logger.info("the destination was not told that all is done: %s", error)
+            self.journal.remove()
+            assert self.guardian is not None
+            self.guardian.release()
+
+    def _alive(self) -> None:
+        """What must hold while we wait inside the hold."""
+        self.source.ensure_criu_holds()
+        self.interrupts.check()
+
+    def _add_phases(self, phases: list[list[Any]], started_ms: float) -> None:
+        for name, start_ms, duration_ms in phases:
+            self.recorder.add(
+                str(name), started_ms + float(start_ms), float(duration_ms), host="destination"
+            )
+
+    def _report(self) -> Report:
+        assert self.sender is not None
+        return Report(
+            container=self.plan.container,
+            destination=self.agent.host,
+            outcome="migrated",
+            mode="cold",
+            downtime_ms=self.runs_at_ms - self.frozen_at_ms,
+            total_ms=self.recorder.now_ms(),
+            bytes=self.sender.bytes_sent + self.rootfs_bytes,
+            image_bytes=self.sender.bytes_sent,
+            rootfs_bytes=self.rootfs_bytes,
+            phases=sorted(self.recorder.phases, key=lambda phase: phase.start_ms),
+            warnings=self.warnings,
+        )
+
+
+class _Sync:
+    """The last look at the files, beside the dump: started when all stands still, waited for before
+    the restore.
+
+    Its streams are opened before the freeze.
+    """
+
+    def __init__(self, source: Source, agent: DestinationAgent) -> None:
+        self._source = source
+        self._streams = [agent.open_stream("rsync"), agent.open_stream("rsync")]
+        self._sent = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="final-sync", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> int:
+        """Wait for it (starting it if nothing did); the bytes sent."""
+        if not self._thread.is_alive() and self._thread.ident is None:
+            self._thread.start()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._sent
+
+    def abort(self) -> None:
+        for stream in self._streams:
+            stream.close()
+
+    def _run(self) -> None:
+        tree = self._source.container.state.rootfs
+        try:
+            with self._streams[0] as stream:
+                self._sent += rootfs.push(tree, stream)
+            if mapped := self._source.mapped_files():
+                with self._streams[1] as stream:
+                    self._sent += rootfs.push(tree, stream, only=mapped)
+        except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread
+            self._error = error
+
+
+def _remove_if_empty(journal: Journal) -> None:
+    if not journal.entries:
+        journal.remove()

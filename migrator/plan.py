@@ -1,0 +1,90 @@
+"""What the user asked a migration to be; nothing here changes while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrator.errors import UsageProblem
+
+ROOTFS_MODES = ("sync", "shared")
+DEFAULT_COMMIT_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where to: ``[user@]host[:port]`` and how to get there.
+
+    ssh_config: read instead of ~/.ssh/config and /etc/ssh/ssh_config; identity: a private key file;
+    agent: the command that is `migrator` over there.
+    """
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    ssh_config: Path | None = None
+    identity: Path | None = None
+    agent: str = "migrator"
+
+    @classmethod
+    def parse(cls, text: str, **more: Any) -> Destination:
+        """Read ``[user@]host[:port]`` or ``[user@][ipv6]:port``; UsageProblem if it is neither."""
+        user, _, rest = text.rpartition("@")
+        host, port = rest, ""
+        if rest.startswith("["):
+            host, _, port = rest[1:].partition("]")
+            port = port.removeprefix(":")
+        elif rest.count(":") == 1:
+            host, _, port = rest.partition(":")
+        if not host or (port and not port.isdigit()) or host.startswith("-"):
+            raise UsageProblem(f"{text!r} is no destination: give [user@]host[:port]")
+        return cls(host=host, user=user or None, port=int(port) if port else None, **more)
+
+    def __str__(self) -> str:
+        return self.host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One migration of *container* (below the state root *root*) to *destination*.
+
+    bridges: bridge here -> bridge there, for those whose names differ; rootfs_mode: "sync" moves
+    the files, "shared" finds them at the same path there; bundle: where the bundle is to lie there
+    (default: same path); commit_wait_s: how long an unanswered commit is asked again before the
+    source is left frozen.
+    """
+
+    container: str
+    root: Path
+    destination: Destination
+    bridges: Mapping[str, str] = field(default_factory=dict)
+    rootfs_mode: str = "sync"
+    bundle: Path | None = None
+    criu: str | None = None
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    link_remap: bool = False
+    commit_wait_s: float = DEFAULT_COMMIT_WAIT_S
+
+    def __post_init__(self) -> None:
+        if self.rootfs_mode not in ROOTFS_MODES:
+            raise UsageProblem(
+                f"rootfs mode {self.rootfs_mode!r}: give one of {', '.join(ROOTFS_MODES)}"
+            )
+        if self.bundle is not None and not self.bundle.is_absolute():
+            raise UsageProblem(f"bundle path {self.bundle} at the destination must be absolute")
+
+
+def parse_bridges(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``OLD=NEW`` of each --bridge; UsageProblem for anything else."""
+    bridges = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new) or len(new) > 15 or "/" in new:
+            raise UsageProblem(
+                f"--bridge {pair!r}: give OLD=NEW, the bridge here and the bridge there"
+            )
+        bridges[old] = new
+    return bridges
