@@ -1,0 +1,63 @@
+"""The network of one container: interfaces, routes, identity, announcement (network_namespaces(7)).
+
+Models are libcontainer's Network and Route; only this package speaks rtnetlink. Names are loaded
+when they are first used: pyroute2 costs more than all the rest of a command.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.network.announce import announce
+    from runtime.network.devices import bridge_exists, link_exists
+    from runtime.network.identity import describe, host_end_of
+    from runtime.network.links import HostEnd, adopt, setup, teardown
+    from runtime.network.lock import network_lock
+    from runtime.network.models import Network, Networks, Route
+    from runtime.network.netns import Netns, in_netns
+    from runtime.network.parse import combine, parse_network, parse_route, read_file
+
+__all__ = [
+    "HostEnd",
+    "Netns",
+    "Network",
+    "Networks",
+    "Route",
+    "adopt",
+    "announce",
+    "bridge_exists",
+    "combine",
+    "describe",
+    "host_end_of",
+    "in_netns",
+    "link_exists",
+    "network_lock",
+    "parse_network",
+    "parse_route",
+    "read_file",
+    "setup",
+    "teardown",
+]
+
+_MODULES = {
+    "announce": ("announce",),
+    "devices": ("bridge_exists", "link_exists"),
+    "identity": ("describe", "host_end_of"),
+    "links": ("HostEnd", "adopt", "setup", "teardown"),
+    "lock": ("network_lock",),
+    "models": ("Network", "Networks", "Route"),
+    "netns": ("Netns", "in_netns"),
+    "parse": ("combine", "parse_network", "parse_route", "read_file"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found  # a submodule of the same name is set by its import: the function wins
+    return found

@@ -1,0 +1,92 @@
+"""Questions about one interface of the current network namespace, by ioctl: no library needed.
+
+netdevice(7), linux/ethtool.h, drivers/net/veth.c. /sys/class/net is not asked: it shows the
+namespace that sysfs was mounted in, which need not be the thread's.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+
+# linux/sockios.h, linux/if.h, linux/ethtool.h
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_SIOCETHTOOL = 0x8946
+_IFF_UP = 0x1
+_ETHTOOL_GDRVINFO = 0x03
+_ETHTOOL_GSTATS = 0x1D
+_IFNAMSIZ = 16
+_DRVINFO = struct.Struct("=I32s32s32s32s32s12sIIIII")  # struct ethtool_drvinfo
+
+
+def link_exists(name: str) -> bool:
+    """Whether there is an interface of that name."""
+    return index_of(name) is not None
+
+
+def bridge_exists(name: str) -> bool:
+    """Whether there is a bridge of that name."""
+    return driver_of(name) == "bridge"
+
+
+def index_of(name: str) -> int | None:
+    """The interface's number, None when there is no such interface."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def driver_of(name: str) -> str | None:
+    """`veth`, `bridge`, `openvswitch` ...; "" for one without a name, None without interface."""
+    info = _driver_info(name)
+    return None if info is None else info[0]
+
+
+def peer_index_of(name: str) -> int | None:
+    """The number of a veth's other end, counted in the namespace where that end is."""
+    info = _driver_info(name)
+    if info is None or info[0] != "veth":
+        return None
+    count = info[1]
+    # veth's first statistic is peer_ifindex (ethtool_stats_keys in drivers/net/veth.c).
+    reply = array.array("B", struct.pack("=II", _ETHTOOL_GSTATS, count) + bytes(8 * count))
+    _ethtool(name, reply)
+    return int(struct.unpack_from("=Q", reply, 8)[0]) or None
+
+
+def bring_up(name: str) -> None:
+    """Set the interface up (as `ip link set up`)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        request = struct.pack("=16sh14x", name.encode(), 0)
+        flags = struct.unpack("=16sh14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        request = struct.pack("=16sh14x", name.encode(), flags | _IFF_UP)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, request)
+
+
+def _driver_info(name: str) -> tuple[str, int] | None:
+    """The driver's name and its number of statistics."""
+    reply = array.array("B", struct.pack("=I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO.size, b"\0"))
+    try:
+        _ethtool(name, reply)
+    except OSError as exc:
+        if exc.errno == errno.ENODEV:
+            return None
+        if exc.errno == errno.EOPNOTSUPP:
+            return "", 0
+        raise
+    fields = _DRVINFO.unpack(reply)
+    return fields[1].rstrip(b"\0").decode("ascii", "replace"), fields[8]
+
+
+def _ethtool(name: str, command: array.array[int]) -> None:
+    encoded = name.encode()
+    if not 0 < len(encoded) < _IFNAMSIZ:
+        raise OSError(errno.ENODEV, "no such interface", name)
+    address, _ = command.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("@16sP16x", encoded, address))
