@@ -1,0 +1,147 @@
+"""What one container's cgroups can be asked to do, whatever the version of the host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups import tree
+from runtime.cgroups.freezer import is_frozen
+from runtime.errors import CgroupError
+
+FREEZE_WITHIN_S = 10.0
+KILL_WITHIN_S = 10.0
+
+
+class CgroupManager(ABC):
+    """The cgroups of one container: made by `apply`, removed by `destroy`.
+
+    Every method raises CgroupError, which names the file.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        #: v1: controller -> directory; v2: the one directory, under ""
+        self.paths = dict(paths)
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories of `paths`, each once: controllers may be mounted together."""
+        return list(dict.fromkeys(self.paths.values()))
+
+    def exists(self) -> bool:
+        """Whether any of the cgroups is there."""
+        return any(directory.is_dir() for directory in self.directories)
+
+    def apply(self, pid: int) -> None:
+        """Make the cgroups and move the process *pid* into them.
+
+        Cgroups that are there already are used when they are empty and not frozen. On failure they
+        are removed, but for those that *pid* is in: end it and call `destroy`.
+        """
+        self._check_unused()
+        self._make()
+        try:
+            self.join(pid)
+        except CgroupError:
+            tree.remove_empty(self.directories)
+            raise
+
+    def _check_unused(self) -> None:
+        remedy = "choose another linux.cgroupsPath"
+        if pids := self.processes():
+            raise CgroupError(self._members(), f"is used by processes {pids}: {remedy}")
+        if self.frozen():
+            raise CgroupError(self._members(), f"is there already, and frozen: thaw it or {remedy}")
+
+    def join(self, pid: int) -> None:
+        """Move the process *pid* into the cgroups, which are there."""
+        for directory in self.directories:
+            tree.write(directory / tree.PROCESSES, str(pid))
+
+    @abstractmethod
+    def _make(self) -> None:
+        """Make what is missing of the directories; on failure remove what was made."""
+
+    @abstractmethod
+    def set(self, resources: Mapping[str, Any]) -> None:
+        """Carry out *resources*, a checked linux.resources; may be called again with other values.
+
+        A controller that they do not speak of keeps its values, but for devices: they are always
+        set, and without rules all but the default devices are denied.
+        Raises UnsupportedField for what this version of cgroups cannot do.
+        """
+
+    @property
+    @abstractmethod
+    def freezer_path(self) -> Path:
+        """The directory through which the container is frozen; CRIU takes it as freeze_cgroup."""
+
+    @abstractmethod
+    def freeze(self, *, timeout_s: float = FREEZE_WITHIN_S) -> None:
+        """Stop every process of the container, and return when all have stopped.
+
+        After *timeout_s* they are thawed again and CgroupError is raised.
+        """
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let the processes go on; nothing happens when they were not frozen."""
+
+    def frozen(self) -> bool:
+        """Whether the container is frozen, or about to be."""
+        return is_frozen({name: str(path) for name, path in self.paths.items()})
+
+    def processes(self) -> list[int]:
+        """The pids in the container, cgroups made inside it included."""
+        return tree.processes(self._members())
+
+    @abstractmethod
+    def _members(self) -> Path:
+        """The directory whose list of processes counts."""
+
+    def kill_all(self, *, timeout_s: float = KILL_WITHIN_S) -> None:
+        """End every process of the container by SIGKILL, and return when none is left.
+
+        Raises CgroupError when one is left after *timeout_s*; a process in uninterruptible sleep
+        then dies as soon as it wakes.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.001
+        while pids := self.processes():
+            if time.monotonic() > deadline:
+                why = f"processes {pids} do not end: they may wait for a device or a file server"
+                raise CgroupError(self._members(), why)
+            self._kill(pids)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.1)
+
+    @abstractmethod
+    def _kill(self, pids: list[int]) -> None:
+        """Send SIGKILL to the container, of which *pids* have just been seen."""
+
+    def destroy(self) -> None:
+        """Remove the cgroups, and our common parent with the last of them; none may have a process.
+
+        What is not there is no fault. On failure the rest is removed all the same.
+        """
+        errors = []
+        for directory in self.directories:
+            try:
+                tree.remove(directory)
+            except CgroupError as exc:
+                errors.append(exc)
+        if errors:
+            raise errors[0]
+
+
+def kill(pids: list[int]) -> None:
+    """Send SIGKILL to each of *pids*; one that is gone is no fault."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

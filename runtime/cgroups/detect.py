@@ -1,0 +1,127 @@
+"""Which cgroup hierarchies are mounted here, and the manager that drives them.
+
+v2 is driven where it is alone. Where v1 controllers are mounted beside it ("hybrid", the v2 tree
+serves systemd or nobody), v1 is: the kernel lends each controller to one hierarchy only.
+cgroups(7), proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from runtime.cgroups.base import CgroupManager
+from runtime.cgroups.tree import OUR_PARENT
+from runtime.cgroups.v1 import V1Manager
+from runtime.cgroups.v2 import V2Manager
+from runtime.errors import CgroupError
+
+#: The hierarchy without controllers in which systemd on a v1 host finds its services' processes.
+_SYSTEMD = "name=systemd"
+_USUAL_PLACE = "/sys/fs/cgroup"
+# Mount options of a v1 hierarchy that are no controllers.
+_OPTIONS = frozenset(
+    ("rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods")
+)
+
+
+class Mount(NamedTuple):
+    """One mounted cgroup hierarchy."""
+
+    path: Path
+    #: st_dev of its files
+    device: int
+    #: "cgroup" for v1, "cgroup2" for v2
+    kind: str
+    #: v1: what is attached to it
+    controllers: tuple[str, ...]
+
+
+class Hierarchies(NamedTuple):
+    """The mounted hierarchies, as this process sees them."""
+
+    #: v1: controller -> mount point
+    v1: Mapping[str, Path]
+    v2: Path | None
+
+    @property
+    def version(self) -> Literal["v1", "v2"]:
+        """The version that is driven."""
+        return "v1" if any(name != _SYSTEMD for name in self.v1) else "v2"
+
+
+def manager(cgroups_path: str, *, paths: Mapping[str, str] | None = None) -> CgroupManager:
+    """The manager of the cgroups at *cgroups_path*, absolute within each hierarchy.
+
+    paths: as saved in State.cgroup_paths; then nothing is detected, and they are used as they are.
+    """
+    if paths:
+        saved = {name: Path(path) for name, path in paths.items()}
+        return V2Manager(saved) if "" in saved else V1Manager(saved)
+    found = detect()
+    relative = cgroups_path.lstrip("/")
+    if found.version == "v1":
+        return V1Manager({name: root / relative for name, root in found.v1.items()})
+    if found.v2 is None:
+        raise CgroupError(_USUAL_PLACE, "no cgroup filesystem is mounted here: mount one")
+    return V2Manager({"": found.v2 / relative})
+
+
+def cgroup_version() -> Literal["v1", "v2"]:
+    """The version of cgroups that containers of this host live in."""
+    return detect().version
+
+
+def resolve_path(cgroups_path: str, container_id: str) -> str:
+    """The absolute path for linux.cgroupsPath: relative ones and none lie below /migrator."""
+    ours = PurePosixPath("/", OUR_PARENT)
+    return str(ours / (cgroups_path or container_id))
+
+
+def detect() -> Hierarchies:
+    """Look at what is mounted now."""
+    text = Path("/proc/self/mountinfo").read_text()
+    return arrange(mount for mount in parse_mountinfo(text) if _is_visible(mount))
+
+
+def parse_mountinfo(text: str) -> Iterator[Mount]:
+    """The cgroup mounts in the text of a mountinfo file, hidden ones included."""
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, _, options) = before.split(" "), after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            major, minor = map(int, fields[2].split(":"))
+            controllers = tuple(filter(_is_controller, options.split(",")))
+            yield Mount(Path(_unescape(fields[4])), os.makedev(major, minor), kind, controllers)
+
+
+def arrange(mounts: Iterable[Mount]) -> Hierarchies:
+    """Sort *mounts* out; of several mounts of one hierarchy that in the usual place counts."""
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for mount in sorted(mounts, key=lambda mount: not mount.path.is_relative_to(_USUAL_PLACE)):
+        if mount.kind == "cgroup2":
+            v2 = v2 or mount.path
+        else:
+            v1 |= {name: mount.path for name in mount.controllers if name not in v1}
+    return Hierarchies(v1, v2)
+
+
+def _is_controller(option: str) -> bool:
+    return option == _SYSTEMD or (option not in _OPTIONS and "=" not in option)
+
+
+def _is_visible(mount: Mount) -> bool:
+    """Whether the mount is what its path leads to: another may lie over it."""
+    try:
+        return mount.path.stat().st_dev == mount.device
+    except OSError:
+        return False
+
+
+def _unescape(text: str) -> str:
+    """Undo the octal escapes of blanks and backslashes in mountinfo."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,100 @@
+"""cgroup v1: one directory for each controller, in as many hierarchies as are mounted.
+
+Kernel documentation: admin-guide/cgroup-v1/{cgroups,cpusets,devices,freezer-subsystem}.rst.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups import devices, resources, tree
+from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
+from runtime.cgroups.freezer import v1_state
+from runtime.errors import CgroupError
+
+_STATE = "freezer.state"
+_POLL_S = 0.001
+# After so many looks at FREEZING, thaw for a moment: see freeze.
+_LOOKS_BEFORE_THAW = 50
+_KILL_FREEZE_S = 0.5
+
+
+class V1Manager(CgroupManager):
+    """One container's cgroups on a v1 or hybrid host."""
+
+    def _make(self) -> None:
+        made: list[Path] = []
+        try:
+            for directory in self.directories:
+                made += tree.make(directory, _inherit_cpuset)
+        except BaseException:
+            tree.remove_empty(reversed(made))
+            raise
+
+    def set(self, resources_: Mapping[str, Any]) -> None:
+        tree.write_all(resources.v1_settings(resources_), self.paths.get)
+        self._set_devices(devices.rules(resources_))
+
+    def _set_devices(self, rules: list[devices.Rule]) -> None:
+        directory = self.paths.get("devices")
+        if directory is None:
+            # Without it the container could open every device of the host by its number.
+            raise CgroupError("controller devices", "is not there, and a container needs it")
+        target = devices.v1_list(rules)
+        current = devices.V1List.parse(tree.read(directory / "devices.list"))
+        for name, line in devices.v1_transition(current, target):
+            tree.write(directory / name, line)
+
+    @property
+    def freezer_path(self) -> Path:
+        if "freezer" not in self.paths:
+            why = "is not there: mount it to pause, checkpoint or migrate containers"
+            raise CgroupError("controller freezer", why)
+        return self.paths["freezer"]
+
+    def freeze(self, *, timeout_s: float = FREEZE_WITHIN_S) -> None:
+        state = self.freezer_path / _STATE
+        deadline = time.monotonic() + timeout_s
+        looks = 0
+        tree.write(state, "FROZEN")
+        while v1_state(self.freezer_path) != "FROZEN":
+            if time.monotonic() > deadline:
+                self.thaw()
+                why = f"still FREEZING after {timeout_s:g} s: a process waits in the kernel"
+                raise CgroupError(self.freezer_path, why)
+            looks += 1
+            if looks % _LOOKS_BEFORE_THAW == 0:
+                # A task that forks while its cgroup freezes can keep it FREEZING for ever; what
+                # helps is to let all run for a moment and to freeze anew.
+                tree.write(state, "THAWED")
+            time.sleep(_POLL_S)
+            # Writing it anew also makes the kernel look again at tasks that were not ready.
+            tree.write(state, "FROZEN")
+
+    def thaw(self) -> None:
+        tree.write(self.freezer_path / _STATE, "THAWED")
+
+    def _members(self) -> Path:
+        return self.paths.get("freezer") or self.directories[0]
+
+    def _kill(self, pids: list[int]) -> None:
+        """Frozen, nothing can fork away from the list of pids; a frozen task dies when thawed."""
+        if "freezer" not in self.paths:
+            return kill(pids)
+        # A task in uninterruptible sleep does not freeze; the others are killed all the same.
+        with suppress(CgroupError):
+            self.freeze(timeout_s=_KILL_FREEZE_S)
+        kill(self.processes())
+        return self.thaw()
+
+
+def _inherit_cpuset(directory: Path) -> None:
+    """Give a new cpuset its parent's CPUs and memory nodes: empty ones take no process."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        file = directory / name
+        if file.exists() and not tree.read(file):
+            tree.write(file, tree.read(directory.parent / name))

@@ -1,0 +1,122 @@
+"""cgroup v2: one directory in the unified hierarchy, its controllers handed down from the root.
+
+Kernel documentation: admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.cgroups import bpf, devices, resources, tree
+from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
+from runtime.cgroups.freezer import v2_frozen
+from runtime.errors import CgroupError
+
+logger = logging.getLogger(__name__)
+
+_CONTROLLERS = "cgroup.controllers"
+_SUBTREE = "cgroup.subtree_control"
+
+
+class V2Manager(CgroupManager):
+    """One container's cgroup on a v2 host."""
+
+    @property
+    def _directory(self) -> Path:
+        return self.paths[""]
+
+    def _make(self) -> None:
+        made = tree.make(self._directory, lambda _: None)
+        try:
+            for ancestor in reversed(_ancestors(self._directory)):
+                hand_down(ancestor)
+        except BaseException:
+            tree.remove_empty(reversed(made))
+            raise
+
+    def set(self, resources_: Mapping[str, Any]) -> None:
+        _check_before_update(self._directory, resources_.get("memory", {}))
+        available = tree.read(self._directory / _CONTROLLERS).split()
+        # Files of the core have names as cgroup.max.depth.
+        known = dict.fromkeys((*available, "cgroup"), self._directory)
+        tree.write_all(resources.v2_settings(resources_), known.get)
+        bpf.set_device_rules(self._directory, devices.rules(resources_))
+
+    @property
+    def freezer_path(self) -> Path:
+        return self._directory
+
+    def freeze(self, *, timeout_s: float = FREEZE_WITHIN_S) -> None:
+        tree.write(self._directory / "cgroup.freeze", "1")
+        if not self._becomes(frozen=True, timeout_s=timeout_s):
+            self.thaw()
+            why = f"not frozen after {timeout_s:g} s: a process waits in the kernel"
+            raise CgroupError(self._directory, why)
+
+    def thaw(self) -> None:
+        tree.write(self._directory / "cgroup.freeze", "0")
+        self._becomes(frozen=False, timeout_s=FREEZE_WITHIN_S)
+
+    def _becomes(self, *, frozen: bool, timeout_s: float) -> bool:
+        """Wait until cgroup.events says so; a change of the file wakes poll(2) with POLLPRI."""
+        deadline = time.monotonic() + timeout_s
+        fd = os.open(self._directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            while v2_frozen(self._directory) != frozen:
+                if (left_s := deadline - time.monotonic()) <= 0:
+                    return False
+                poll.poll(1000 * min(left_s, 0.1))
+            return True
+        finally:
+            os.close(fd)
+
+    def _members(self) -> Path:
+        return self._directory
+
+    def _kill(self, pids: list[int]) -> None:
+        if (self._directory / "cgroup.kill").exists():  # Linux 5.14
+            tree.write(self._directory / "cgroup.kill", "1")
+        else:
+            kill(pids)
+
+
+def _ancestors(directory: Path) -> list[Path]:
+    """The cgroups above *directory* that we can see, innermost first."""
+    above = []
+    for parent in directory.parents:
+        if not (parent / _CONTROLLERS).exists():
+            break
+        above.append(parent)
+    return above
+
+
+def hand_down(directory: Path) -> None:
+    """Enable all controllers of *directory* for the cgroups below it.
+
+    One that cannot be enabled is left: whoever asks for its limits is told so.
+    """
+    enabled = tree.read(directory / _SUBTREE).split()
+    for controller in tree.read(directory / _CONTROLLERS).split():
+        if controller not in enabled:
+            try:
+                tree.write(directory / _SUBTREE, f"+{controller}")
+            except CgroupError as exc:
+                logger.debug("controller %s is not handed down: %s", controller, exc)
+
+
+def _check_before_update(directory: Path, memory: Mapping[str, Any]) -> None:
+    """Reject a limit below the usage when asked to, as v1 does: v2 would accept it and kill."""
+    usage, limit = directory / "memory.current", memory.get("limit", 0)
+    if memory.get("checkBeforeUpdate") and limit > 0 and usage.exists():
+        used = int(tree.read(usage))
+        if limit < used:
+            why = f"linux.resources.memory.limit {limit} is below the usage, {used}"
+            raise CgroupError(directory / "memory.max", why)
