@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import socket
 from collections.abc import Callable
@@ -24,33 +23,9 @@ from migrator.guardian import Guardian
 from migrator.incoming import Incoming, fence, forget
 from migrator.report import Recorder
 from migrator.version import VERSION
-from migrator.wire import PROTOCOL, SILENCE_S, Channel
+from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
 
 logger = logging.getLogger(__name__)
-
-
-class Stdio:
-    """Standard input and output as a wire.ByteStream."""
-
-    def __init__(self, read_fd: int, write_fd: int) -> None:
-        self._read_fd, self._write_fd = read_fd, write_fd
-        self._timeout: float | None = None
-
-    def read(self, size: int) -> bytes:
-        if not select.select([self._read_fd], [], [], self._timeout)[0]:
-            raise TimeoutError
-        return os.read(self._read_fd, size)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._write_fd, view) :]
-
-    def set_timeout(self, seconds: float | None) -> None:
-        self._timeout = seconds
-
-    def close(self) -> None:
-        os.close(self._write_fd)
 
 
 class _Discarded(Exception):
@@ -192,7 +167,7 @@ def serve_stdio(root: Path, *, criu: str | None) -> int:
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
-    return Agent(Channel(Stdio(read_fd, write_fd), peer="the source"), root, criu=criu).serve()
+    return Agent(Channel(PipeStream(read_fd, write_fd), peer="the source"), root, criu=criu).serve()
 
 
 def _terminated(number: int, _: object) -> NoReturn:

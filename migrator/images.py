@@ -72,7 +72,7 @@ class ImageSender:
     """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for
     the answer.
 
-    Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts what left so far.
+    Owns the stream. Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts what left so far.
     """
 
     def __init__(self, images_dir: Path, stream: ssl.SSLSocket) -> None:
@@ -120,6 +120,8 @@ class ImageSender:
             self._error = PeerLost("the data plane", f"sending image files: {error}")
         except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread
             self._error = error
+        finally:
+            self._stream.close()
 
     def _send_new(self, prefix: str) -> int:
         """Send the bytes that files of this prefix have gained; returns how many."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import select
 import struct
 import threading
 from collections.abc import Callable
@@ -41,6 +43,30 @@ class ByteStream(Protocol):
         """How long read() waits for the first byte."""
 
     def close(self) -> None: ...
+
+
+class PipeStream:
+    """Two descriptors, standard input and output of an agent, as a ByteStream."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._timeout: float | None = None
+
+    def read(self, size: int) -> bytes:
+        if not select.select([self._read_fd], [], [], self._timeout)[0]:
+            raise TimeoutError
+        return os.read(self._read_fd, size)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._write_fd, view) :]
+
+    def set_timeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+
+    def close(self) -> None:
+        os.close(self._write_fd)
 
 
 class Channel:

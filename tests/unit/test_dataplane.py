@@ -1,0 +1,265 @@
+"""The data plane on loopback: TLS that accepts one peer alone, image files, rsync's two halves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+import threading
+
+import pytest
+
+from migrator import dataplane, images, rootfs
+from migrator.errors import MigrationError, PeerLost, ProtocolError
+from migrator.tls import Credentials
+
+
+class Pair:
+    """A listener and what connects to it; served streams go to *serve*, errors are kept."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = Credentials.make(), Credentials.make()
+        self.serve = lambda header, stream: None
+        self.errors: list[BaseException] = []
+        self.listener = dataplane.Listener(
+            "127.0.0.1", self.theirs.context(self.ours.certificate, server=True), self._serve
+        )
+
+    def _serve(self, header, stream):
+        try:
+            self.serve(header, stream)
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            self.errors.append(error)
+
+    def connect(self, kind="test", credentials=None):
+        context = (credentials or self.ours).context(self.theirs.certificate, server=False)
+        return dataplane.connect(
+            "127.0.0.1", self.listener.port, context, {"stream": kind}, _no_forward, "127.0.0.1"
+        )
+
+
+def _no_forward(address, port):
+    raise AssertionError("the direct way was there")
+
+
+@pytest.fixture
+def pair():
+    pair = Pair()
+    yield pair
+    pair.listener.close()
+
+
+def test_a_stream_begins_with_its_header(pair):
+    got, done = [], threading.Event()
+
+    def serve(header, stream):
+        got.append(header)
+        stream.sendall(b"!")
+        done.set()
+
+    pair.serve = serve
+    with pair.connect("rsync") as stream:
+        assert stream.recv(1) == b"!"
+    assert done.wait(5)
+    assert got == [{"stream": "rsync"}]
+
+
+def test_a_stranger_is_not_served(pair):
+    served = []
+    pair.serve = lambda header, stream: served.append(header)
+    stranger = Credentials.make()
+
+    def talk() -> bytes:
+        with pair.connect(credentials=stranger) as stream:
+            stream.settimeout(5)
+            return stream.recv(1)
+
+    # TLS 1.3: the client learns of the refusal only when it reads
+    with pytest.raises((PeerLost, OSError)):
+        assert talk() != b"", "closed without an alert"
+    assert served == []
+
+
+def test_a_listener_with_another_certificate_is_refused(pair):
+    context = pair.ours.context(Credentials.make().certificate, server=False)
+    with pytest.raises(PeerLost):
+        dataplane.connect("127.0.0.1", pair.listener.port, context, {}, _no_forward, "127.0.0.1")
+
+
+def test_an_unreachable_port_goes_through_the_forward(pair):
+    pair.serve = lambda header, stream: stream.sendall(b"!")
+    taken = []
+
+    def forward(address, port):
+        taken.append((address, port))
+        return socket.create_connection((address, port))
+
+    context = pair.ours.context(pair.theirs.certificate, server=False)
+    with dataplane.connect(
+        "127.0.0.1", pair.listener.port, context, {"stream": "x"}, forward, peer_address=""
+    ) as stream:
+        assert stream.recv(1) == b"!"
+    assert taken == [("127.0.0.1", pair.listener.port)]
+
+
+def send_images(pair, source, target):
+    pair.serve = lambda header, stream: images.receive_images(stream, target)
+    sender = images.ImageSender(source, pair.connect("images"))
+    sender.start()
+    return sender
+
+
+def test_images_arrive_while_they_are_written(pair, tmp_path):
+    source, target = tmp_path / "s", tmp_path / "t"
+    source.mkdir()
+    target.mkdir()
+    sender = send_images(pair, source, target)
+    content = os.urandom(3 << 20)
+    with (source / "pages-1.img").open("wb") as file:
+        for at in range(0, len(content), 700_001):
+            file.write(content[at : at + 700_001])
+            file.flush()
+    (source / "core-1.img").write_bytes(b"core")
+    (source / "empty.img").write_bytes(b"")
+    (source / "dump.log").write_bytes(b"stays")
+    assert sender.finish() == {"pages-1.img": len(content), "core-1.img": 4, "empty.img": 0}
+    assert images.sizes(target) == sender.finish()
+    assert (target / "pages-1.img").read_bytes() == content
+    assert not (target / "dump.log").exists()
+    assert sender.bytes_sent == len(content) + 4
+    assert all((target / name).stat().st_mode & 0o077 == 0 for name in images.sizes(target))
+
+
+def test_a_full_receiver_is_an_error_at_the_sender(pair, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "core-1.img").write_bytes(b"core")
+    sender = send_images(pair, tmp_path / "s", tmp_path / "not-there")
+    with pytest.raises(PeerLost):
+        sender.finish()
+    assert isinstance(pair.errors[0], FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", [b"../evil", b"/etc/x", b".hidden", b"a/b", b"a\0b"])
+def test_hostile_image_names_are_refused(pair, tmp_path, name):
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
+    with pair.connect() as stream:
+        stream.sendall(struct.pack(">HQI", len(name), 0, 1) + name + b"x")
+        stream.settimeout(5)
+        assert stream.recv(1) == b""
+    assert isinstance(pair.errors[0], ProtocolError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_with_a_gap_is_refused(pair, tmp_path):
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
+    with pair.connect() as stream:
+        stream.sendall(struct.pack(">HQI", 5, 4096, 1) + b"a.img" + b"x")
+        stream.settimeout(5)
+        assert stream.recv(1) == b""
+    assert "gap" in str(pair.errors[0])
+
+
+def test_an_existing_symlink_is_not_written_through(pair, tmp_path):
+    (tmp_path / "victim").write_text("safe")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.img").symlink_to(tmp_path / "victim")
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path / "d")
+    with pair.connect() as stream:
+        stream.sendall(struct.pack(">HQI", 5, 0, 1) + b"a.img" + b"x")
+        stream.settimeout(5)
+        assert stream.recv(1) == b""
+    assert (tmp_path / "victim").read_text() == "safe"
+
+
+@pytest.fixture
+def trees(tmp_path):
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    target.mkdir()
+    (source / "file").write_bytes(os.urandom(100_000))
+    (source / "dir with blank").mkdir()
+    (source / "dir with blank" / "x").write_text("x")
+    os.link(source / "file", source / "hard")
+    (source / "link").symlink_to("/etc")
+    return source, target
+
+
+@pytest.mark.needs_rsync
+def test_a_tree_arrives_whole_and_again_costs_little(pair, trees):
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target)
+    with pair.connect("rsync") as stream:
+        first = rootfs.push(source, stream)
+    assert (target / "file").read_bytes() == (source / "file").read_bytes()
+    assert (target / "file").stat().st_ino == (target / "hard").stat().st_ino
+    assert os.readlink(target / "link") == "/etc"
+    (source / "dir with blank" / "x").unlink()
+    with pair.connect("rsync") as stream:
+        second = rootfs.push(source, stream)
+    assert not (target / "dir with blank" / "x").exists()
+    assert second < 2000 < 100_000 < first
+
+
+@pytest.mark.needs_rsync
+def test_a_change_within_the_same_second_and_size_is_seen(pair, trees):
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target)
+    os.utime(source / "file", ns=(10**18, 10**18 + 1))
+    with pair.connect("rsync") as stream:
+        rootfs.push(source, stream)
+    content = os.urandom(100_000)
+    (source / "file").write_bytes(content)
+    os.utime(source / "file", ns=(10**18, 10**18 + 2))
+    with pair.connect("rsync") as stream:
+        rootfs.push(source, stream)
+    assert (target / "file").read_bytes() == content
+
+
+@pytest.mark.needs_rsync
+def test_named_files_are_sent_whatever_their_times(pair, trees):
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target)
+    os.utime(source / "file", ns=(10**18, 10**18))
+    with pair.connect("rsync") as stream:
+        rootfs.push(source, stream)
+    content = os.urandom(100_000)
+    (source / "file").write_bytes(content)
+    os.utime(source / "file", ns=(10**18, 10**18))
+    with pair.connect("rsync") as stream:
+        rootfs.push(source, stream, only=["file"])
+    assert (target / "file").read_bytes() == content
+
+
+@pytest.mark.needs_rsync
+def test_a_failing_far_half_is_rsyncs_own_words(pair, trees):
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target / "not-there")
+    with pair.connect("rsync") as stream, pytest.raises(MigrationError):
+        rootfs.push(source, stream)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"rsync --server --sender -logDtpr . .\n",
+        b"rsync --server -logDtpr --daemon . .\n",
+        b"rsync --server -logDtpr . /etc\n",
+        b"rsync --server -logDtpr --log-file=/etc/x . .\n",
+        b"rsync --server -logDtpr --backup-dir=/x . .\n",
+        b"sh -c id . .\n",
+    ],
+)
+def test_no_other_rsync_is_run_for_a_source(pair, tmp_path, line):
+    pair.serve = lambda header, stream: rootfs.serve(stream, tmp_path)
+    with pair.connect("rsync") as stream:
+        stream.sendall(line)
+        stream.settimeout(5)
+        assert stream.recv(1) == b""
+    assert isinstance(pair.errors[0], ProtocolError)
+
+
+def test_contexts_speak_tls_1_3_only(pair):
+    context = pair.ours.context(pair.theirs.certificate, server=False)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode is ssl.CERT_REQUIRED
