@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runtime import sysctl
+from runtime.mounts import parse_options
 from runtime.schema import Faults, child
 from runtime.spec_model import Device, Linux, Mount, Process, Spec
 
@@ -65,9 +66,10 @@ def _uts_names(value: Spec, faults: Faults) -> None:
 
 
 def _mount(mount: Mount, path: str, faults: Faults) -> None:
-    for index, option in enumerate(mount.options):
-        if option in ("idmap", "ridmap"):
-            faults.unsupported(f"{path}.options[{index}]", "idmapped mounts are not supported yet")
+    try:
+        parse_options(mount.options)
+    except ValueError as exc:
+        faults.unsupported(f"{path}.options", str(exc))
 
 
 def _linux(linux: Linux, faults: Faults) -> None:

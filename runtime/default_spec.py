@@ -1,0 +1,88 @@
+"""The config.json that `migrator spec` writes: a sound container to start from.
+
+With a time namespace, so that CLOCK_MONOTONIC goes on evenly when the container moves to another
+host (time_namespaces(7)); without a terminal, which is not supported yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+OCI_VERSION = "1.2.1"
+
+_CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
+
+# Files that tell of the host, or let a process touch it.
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup", "time")
+
+
+def default_spec() -> dict[str, Any]:
+    """A config.json for `sh` in the bundle's rootfs."""
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _process(),
+        "root": {"path": "rootfs", "readonly": True},
+        "hostname": "migrator",
+        "mounts": _mounts(),
+        "linux": {
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READONLY),
+        },
+    }
+
+
+def _process() -> dict[str, Any]:
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": ["sh"],
+        "env": [
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "TERM=xterm",
+        ],
+        "cwd": "/",
+        "capabilities": {
+            name: list(_CAPABILITIES) for name in ("bounding", "effective", "permitted")
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+        "noNewPrivileges": True,
+    }
+
+
+def _mounts() -> list[dict[str, Any]]:
+    safe = ("nosuid", "noexec", "nodev")
+    return [
+        _mount("/proc", "proc"),
+        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount(
+            "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"
+        ),
+        _mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=65536k", source="shm"),
+        _mount("/dev/mqueue", "mqueue", *safe),
+        _mount("/sys", "sysfs", *safe, "ro"),
+        # Becomes what the host has: one mount on v2, one for each controller on v1.
+        _mount("/sys/fs/cgroup", "cgroup", *safe, "relatime", "ro"),
+    ]
+
+
+def _mount(destination: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
+    mount: dict[str, Any] = {"destination": destination, "type": kind, "source": source or kind}
+    return mount | ({"options": list(options)} if options else {})
