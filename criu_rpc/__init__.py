@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         CriuTooOld,
         MissingFeature,
     )
-    from criu_rpc.features import MINIMUM_VERSION, Features, Version
+    from criu_rpc.features import Features, Version, minimum_version
     from criu_rpc.notify import Handler, Notification, Script, first_of
     from criu_rpc.options import (
         DumpOptions,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from criu_rpc.stats import DumpStats, RestoreStats
 
 __all__ = [
-    "MINIMUM_VERSION",
     "BadImages",
     "BadReply",
     "Criu",
@@ -63,6 +62,7 @@ __all__ = [
     "VethPair",
     "find_criu",
     "first_of",
+    "minimum_version",
 ]
 
 _HOMES = {
@@ -77,7 +77,7 @@ _HOMES = {
         "CriuTooOld",
         "MissingFeature",
     ),
-    "features": ("MINIMUM_VERSION", "Features", "Version"),
+    "features": ("Features", "Version", "minimum_version"),
     "notify": ("Handler", "Notification", "Script", "first_of"),
     "options": (
         "DumpOptions",

@@ -17,7 +17,7 @@ from typing import Any
 from criu_rpc import log, stats
 from criu_rpc.conversation import Conversation, spoken
 from criu_rpc.errors import CriuError, CriuRequestFailed, CriuTooOld, MissingFeature
-from criu_rpc.features import MINIMUM_VERSION, Features, Version
+from criu_rpc.features import Features, Version, minimum_version
 from criu_rpc.notify import Handler
 from criu_rpc.options import CommonOptions, DumpOptions, RestoreOptions, fill
 from criu_rpc.process import CriuProcess, find_criu
@@ -92,13 +92,13 @@ class Criu:
             )
         return self._version
 
-    def require(self, version: Version = MINIMUM_VERSION, *features: str) -> None:
-        """Raise CriuTooOld or MissingFeature unless CRIU is *version* and has *features*.
+    def require(self, *features: str) -> None:
+        """Raise CriuTooOld or MissingFeature unless CRIU suits the kernel and has *features*.
 
         features: names of fields of Features.
         """
-        if (found := self.version()) < version:
-            raise CriuTooOld(str(found), str(version))
+        if (found := self.version()) < (needed := minimum_version()):
+            raise CriuTooOld(str(found), str(needed))
         if features:
             has = self.features()
             if missing := tuple(name for name in features if not getattr(has, name)):

@@ -36,7 +36,7 @@ class CriuTooOld(CriuError):
     """The criu program is older than what the work needs."""
 
     def __init__(self, found: str, needed: str) -> None:
-        super().__init__(f"criu {found} is too old, {needed} or newer is needed")
+        super().__init__(f"criu {found} is too old for this kernel, {needed} or newer is needed")
         self.found, self.needed = found, needed
 
 

@@ -31,6 +31,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"ghost file .* increase limit", "raise it with --ghost-limit"),
         (r"Can't create link remap", "allow it with --link-remap"),
         (r"io_uring", "CRIU cannot move io_uring: have the program run without it"),
+        (r"Can't get 1:16 opt", "this criu is too old for this kernel"),
         (r"multipathtcp|MPTCP", "have the program run without multipath TCP"),
         (r"has bad (size|mode|build-ID)", "the root filesystem is not as it was when dumped"),
         (r"Can't fork for \d+: File exists|do not match expected", "that pid is taken here"),

@@ -21,6 +21,8 @@ from criu_rpc import (
     Script,
 )
 
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu]
+
 COUNTER = """
 import os, sys, time
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)

@@ -38,7 +38,7 @@ VERSION: list[Step] = [
         "reply": {
             "type": "VERSION",
             "success": True,
-            "version": {"major_number": 4, "minor_number": 1, "sublevel": 1},
+            "version": {"major_number": 4, "minor_number": 2, "sublevel": 1},
         }
     },
 ]
@@ -76,7 +76,7 @@ def heard(tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_version_is_asked_once_and_compares_as_numbers(fake: Starter) -> None:
     criu = fake(VERSION)
-    assert criu.version() == criu.version() == Version(4, 1, 1)
+    assert criu.version() == criu.version() == Version(4, 2, 1)
     assert Version(3, 17) < criu.version() < Version(4, 10)
 
 
@@ -101,7 +101,9 @@ def test_too_old_criu_is_refused_before_a_dump(fake: Starter, options: DumpOptio
             {"expect": "DUMP"},
         ]
     )
-    with pytest.raises(CriuTooOld, match=r"criu 3\.17\.1 is too old, 4\.1 or newer"):
+    with pytest.raises(
+        CriuTooOld, match=r"criu 3\.17\.1 is too old .*, 4\.\d or newer"
+    ):
         criu.dump(options)
 
 
@@ -115,7 +117,7 @@ def test_missing_features_are_named(fake: Starter) -> None:
         ]
     )
     with pytest.raises(MissingFeature, match=r"lacks mem_track, pidfd_store$"):
-        criu.require(Version(4, 1), "mem_track", "lazy_pages", "pidfd_store")
+        criu.require("mem_track", "lazy_pages", "pidfd_store")
 
 
 def test_notifications_reach_the_handler_in_order(

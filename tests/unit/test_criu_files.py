@@ -82,6 +82,14 @@ def test_unset_options_leave_crius_defaults_alone() -> None:
     assert [name for name in unset if opts.HasField(name)] == []
 
 
+@pytest.mark.parametrize(
+    ("kernel", "version"),
+    [("6.1.0-18-amd64", (4, 1)), ("6.15.9", (4, 1)), ("6.16.0-rc1", (4, 2)), ("7.0", (4, 2))],
+)
+def test_the_oldest_criu_depends_on_the_kernel(kernel: str, version: tuple[int, int]) -> None:
+    assert criu_rpc.minimum_version(kernel)[:2] == version
+
+
 LOG = """\
 (00.000010) Version: 4.1.1 (gitid 0)
 (00.000020) Warn  (criu/kerndat.c:1): something
@@ -147,9 +155,6 @@ def test_missing_or_damaged_statistics_are_zero(tmp_path: Path, content: bytes |
 
 def test_public_names_are_loaded_on_first_use() -> None:
     for name in criu_rpc.__all__:
-        assert getattr(criu_rpc, name).__module__.startswith("criu_rpc.") or name in (
-            "Handler",
-            "MINIMUM_VERSION",
-        )
+        assert getattr(criu_rpc, name).__module__.startswith("criu_rpc.") or name == "Handler"
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         criu_rpc.nonsense  # noqa: B018
