@@ -13,7 +13,7 @@ setup:  ## install what is missing and make .venv with the command in it
 	@tools/setup
 
 demo: setup  ## move a live Redis with a connected client between two hosts on this machine
-	@.venv/bin/migrator scenario run redis
+	@.venv/bin/migrator scenario run redis_live
 
 test: setup  ## run all tests: unit, one host, two hosts, injected faults
 	@$(pytest) $(levels)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 PREFIX = f"mig-test-{os.getpid():x}"
@@ -54,34 +55,33 @@ def mount_points() -> list[str]:
 
 
 def cgroups(ours: Callable[[str], bool]) -> list[Path]:
-    """The tests' own cgroups, on top of a hierarchy or below /migrator, children first."""
+    """The tests' own cgroups, on top of a hierarchy or below /migrator."""
     roots = [
         Path(line.split()[4])
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
         if line.partition(" - ")[2].startswith("cgroup")
     ]
     tops = [p for root in roots for below in ("*", "migrator/*") for p in root.glob(below)]
-    found = [p for p in tops if ours(p.name) and p.is_dir()]
-    return [Path(at) for top in found for at, _, _ in os.walk(top, topdown=False)]
+    return [p for p in tops if ours(p.name) and p.is_dir()]
 
 
-def remove_cgroup(cgroup: Path) -> None:
-    """Kill what is left in *cgroup*, frozen or not, and remove it."""
+def remove_cgroup(top: Path) -> None:
+    """Kill what is left in *top* and below, frozen or not, and remove them."""
     deadline = time.monotonic() + 5
-    while cgroup.exists() and time.monotonic() < deadline:
-        for pid in (cgroup / "cgroup.procs").read_text().split():
-            kill(int(pid))
-        for control, thawed in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-            if (cgroup / control).exists():
-                (cgroup / control).write_text(thawed)
-        try:
-            cgroup.rmdir()
-        except OSError:  # busy until the last of them has been reaped
-            time.sleep(0.02)
+    while top.exists() and time.monotonic() < deadline:
+        tree = [Path(at) for at, _, _ in os.walk(top)]
+        for cgroup in tree:  # parents first: nothing thaws below a frozen one
+            kill_in(cgroup)
+        for cgroup in reversed(tree):
+            with suppress(OSError):  # busy until the last of them has been reaped
+                cgroup.rmdir()
+        time.sleep(0.01)
 
 
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def kill_in(cgroup: Path) -> None:
+    for pid in (cgroup / "cgroup.procs").read_text().split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    for control, thawed in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        if (cgroup / control).exists():
+            (cgroup / control).write_text(thawed)
