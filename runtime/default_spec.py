@@ -73,7 +73,14 @@ def _mounts() -> list[dict[str, Any]]:
         _mount("/proc", "proc"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         _mount(
-            "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"
+            "/dev/pts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
         ),
         _mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=65536k", source="shm"),
         _mount("/dev/mqueue", "mqueue", *safe),

@@ -187,9 +187,10 @@ class SetupFailed(ContainerError):
 class HookFailed(ContainerError):
     """A hook could not be run, ended with a status other than 0, or took too long."""
 
-    def __init__(self, name: str, path: PathText, why: str) -> None:
-        super().__init__(f"{name} hook {path}: {why}")
+    def __init__(self, name: str, path: PathText, why: str, *, index: int = 0) -> None:
+        super().__init__(f"error running {name} hook #{index}: {path}: {why}")
         self.name = name
+        self.index = index
         self.path = path
         self.why = why
 

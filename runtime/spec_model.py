@@ -80,8 +80,8 @@ class Hook(NamedTuple):
     path: str
     #: args[0] too; empty: the path alone
     args: tuple[str, ...] = ()
-    #: None: not given
-    env: tuple[str, ...] | None = None
+    #: empty: the runtime's, or for startContainer the process's
+    env: tuple[str, ...] = ()
     timeout: int | None = None
 
 

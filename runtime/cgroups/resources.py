@@ -1,7 +1,7 @@
 """Translate linux.resources of the OCI runtime-spec into control files: pure, for v1 and for v2.
 
 Values arrive checked (runtime/fields.py). A 0 is a limit that is not given, as every runtime has
-it: no limit of 0 is of use, and callers fill in zeroes. -1 takes a limit away.
+it: callers fill in zeroes, and few limits of 0 are of use. -1 takes a limit away.
 OCI runtime-spec config-linux.md "Control groups"; kernel cgroup-v1/*.rst and cgroup-v2.rst.
 """
 
@@ -163,7 +163,8 @@ def _cpuset(cpu: Mapping[str, Any]) -> Iterator[Setting]:
 
 
 def _pids(pids: Mapping[str, Any]) -> Iterator[Setting]:
-    if limit := pids.get("limit"):
+    # Here 0 is a limit, says the specification since 1.3: no further process.
+    if (limit := pids.get("limit")) is not None:
         yield _one("pids", "pids.max", _or_max(limit), "pids.limit")
 
 
