@@ -1,0 +1,99 @@
+"""Which namespaces a container gets, and which it joins (namespaces(7), time_namespaces(7))."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from runtime.constants import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    NS_GET_NSTYPE,
+)
+from runtime.errors import SetupFailed
+from runtime.process.plan import NamespacePlan
+from runtime.spec_model import Namespace, TimeOffset
+
+
+class Kind(NamedTuple):
+    """A type of namespace: its flag for clone(2), and its name below /proc/PID/ns."""
+
+    flag: int
+    file: str
+
+
+# In the order in which they are joined.
+KINDS: Mapping[str, Kind] = {
+    "user": Kind(CLONE_NEWUSER, "user"),
+    "pid": Kind(CLONE_NEWPID, "pid"),
+    "network": Kind(CLONE_NEWNET, "net"),
+    "ipc": Kind(CLONE_NEWIPC, "ipc"),
+    "uts": Kind(CLONE_NEWUTS, "uts"),
+    "cgroup": Kind(CLONE_NEWCGROUP, "cgroup"),
+    "time": Kind(CLONE_NEWTIME, "time"),
+    "mount": Kind(CLONE_NEWNS, "mnt"),
+}
+
+
+def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> NamespacePlan:
+    """Say how init gets into *namespaces*.
+
+    Raises SetupFailed when a path to join is not a namespace of its type.
+    """
+    own = {each.type for each in namespaces if not each.path}
+    paths = {each.type: each.path for each in namespaces if each.path}
+    for kind, path in paths.items():
+        check_path(kind, path)
+    unshare = 0
+    for kind in own - {"pid"}:
+        unshare |= KINDS[kind].flag
+    return {
+        "join": [(paths[kind], KINDS[kind].flag) for kind in KINDS if kind in paths],
+        "unshare": unshare,
+        "clone": KINDS["pid"].flag if "pid" in own else 0,
+        "time_offsets": "".join(
+            f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items()
+        ),
+        "loopback": "network" in own,
+    }
+
+
+def check_path(kind: str, path: str) -> None:
+    """Raise SetupFailed unless *path* is a namespace of type *kind* (ioctl_nsfs(2))."""
+    step = f"joining {kind} namespace {path}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise SetupFailed(step, exc.strerror or str(exc)) from exc
+    try:
+        flag = fcntl.ioctl(fd, NS_GET_NSTYPE)
+    except OSError:
+        raise SetupFailed(step, "this file is not a namespace") from None
+    finally:
+        os.close(fd)
+    if flag != KINDS[kind].flag:
+        actual = next((name for name, each in KINDS.items() if each.flag == flag), "unknown")
+        raise SetupFailed(step, f"it is a {actual} namespace")
+
+
+def paths_of(pid: int) -> dict[str, str]:
+    """Every type of namespace, and where the namespace of process *pid* can be joined."""
+    return {name: f"/proc/{pid}/ns/{kind.file}" for name, kind in KINDS.items()}
+
+
+def different(pid: int) -> int:
+    """The CLONE_NEW* flags of the namespaces that process *pid* does not share with this one."""
+    flags = 0
+    for kind in KINDS.values():
+        theirs, ours = os.stat(f"/proc/{pid}/ns/{kind.file}"), os.stat(f"/proc/self/ns/{kind.file}")
+        if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+            flags |= kind.flag
+    return flags

@@ -1,0 +1,151 @@
+"""The first process of a container, from a fresh interpreter to the program (OCI runtime-spec create).
+
+Two processes run this: the first enters the namespaces and forks once, into the new pid namespace
+and as a child of the runtime (CLONE_PARENT); the second makes the filesystem and becomes the program.
+Both are single-threaded and import next to nothing: their start is most of the time of `run`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import devices, rootfs
+from runtime.constants import CLONE_PARENT
+from runtime.process import program
+from runtime.process.channel import FORKED, GO, MOUNTED, READY, Channel, ChannelClosed
+from runtime.process.steps import Steps, begin, seal
+from runtime.resolve import make_directory
+from runtime.syscalls import clone3, loopback_up, setdomainname, sethostname, setns, unshare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from runtime.process.plan import HookPlan, InitPlan, NamespacePlan, RootfsPlan
+
+
+def main(fd: int) -> None:
+    """Talk with the runtime on *fd* and become what it says; never returns."""
+    channel = Channel(fd)
+    step = begin(channel)
+    try:
+        plan: InitPlan = channel.receive_plan()
+        _enter_namespaces(plan["namespaces"], step)
+        with step("forking"):
+            pid = clone3(CLONE_PARENT | plan["namespaces"]["clone"])
+        if pid:
+            channel.send(FORKED, pid)
+            os._exit(0)
+        _become_container(plan, channel, step)
+    except ChannelClosed:
+        os._exit(1)  # the runtime has gone, and undoes what it can from its side
+    except BaseException as exc:  # noqa: BLE001 - nothing of ours may go on in a container
+        step.fail(exc)
+
+
+def _enter_namespaces(plan: NamespacePlan, step: Steps) -> None:
+    for path, flag in plan["join"]:
+        with step(f"joining namespace {path}"):
+            namespace_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            setns(namespace_fd, flag)
+            os.close(namespace_fd)
+    with step("making namespaces"):
+        unshare(plan["unshare"])
+    if plan["time_offsets"]:
+        with step("setting the clocks of the time namespace"):
+            _write("/proc/self/timens_offsets", plan["time_offsets"])
+    if plan["loopback"]:
+        with step("bringing up the loopback"):
+            loopback_up()
+
+
+def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
+    channel.receive(GO)
+    inherited_umask = os.umask(0)
+    with step("making a session"):
+        os.setsid()
+    with step("opening what the host has"):
+        if plan["start_container"]:
+            _import_hooks()  # there is nothing to import it from later
+        proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
+    _set_names(plan, step)
+    with step("setting kernel parameters"):
+        for path, value in plan["sysctl"].items():
+            _write(f"/proc/sys/{path}", value)
+    _make_root(plan, channel, step)
+    os.umask(inherited_umask)
+    ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
+    channel.send(READY)
+    channel.close()
+    with step("waiting for start"):
+        # Blocks until `start` opens it for reading; closed by exec, which tells `start` of success.
+        start_fd = os.open(f"self/fd/{fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    step.listener = Channel(start_fd)
+    _run_hooks("startContainer", plan["start_container"], plan, step)
+    with step("exec"):
+        ready.execute()
+
+
+def _set_names(plan: InitPlan, step: Steps) -> None:
+    with step("setting the host name"):
+        if plan["hostname"]:
+            sethostname(plan["hostname"])
+    with step("setting the domain name"):
+        if plan["domainname"]:
+            setdomainname(plan["domainname"])
+
+
+def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
+    root = plan["rootfs"]
+    with step("mounting the root filesystem"):
+        root_fd = rootfs.attach(root)
+    with step("mounting"):
+        filled_later = rootfs.mount_all(root_fd, root["mounts"])
+    with step("making the working directory"):
+        os.close(make_directory(root_fd, root["cwd"]))
+    with step("making devices"):
+        devices.make_nodes(root_fd, root["devices"])
+    with step("making links"):
+        devices.make_symlinks(root_fd, root["symlinks"])
+    channel.send(MOUNTED)
+    channel.receive(GO)
+    _run_hooks("createContainer", plan["create_container"], plan, step)
+    _close_root(root_fd, filled_later, root, step)
+
+
+def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: Steps) -> None:
+    with step("masking paths"):
+        rootfs.mask(root_fd, root["masked_paths"])
+    with step("making paths read-only"):
+        rootfs.make_readonly(root_fd, root["readonly_paths"])
+        rootfs.set_readonly(filled_later)
+    with step("changing the root"):
+        rootfs.pivot(root_fd, root)
+    seal()
+
+
+def _run_hooks(name: str, hooks: list[HookPlan], plan: InitPlan, step: Steps) -> None:
+    """Run *hooks* with the state as the container sees it: init's pid is that in here."""
+    if not hooks:
+        return
+    with step(f"{name} hook"):
+        container_hooks = _import_hooks()
+        container_hooks.run(name, hooks, plan["state"] | {"pid": os.getpid()})
+
+
+def _import_hooks() -> ModuleType:
+    from runtime.process import container_hooks  # noqa: PLC0415 - lazy: 60 ms, and seldom needed
+
+    return container_hooks
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as exc:
+        exc.filename = path
+        raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,49 @@
+"""A further process in a running container, from a fresh interpreter to the program (exec).
+
+As init: the first process enters the namespaces and forks, the second becomes the program. The
+filesystem it comes to belongs to the container, and so may be anything. setns(2), pidfd_open(2).
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.constants import CLONE_PARENT
+from runtime.process import program
+from runtime.process.channel import FORKED, GO, READY, Channel, ChannelClosed
+from runtime.process.steps import begin, seal
+from runtime.syscalls import clone3, setns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.process.plan import ExecPlan
+
+
+def main(fd: int) -> None:
+    """Talk with the runtime on *fd* and become what it says; never returns."""
+    channel = Channel(fd)
+    step = begin(channel)
+    try:
+        plan: ExecPlan = channel.receive_plan()
+        with step("opening what the host has"):
+            proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        seal()
+        with step("joining the container's namespaces"):
+            # All at once, of the process that the pidfd is: no pid can have been taken over.
+            setns(plan["pidfd"], plan["namespaces"])
+        with step("forking"):
+            pid = clone3(CLONE_PARENT)
+        if pid:
+            channel.send(FORKED, pid)
+            os._exit(0)
+        channel.receive(GO)
+        with step("making a session"):
+            os.setsid()
+        ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
+        channel.send(READY)
+        with step("exec"):
+            ready.execute()
+    except ChannelClosed:
+        os._exit(1)
+    except BaseException as exc:  # noqa: BLE001 - nothing of ours may go on in a container
+        step.fail(exc)

@@ -1,0 +1,191 @@
+"""The runtime's side of a process that it starts in a container: spawn, talk, hand over, or undo.
+
+The interpreter is started from a read-only clone of its mount, so that a container that gets hold of
+/proc/PID/exe cannot write to the host's python (CVE-2019-5736).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from _socket import AF_UNIX, SOCK_STREAM, socketpair
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
+from runtime.errors import ContainerError, HookFailed, SetupFailed
+from runtime.process.channel import FORKED, GO, Channel, ChannelClosed, Failed, UnexpectedMessage
+from runtime.process.stdio import Stdio
+from runtime.syscalls import mount_setattr, open_tree
+
+INIT = "init"
+JOIN = "join"
+
+_PACKAGES = str(Path(__file__).parents[2])
+_START = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from runtime.process.{} import main; main(int(sys.argv[2]))"
+)
+_STEP = "starting the container's process"
+_HOOK = " hook"
+
+
+class Launched:
+    """A process on its way into a container; as a context manager it is killed on an error.
+
+    First there is the fresh interpreter, *launcher_pid*; it forks the process that stays, *pid*, which
+    is a child of ours too, and ends.
+    """
+
+    def __init__(self, launcher_pid: int, channel: Channel) -> None:
+        self.launcher_pid = launcher_pid
+        self.channel = channel
+        #: 0 until it is there
+        self.pid = 0
+        self._launcher_fd = os.pidfd_open(launcher_pid)
+
+    @classmethod
+    def spawn(cls, module: str, stdio: Stdio, *, keep: tuple[int, ...] = ()) -> Self:
+        """Start the interpreter; it waits for its plan.
+
+        module: INIT or JOIN; keep: descriptors that it inherits under their numbers.
+        """
+        with ExitStack() as stack:
+            streams = _opened(stdio, stack)
+            ours, theirs = (end.detach() for end in socketpair(AF_UNIX, SOCK_STREAM))
+            stack.callback(os.close, theirs)
+            channel = Channel(ours)
+            try:
+                return cls(_spawn(module, streams, theirs, keep, stack), channel)
+            except OSError as exc:
+                channel.close()
+                raise SetupFailed(f"starting {sys.executable}", exc.strerror or str(exc)) from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.kill()
+        self.close()
+
+    def tell(self, plan: Any) -> int:
+        """Hand over the plan; return the pid of the process that stays, which waits for `go`."""
+        try:
+            self.channel.send_plan(plan)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended, and what it had to say can still be read
+        self._await_launcher()
+        (pid,) = self.receive(FORKED)
+        self.pid = int(pid)
+        _reap(self.launcher_pid)
+        self.launcher_pid = 0
+        return self.pid
+
+    def go(self) -> None:
+        """Let it do the next part."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.channel.send(GO)
+
+    def receive(self, expected: str) -> list[str]:
+        """Wait for the message *expected*; what it says instead, and its end, is raised."""
+        try:
+            return self.channel.receive(expected)
+        except Failed as exc:
+            raise failure(exc) from None
+        except UnexpectedMessage as exc:
+            raise SetupFailed(_STEP, str(exc)) from exc
+        except ChannelClosed:
+            raise SetupFailed(_STEP, self._how_it_ended()) from None
+
+    def await_exec(self) -> None:
+        """Wait until it has become the program."""
+        try:
+            self.channel.receive("exec")
+        except ChannelClosed:  # by exec
+            return
+        except Failed as exc:
+            raise failure(exc) from None
+
+    def kill(self) -> None:
+        """End whichever of both processes there is. Both are children of ours: no pid is reused."""
+        for pid in (self.launcher_pid, self.pid):
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                _reap(pid)
+        self.launcher_pid = self.pid = 0
+
+    def close(self) -> None:
+        """Hang up. A process that waits at the exec fifo does not mind, any other ends."""
+        self.channel.close()
+        if self._launcher_fd >= 0:
+            os.close(self._launcher_fd)
+            self._launcher_fd = -1
+
+    def _await_launcher(self) -> None:
+        """Wait until it says something or ends.
+
+        Killed between fork and message it would do neither: the process that it has forked keeps
+        the conversation open, and waits for us.
+        """
+        poll = select.poll()
+        poll.register(self.channel.fd, select.POLLIN)
+        poll.register(self._launcher_fd, select.POLLIN)
+        if self.channel.fd not in {fd for fd, _ in poll.poll()}:
+            raise SetupFailed(_STEP, self._how_it_ended())
+
+    def _how_it_ended(self) -> str:
+        pid, self.pid, self.launcher_pid = self.pid or self.launcher_pid, 0, 0
+        status = os.waitstatus_to_exitcode(_reap(pid))
+        if status == -signal.SIGKILL:
+            return "it was killed: is the memory limit too low to start in?"
+        if status < 0:
+            return f"it was ended by {signal.Signals(-status).name}"
+        return f"it ended with status {status}"
+
+
+def failure(failed: Failed) -> ContainerError:
+    """What init says failed, as the error that it is for a caller."""
+    if failed.step.endswith(_HOOK):
+        return HookFailed(failed.step.removesuffix(_HOOK), failed.path, failed.reason)
+    why = f"{failed.path}: {failed.reason}" if failed.path else failed.reason
+    return SetupFailed(failed.step, why)
+
+
+def _opened(stdio: Stdio, stack: ExitStack) -> list[int]:
+    try:
+        return stdio.open(stack)
+    except OSError as exc:
+        why = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)
+        raise SetupFailed("opening standard descriptors", why) from exc
+
+
+def _spawn(
+    module: str, streams: list[int], channel_fd: int, keep: tuple[int, ...], stack: ExitStack
+) -> int:
+    interpreter_fd = _sealed_interpreter()
+    stack.callback(os.close, interpreter_fd)
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+    # Onto itself: only takes away close-on-exec, in the child alone.
+    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (channel_fd, *keep)]
+    python = sys._base_executable
+    argv = [python, "-I", "-S", "-X", "utf8", "-c", _START.format(module), _PACKAGES, str(channel_fd)]
+    path = f"/proc/self/fd/{interpreter_fd}"
+    return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())
+
+
+def _sealed_interpreter() -> int:
+    """Our interpreter in a mount that nobody can write to, or make writable."""
+    fd = open_tree(AT_FDCWD, os.path.realpath(sys._base_executable))
+    mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
+    return fd
+
+
+def _reap(pid: int) -> int:
+    """The wait status of our child *pid*, once it has ended."""
+    _, status = os.waitpid(pid, 0)
+    return status

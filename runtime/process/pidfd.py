@@ -1,0 +1,58 @@
+"""A process held by descriptor: signalled and awaited without a thought of reused pids (pidfd_open(2))."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from runtime.state import State, is_alive
+
+
+@contextmanager
+def init_of(state: State) -> Iterator[int | None]:
+    """The pidfd of the container's init, None when it has ended."""
+    pidfd = _open(state)
+    try:
+        yield pidfd
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _open(state: State) -> int | None:
+    if not state.init_pid:
+        return None
+    try:
+        pidfd = os.pidfd_open(state.init_pid)
+    except ProcessLookupError:
+        return None
+    # Asked after opening: whatever the descriptor holds now had this pid then.
+    if is_alive(state.init_pid, state.init_start_time):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def send(pidfd: int, number: int) -> bool:
+    """Send a signal; False when the process has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def await_end(pidfd: int, timeout_s: float | None = None) -> bool:
+    """Wait until the process has ended; False after *timeout_s*."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+
+def reap(pid: int) -> None:
+    """Take the exit status of *pid* away if it is a child of ours that has ended."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,139 @@
+"""What init is told: plain data that marshal(3) carries from the runtime to the fresh interpreter.
+
+The runtime decides (mounts.plan, namespaces.plan, ...), init only acts; so every decision can be
+read and tested without a kernel. These classes exist for the type checker and for readers: init
+never imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+#: name, then None for an option without a value
+MountOption = tuple[str, str | None]
+
+
+class MountPlan(TypedDict):
+    """One mount inside the rootfs, in the order of the list."""
+
+    #: "bind", "remount", or the type of a filesystem
+    fstype: str
+    source: str
+    destination: str
+    #: of a bind: with the mounts below the source
+    recursive: bool
+    #: MOUNT_ATTR_*, of this mount alone
+    attr_set: int
+    attr_clr: int
+    #: MOUNT_ATTR_*, of this mount and those below it
+    recursive_set: int
+    recursive_clr: int
+    #: MS_SHARED and so on, each with whether it is meant for the mounts below too
+    propagation: list[tuple[int, bool]]
+    #: what the filesystem itself understands
+    options: list[MountOption]
+
+
+class DevicePlan(TypedDict):
+    """One device node."""
+
+    path: str
+    #: S_IFCHR, S_IFBLK or S_IFIFO and the permissions
+    mode: int
+    major: int
+    minor: int
+    uid: int
+    gid: int
+
+
+class RootfsPlan(TypedDict):
+    """The filesystem as the container sees it."""
+
+    path: str
+    readonly: bool
+    #: of the root mount; 0: private
+    propagation: int
+    propagation_recursive: bool
+    mounts: list[MountPlan]
+    devices: list[DevicePlan]
+    #: (what it points to, where it is)
+    symlinks: list[tuple[str, str]]
+    masked_paths: list[str]
+    readonly_paths: list[str]
+    #: made when it is missing
+    cwd: str
+
+
+class CapabilityPlan(TypedDict):
+    """The five sets of capabilities(7) as masks."""
+
+    bounding: int
+    effective: int
+    inheritable: int
+    permitted: int
+    ambient: int
+
+
+class ProcessPlan(TypedDict):
+    """The process that init becomes."""
+
+    args: list[str]
+    env: list[str]
+    cwd: str
+    uid: int
+    gid: int
+    additional_gids: list[int]
+    umask: int | None
+    capabilities: CapabilityPlan
+    #: (resource, soft, hard)
+    rlimits: list[tuple[int, int, int]]
+    no_new_privileges: bool
+    oom_score_adj: int | None
+    #: descriptors after the standard three that the process keeps
+    preserve_fds: int
+
+
+class NamespacePlan(TypedDict):
+    """The namespaces around the process."""
+
+    #: (path, CLONE_NEW*), in the order in which they can be joined
+    join: list[tuple[str, int]]
+    #: CLONE_NEW* that init leaves before it forks
+    unshare: int
+    #: CLONE_NEW* that its fork makes
+    clone: int
+    #: lines for /proc/self/timens_offsets
+    time_offsets: str
+    #: the network namespace is new: bring its loopback up
+    loopback: bool
+
+
+#: path, args, env, timeout: the fields of spec_model.Hook
+HookPlan = tuple[str, tuple[str, ...], tuple[str, ...] | None, int | None]
+
+
+class InitPlan(TypedDict):
+    """A new container, up to its process waiting at the exec fifo."""
+
+    namespaces: NamespacePlan
+    rootfs: RootfsPlan
+    hostname: str
+    domainname: str
+    #: path below /proc/sys -> value
+    sysctl: dict[str, str]
+    create_container: list[HookPlan]
+    start_container: list[HookPlan]
+    #: the OCI state that those hooks read; its pid is filled in
+    state: dict[str, Any]
+    exec_fifo: str
+    process: ProcessPlan
+
+
+class ExecPlan(TypedDict):
+    """A further process in a running container."""
+
+    #: of the container's init, as a pidfd that this process has inherited
+    pidfd: int
+    #: CLONE_NEW* of the namespaces that differ from the runtime's
+    namespaces: int
+    process: ProcessPlan

@@ -1,0 +1,99 @@
+"""From a checked spec to what init is told: see runtime/process/plan.py for the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from runtime import capabilities, devices, mounts, namespaces, rlimits, sysctl
+from runtime.errors import InvalidSpec, SetupFailed
+from runtime.process.plan import HookPlan, InitPlan, ProcessPlan, RootfsPlan
+from runtime.spec_model import Hook, Process, Spec
+from runtime.state import State, Status
+
+
+def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -> InitPlan:
+    """What the init of the container of *state* is to do.
+
+    Raises InvalidSpec or SetupFailed for what cannot be done here.
+    """
+    return {
+        "namespaces": namespaces.plan(spec.linux.namespaces, spec.linux.time_offsets),
+        "rootfs": _rootfs(spec, state),
+        "hostname": spec.hostname,
+        "domainname": spec.domainname,
+        "sysctl": {sysctl.file_name(name): value for name, value in spec.linux.sysctl.items()},
+        "create_container": _hooks(spec.hooks.create_container),
+        "start_container": _hooks(spec.hooks.start_container),
+        "state": state.oci(Status.CREATING),
+        "exec_fifo": str(exec_fifo),
+        "process": process_plan(spec.process, preserve_fds=preserve_fds),
+    }
+
+
+def process_plan(process: Process, *, preserve_fds: int) -> ProcessPlan:
+    """What a process in a container is to be."""
+    return {
+        "args": list(process.args),
+        "env": list(process.env),
+        "cwd": process.cwd,
+        "uid": process.user.uid,
+        "gid": process.user.gid,
+        "additional_gids": list(process.user.additional_gids),
+        "umask": process.user.umask,
+        "capabilities": _capabilities(process),
+        "rlimits": rlimits.plan(process.rlimits),
+        "no_new_privileges": process.no_new_privileges,
+        "oom_score_adj": process.oom_score_adj,
+        "preserve_fds": preserve_fds,
+    }
+
+
+def mount_table(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> mounts.MountTable:
+    """What is mounted in the container; its `binds` are what a checkpoint has to call external."""
+    namespace = spec.linux.namespace("cgroup")
+    return mounts.plan(
+        spec.mounts,
+        bundle=bundle,
+        cgroup_paths=cgroup_paths,
+        own_cgroup_namespace=namespace is not None and not namespace.path,
+    )
+
+
+def _rootfs(spec: Spec, state: State) -> RootfsPlan:
+    try:
+        table = mount_table(spec, state.bundle, state.cgroup_paths)
+    except ValueError as exc:
+        raise InvalidSpec(state.bundle / "config.json", [("mounts", str(exc))]) from None
+    nodes, links = devices.plan(spec.linux.devices, spec.mounts)
+    propagation, recursive = mounts.PROPAGATION.get(spec.linux.rootfs_propagation, (0, False))
+    return {
+        "path": str(state.rootfs),
+        "readonly": spec.root.readonly,
+        "propagation": propagation,
+        "propagation_recursive": recursive,
+        "mounts": table.mounts,
+        "devices": nodes,
+        "symlinks": links + table.symlinks,
+        "masked_paths": list(spec.linux.masked_paths),
+        "readonly_paths": list(spec.linux.readonly_paths),
+        "cwd": spec.process.cwd,
+    }
+
+
+def _hooks(hooks: Iterable[Hook]) -> list[HookPlan]:
+    return [(hook.path, hook.args, hook.env, hook.timeout) for hook in hooks]
+
+
+def _capabilities(process: Process) -> capabilities.CapabilityPlan:
+    try:
+        sets = capabilities.plan(process.capabilities)
+    except KeyError as exc:
+        fault = ("process.capabilities", f"{exc.args[0]} is not a capability of this kernel")
+        raise InvalidSpec("config.json", [fault]) from None
+    if names := capabilities.missing(sets, capabilities.available()):
+        raise SetupFailed(
+            "setting capabilities",
+            f"{', '.join(names)} cannot be had on this host: take it out of process.capabilities",
+        )
+    return sets

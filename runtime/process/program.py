@@ -1,0 +1,211 @@
+"""From init to the program of the container: its limits, user, capabilities, directory, and exec.
+
+The last steps of both a new container and an exec. Runs inside the container's namespaces with its
+root, so nothing here imports, and no path is trusted (CVE-2024-21626). execve(2), credentials(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from runtime import capabilities, rlimits
+from runtime.constants import (
+    PR_SET_DUMPABLE,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+)
+from runtime.resolve import is_null, open_in_root
+from runtime.syscalls import close_range_cloexec, default_signal, prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.process.plan import ProcessPlan
+    from runtime.process.steps import Steps
+
+_DEFAULT_PATH = "/bin:/usr/bin"  # execvp(3)
+_LAST_SIGNAL = 64
+_MAX_PASSWD_BYTES = 1 << 20
+
+
+class Program:
+    """What exec is called with, once everything else is done."""
+
+    def __init__(self, path: str, args: list[str], env: dict[str, str], preserve_fds: int) -> None:
+        self._path = path
+        self._args = args
+        self._env = env
+        self._preserve_fds = preserve_fds
+
+    def execute(self) -> None:
+        """Become the program; only returns by raising OSError."""
+        # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
+        for number in range(1, _LAST_SIGNAL + 1):
+            default_signal(number)
+        close_range_cloexec(3 + self._preserve_fds)
+        try:
+            os.execve(self._path, self._args, self._env)
+        except OSError as exc:
+            exc.filename = self._path
+            raise
+
+
+def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
+    """Take on everything of *plan* but the program itself.
+
+    proc_fd: the host's /proc, opened before this process came under the container's root: the one
+    inside may be anything.
+    """
+    with step("setting resource limits"):
+        rlimits.apply(plan["rlimits"])
+    with step("setting oom_score_adj"):
+        _set_oom_score_adj(plan["oom_score_adj"], proc_fd)
+    with step("preparing standard descriptors"):
+        for fd in (0, 1, 2):
+            _own_descriptor(fd, plan["uid"])
+    with step("changing to user"):
+        cwd_fd = _open_cwd_as_root(plan["cwd"])
+        _become_user(plan, proc_fd)
+    with step("changing directory"):
+        _change_directory(cwd_fd, plan["cwd"])
+    with step("setting capabilities"):
+        capabilities.apply(plan["capabilities"])
+    with step("setting no_new_privs"):
+        if plan["no_new_privileges"]:
+            prctl(PR_SET_NO_NEW_PRIVS, 1)
+    env = _environment(plan)
+    with step("exec"):
+        path = find_program(plan["args"][0], env.get("PATH") or _DEFAULT_PATH)
+    if plan["umask"] is not None:
+        os.umask(plan["umask"])
+    return Program(path, plan["args"], env, plan["preserve_fds"])
+
+
+def _set_oom_score_adj(value: int | None, proc_fd: int) -> None:
+    if value is not None:
+        fd = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        os.write(fd, str(value).encode())
+        os.close(fd)
+
+
+def _own_descriptor(fd: int, uid: int) -> None:
+    """Give the standard descriptor to the user, so that /dev/stdout can be opened by name.
+
+    The host's null device is exchanged for the container's: CRIU cannot restore the former, and
+    its owner must not change.
+    """
+    if is_null(fd):
+        _use_own_null(fd)
+        return
+    status = os.fstat(fd)
+    if uid in (0, status.st_uid):
+        return
+    try:
+        os.fchown(fd, uid, -1)
+    except OSError as exc:
+        # A read-only or foreign filesystem, or a kind of file that has no owner.
+        if exc.errno not in (errno.EROFS, errno.EPERM, errno.EINVAL):
+            raise
+
+
+def _use_own_null(fd: int) -> None:
+    access = os.O_RDONLY if fd == 0 else os.O_WRONLY
+    try:
+        null_fd = os.open("/dev/null", access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # none inside: the host's works as well, until a checkpoint
+    if is_null(null_fd):
+        os.dup2(null_fd, fd)
+    os.close(null_fd)
+
+
+def _open_cwd_as_root(cwd: str) -> int | None:
+    """The working directory; None where root may not enter it, as on some network filesystems.
+
+    No magic link is followed: /proc/self/fd/N would lead to a directory of the host.
+    """
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_in_root(root_fd, cwd, os.O_PATH | os.O_DIRECTORY)
+    except PermissionError:
+        return None
+    finally:
+        os.close(root_fd)
+
+
+def _change_directory(cwd_fd: int | None, cwd: str) -> None:
+    if cwd_fd is None:
+        cwd_fd = _open_cwd_as_root(cwd)
+        if cwd_fd is None:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), cwd)
+    os.fchdir(cwd_fd)
+    os.close(cwd_fd)
+
+
+def _become_user(plan: ProcessPlan, proc_fd: int) -> None:
+    capabilities.limit_bounding_set(plan["capabilities"]["bounding"], _last_capability(proc_fd))
+    prctl(PR_SET_KEEPCAPS, 1)
+    os.setgroups(plan["additional_gids"])
+    os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+    os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+    prctl(PR_SET_KEEPCAPS, 0)
+    # A change of user has set it to fs.suid_dumpable.
+    prctl(PR_SET_DUMPABLE, 0)
+
+
+def _last_capability(proc_fd: int) -> int:
+    fd = os.open("sys/kernel/cap_last_cap", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        return int(os.read(fd, 16))
+    finally:
+        os.close(fd)
+
+
+def _environment(plan: ProcessPlan) -> dict[str, str]:
+    pairs = (entry.partition("=") for entry in plan["env"])
+    env = {name: value for name, _, value in pairs}
+    if not env.get("HOME"):
+        env["HOME"] = _home_of(plan["uid"])
+    return env
+
+
+def _home_of(uid: int) -> str:
+    """The home directory that the container's /etc/passwd gives user *uid*, "/" where it has none."""
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return "/"
+    with open(fd, "rb") as file:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        text = file.read(_MAX_PASSWD_BYTES) if is_file else b""
+    for line in text.splitlines():
+        fields = line.split(b":")
+        if len(fields) > 5 and fields[2] == str(uid).encode():
+            return os.fsdecode(fields[5]) or "/"
+    return "/"
+
+
+def find_program(name: str, search: str) -> str:
+    """The path of program *name*, looked for as execvp(3) does; the user must be set already."""
+    if "/" in name:
+        _check_executable(name)
+        return name
+    denied = None
+    for directory in search.split(":"):
+        path = f"{directory or '.'}/{name}"
+        try:
+            _check_executable(path)
+        except PermissionError as exc:
+            denied = exc
+        except OSError:
+            continue
+        else:
+            return path
+    raise denied or OSError(errno.ENOENT, "executable file not found in $PATH", name)
+
+
+def _check_executable(path: str) -> None:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) or not os.access(path, os.X_OK, effective_ids=True):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)

@@ -1,0 +1,47 @@
+"""Resource limits of a process (getrlimit(2)). Part of what a container's init imports."""
+
+from __future__ import annotations
+
+from runtime.syscalls import prlimit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtime.spec_model import Rlimit
+
+# asm-generic/resource.h; the same on x86-64 and arm64.
+_NUMBERS = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+_NAMES = {number: name for name, number in _NUMBERS.items()}
+
+
+def plan(limits: Iterable[Rlimit]) -> list[tuple[int, int, int]]:
+    """(resource, soft, hard) of every limit."""
+    return [(_NUMBERS[limit.type], limit.soft, limit.hard) for limit in limits]
+
+
+def apply(limits: Iterable[tuple[int, int, int]]) -> None:
+    """Set the limits of this process; OSError names the one that was refused."""
+    for resource, soft, hard in limits:
+        try:
+            prlimit(0, resource, soft, hard)
+        except OSError as exc:
+            exc.filename = f"{_NAMES[resource]} to {soft}:{hard}"
+            raise

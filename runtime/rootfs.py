@@ -1,0 +1,297 @@
+"""Build a container's filesystem and make it the root (mount_namespaces(7), pivot_root(2)).
+
+Runs in init, in a mount namespace of its own. Mounts are made detached, with their final attributes,
+and attached to descriptors that were resolved inside the rootfs: no path of the rootfs is ever
+followed by name, and none is looked up twice. Imports no more than init can afford.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from runtime.constants import (
+    AT_FDCWD,
+    MNT_DETACH,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    MS_SHARED,
+    MS_SLAVE,
+    PROC_SUPER_MAGIC,
+)
+from runtime.resolve import (
+    is_directory,
+    is_null,
+    make_directory,
+    make_file,
+    open_in_root,
+    path_in_root,
+)
+from runtime.syscalls import (
+    fsconfig_create,
+    fsconfig_set,
+    fsmount,
+    fsopen,
+    fstatfs_type,
+    mount_setattr,
+    move_mount,
+    open_tree,
+    pivot_root,
+    umount2,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.process.plan import MountPlan, RootfsPlan
+
+_BIND = "bind"
+_REMOUNT = "remount"
+_TINY: dict[str, str | None] = {"nr_blocks": "1", "nr_inodes": "1"}
+# A symbolic link on the way to these would put the kernel's own files where nobody looks for them,
+# or leave the real /proc unmasked (CVE-2019-19921).
+_NO_SYMLINKS = ("proc", "sysfs")
+# What lxcfs and others show in place of the kernel's: harmless, none is written by a runtime.
+_PROC_FILES = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "sys/kernel/ns_last_pid",
+        "uptime",
+    )
+)
+
+
+def attach(plan: RootfsPlan) -> int:
+    """Mount the rootfs on itself, and return the descriptor of that mount, the later root."""
+    _receive_only(plan["propagation"], plan["path"])
+    rootfs_fd = os.open(plan["path"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root_fd = open_tree(rootfs_fd, "", recursive=True)
+    if plan["propagation"] != MS_SLAVE:
+        mount_setattr(root_fd, propagation=MS_PRIVATE, recursive=True)
+    move_mount(root_fd, rootfs_fd)
+    os.close(rootfs_fd)
+    return root_fd
+
+
+def _receive_only(propagation: int, rootfs: str) -> None:
+    """See that nothing that is mounted from here on shows up on the host.
+
+    For a shared rootfs the mounts stay shared with the host, so that its shared bind mounts are; only
+    the mount that the rootfs lies on is cut off, because pivot_root wants it so.
+    """
+    if propagation != MS_SHARED:
+        mount_setattr(AT_FDCWD, "/", propagation=MS_SLAVE, recursive=True)
+        return
+    path = rootfs
+    while True:
+        try:
+            return mount_setattr(AT_FDCWD, path, propagation=MS_PRIVATE)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL or path == "/":  # EINVAL: not the root of a mount
+                raise
+            path = os.path.dirname(path)
+
+
+def mount_all(root_fd: int, mounts: list[MountPlan]) -> list[int]:
+    """Make all *mounts*; return those that are to become read-only when they are filled."""
+    fill_first = []
+    for mount in mounts:
+        try:
+            mount_fd = _mount(root_fd, mount)
+        except OSError as exc:
+            exc.filename = _about(mount, exc.filename)
+            raise
+        if mount["attr_set"] & MOUNT_ATTR_RDONLY and _is_filled_later(mount):
+            fill_first.append(mount_fd)
+        else:
+            os.close(mount_fd)
+    return fill_first
+
+
+def _about(mount: MountPlan, path: str | None) -> str:
+    kind = mount["fstype"] if mount["fstype"] != _BIND else f"{mount['source']} (bind)"
+    detail = f" ({path})" if path and path not in (mount["destination"], mount["source"]) else ""
+    return f"{kind} on {mount['destination']}{detail}"
+
+
+def _is_filled_later(mount: MountPlan) -> bool:
+    """Whether device nodes, links or mount points are still to be made in it."""
+    return mount["fstype"] == "tmpfs" or os.path.normpath(mount["destination"]) == "/dev"
+
+
+def _mount(root_fd: int, mount: MountPlan) -> int:
+    if mount["fstype"] == _REMOUNT:
+        mount_fd = open_in_root(root_fd, mount["destination"])
+        _set_attributes(mount_fd, mount)
+    elif mount["fstype"] == _BIND:
+        mount_fd = _bind(root_fd, mount)
+    else:
+        mount_fd = _filesystem(root_fd, mount)
+    for propagation, recursive in mount["propagation"]:
+        mount_setattr(mount_fd, propagation=propagation, recursive=recursive)
+    return mount_fd
+
+
+def _set_attributes(mount_fd: int, mount: MountPlan) -> None:
+    below = (mount["recursive_set"], mount["recursive_clr"])
+    if any(below):
+        mount_setattr(mount_fd, attr_set=below[0], attr_clr=below[1], recursive=True)
+    own = (mount["attr_set"], mount["attr_clr"])
+    if any(own):
+        mount_setattr(mount_fd, attr_set=own[0], attr_clr=own[1])
+
+
+def _bind(root_fd: int, mount: MountPlan) -> int:
+    tree_fd = open_tree(AT_FDCWD, mount["source"], recursive=mount["recursive"])
+    if not mount["propagation"]:
+        mount_setattr(tree_fd, propagation=MS_PRIVATE, recursive=True)
+    _set_attributes(tree_fd, mount)
+    make = make_directory if is_directory(tree_fd) else make_file
+    _attach(root_fd, tree_fd, make(root_fd, mount["destination"]))
+    return tree_fd
+
+
+def _filesystem(root_fd: int, mount: MountPlan) -> int:
+    symlinks = mount["fstype"] not in _NO_SYMLINKS
+    options = dict(mount["options"])
+    if mount["fstype"] == "tmpfs" and "mode" not in options:
+        options |= _mode_of(root_fd, mount["destination"])
+    attributes = mount["attr_set"]
+    if _is_filled_later(mount):
+        attributes &= ~MOUNT_ATTR_RDONLY
+    mount_fd = _new_filesystem(mount["fstype"], mount["source"], options, attributes)
+    target_fd = make_directory(root_fd, mount["destination"], symlinks=symlinks)
+    _attach(root_fd, mount_fd, target_fd, is_proc=mount["fstype"] == "proc")
+    return mount_fd
+
+
+def _mode_of(root_fd: int, path: str) -> dict[str, str | None]:
+    """A tmpfs keeps the permissions of the directory that it covers."""
+    try:
+        fd = open_in_root(root_fd, path)
+    except FileNotFoundError:
+        return {}
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    os.close(fd)
+    return {"mode": f"{mode:o}"}
+
+
+def _new_filesystem(
+    fstype: str, source: str, options: dict[str, str | None], attributes: int
+) -> int:
+    fs_fd = fsopen(fstype)
+    try:
+        fsconfig_set(fs_fd, "source", source or fstype)
+        for name, value in options.items():
+            fsconfig_set(fs_fd, name, value)
+        fsconfig_create(fs_fd)
+        return fsmount(fs_fd, attributes)
+    except OSError as exc:
+        exc.strerror = _kernel_message(fs_fd) or exc.strerror
+        raise
+    finally:
+        os.close(fs_fd)
+
+
+def _kernel_message(fs_fd: int) -> str:
+    """What the kernel has to say of the configuration: lines such as "e tmpfs: Bad value for ..."."""
+    try:
+        lines = os.read(fs_fd, 1024).decode(errors="replace").splitlines()
+    except OSError:  # ENODATA: nothing
+        return ""
+    return "; ".join(line[2:] for line in lines)
+
+
+def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = False) -> None:
+    try:
+        if fstatfs_type(target_fd) == PROC_SUPER_MAGIC and not is_proc:
+            path = path_in_root(root_fd, target_fd)
+            if path not in _PROC_FILES:
+                raise OSError(errno.EPERM, f"it would cover {path} of the proc filesystem")
+        move_mount(mount_fd, target_fd)
+    except NotADirectoryError as exc:
+        raise OSError(exc.errno, "of source and destination one is a directory, the other not") from None
+    finally:
+        os.close(target_fd)
+
+
+def mask(root_fd: int, paths: list[str]) -> None:
+    """Make *paths* empty to look at: a directory by a read-only tmpfs, anything else by /dev/null."""
+    null_fd = _host_null()
+    for path in paths:
+        target_fd = _existing(root_fd, path)
+        if target_fd is None:
+            continue
+        if is_directory(target_fd):
+            mount_fd = _new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
+        else:
+            mount_fd = open_tree(null_fd, "")
+        mount_setattr(mount_fd, propagation=MS_PRIVATE)
+        _cover(mount_fd, target_fd)
+    os.close(null_fd)
+
+
+def make_readonly(root_fd: int, paths: list[str]) -> None:
+    """Mount *paths* read-only, with what is mounted below them."""
+    for path in paths:
+        target_fd = _existing(root_fd, path)
+        if target_fd is None:
+            continue
+        mount_fd = open_tree(target_fd, "", recursive=True)
+        mount_setattr(mount_fd, attr_set=MOUNT_ATTR_RDONLY, recursive=True)
+        _cover(mount_fd, target_fd)
+
+
+def _host_null() -> int:
+    """The host's /dev/null: that of the rootfs may be anything (CVE-2025-31133)."""
+    fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    if not is_null(fd):
+        raise OSError(errno.ENODEV, "it is not the null device", "/dev/null")
+    return fd
+
+
+def _existing(root_fd: int, path: str) -> int | None:
+    try:
+        return open_in_root(root_fd, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _cover(mount_fd: int, target_fd: int) -> None:
+    move_mount(mount_fd, target_fd)
+    os.close(target_fd)
+    os.close(mount_fd)
+
+
+def set_readonly(mount_fds: list[int]) -> None:
+    """Make mounts read-only that have been filled, and close their descriptors."""
+    for mount_fd in mount_fds:
+        mount_setattr(mount_fd, attr_set=MOUNT_ATTR_RDONLY)
+        os.close(mount_fd)
+
+
+def pivot(root_fd: int, plan: RootfsPlan) -> None:
+    """Make *root_fd* the root and working directory, and let go of the host's mounts."""
+    if plan["readonly"]:
+        mount_setattr(root_fd, attr_set=MOUNT_ATTR_RDONLY)
+    old_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fchdir(root_fd)
+    # The old root goes on top of the new one, where no directory has to be made for it.
+    pivot_root(".", ".")
+    os.fchdir(old_fd)
+    mount_setattr(AT_FDCWD, ".", propagation=MS_SLAVE, recursive=True)
+    umount2(".", MNT_DETACH)
+    os.chdir("/")
+    os.close(old_fd)
+    os.close(root_fd)
+    if plan["propagation"]:
+        recursive = plan["propagation_recursive"]
+        mount_setattr(AT_FDCWD, "/", propagation=plan["propagation"], recursive=recursive)
