@@ -1,0 +1,109 @@
+"""`migrator migrate`: move a running container to another host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from migrator.commands._common import Settings, id_argument, pass_settings, verb
+
+
+@verb()
+@id_argument
+@click.argument("destination", metavar="[USER@]HOST[:PORT]")
+@click.option(
+    "bridges", "--bridge", multiple=True, metavar="OLD=NEW", help="Bridge here = bridge there."
+)
+@click.option(
+    "rootfs_mode",
+    "--rootfs",
+    type=click.Choice(["sync", "shared"]),
+    default="sync",
+    show_default=True,
+    help="Move the root file system, or find it there on shared storage.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Bundle at the destination.  [default: the same path]",
+)
+@click.option(
+    "--agent",
+    default="migrator",
+    show_default=True,
+    metavar="COMMAND",
+    help="What migrator is called there.",
+)
+@click.option(
+    "ssh_config",
+    "-F",
+    "--ssh-config",
+    type=click.Path(path_type=Path),
+    help="In place of ~/.ssh/config and /etc/ssh/ssh_config.",
+)
+@click.option(
+    "-i", "--identity", type=click.Path(path_type=Path), help="Private key to log in with."
+)
+@click.option("--file-locks", is_flag=True, help="Move file locks too.")
+@click.option("--ext-unix-sk", is_flag=True, help="Allow unix sockets connected to outside.")
+@click.option(
+    "--link-remap",
+    is_flag=True,
+    help="Move files that are open but have no name any more by a link.",
+)
+@click.option(
+    "commit_wait_s",
+    "--commit-wait",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to ask again when the answer to the commit is lost.",
+)
+@click.option("as_json", "--json", is_flag=True, help="Print the report as JSON.")
+@pass_settings
+def command(
+    settings: Settings,
+    container_id: str,
+    destination: str,
+    bridges: tuple[str, ...],
+    as_json: bool,
+    agent: str,
+    ssh_config: Path | None,
+    identity: Path | None,
+    **options: object,
+) -> None:
+    """Move a running CONTAINER to another host, over SSH, and end it here.
+
+    It keeps its memory, its files, its addresses and its connections. Up to the moment when
+    the destination holds a complete copy of it, any failure leaves it running here; never do two
+    copies run.
+
+    \b
+    Exit status:
+      0  it runs at the destination          4  the destination cannot be reached
+      1  the request is wrong                5  it failed on the way; it runs on here
+      3  preflight found reasons against it  6  the outcome is unknown: migrator resolve
+
+    \b
+    Example:
+      migrator migrate redis1 root@beta --bridge br0=br7
+    """
+    from migrator.migrate import migrate
+    from migrator.plan import Destination, Plan, parse_bridges
+    from migrator.render import migration_progress, print_report
+
+    plan = Plan(
+        container=container_id,
+        root=settings.root,
+        criu=settings.criu,
+        destination=Destination.parse(
+            destination, agent=agent, ssh_config=ssh_config, identity=identity
+        ),
+        bridges=parse_bridges(bridges),
+        **options,  # type: ignore[arg-type]
+    )
+    with migration_progress(plan) as observer:
+        report = migrate(plan, observer)
+    print_report(report, as_json=as_json)
