@@ -42,6 +42,7 @@ _NR_FSMOUNT = 432
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
+_NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -123,6 +124,12 @@ def clone3(flags: int) -> int:
         c_long(_NR_CLONE3), ctypes.byref(args), c_size_t(ctypes.sizeof(args))
     )
     return _checked(pid)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Our own descriptor for what descriptor *fd* of the process *pidfd* leads to."""
+    call = (c_long(_NR_PIDFD_GETFD), c_int(pidfd), c_int(fd), c_uint(0))
+    return _checked(_syscall(*call))
 
 
 def openat2(dir_fd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
