@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from migrator.lab import cgroups, network, node, record, ssh
 from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, StepFailed
@@ -59,7 +60,7 @@ class Lab:
             _batch("tc", host, network.shape(UPLINK, rate))
         _record_of(self.name).with_bandwidth(rate).save(self.name)
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """What is up, as `lab status --json` prints it."""
         return {
             "name": self.name,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from migrator.lab import cgroups, init
 from migrator.lab.errors import StepFailed
-from migrator.lab.layout import Node
+from migrator.lab.layout import CLIENT, Node
 from migrator.lab.record import ProcessIdentity
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,8 @@ def start(node: Node, names: Mapping[str, str]) -> subprocess.Popen[bytes]:
     names: address -> name of every host, for the node's /etc/hosts.
     """
     cgroups.create(node.cgroup)
+    if node.name == CLIENT:
+        cgroups.allow_realtime(node.cgroup)
     root_files = [h.mount_point / node.cgroup / "cgroup.procs" for h in cgroups.hierarchies()]
     _make_directories(node, names)
     python = [shutil.which("python3", path=_SYSTEM_PATH) or sys.executable, "-I", "-S"]

@@ -1,0 +1,37 @@
+"""A story's result in words: what a reader wants to know first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_LABELS = {
+    "acknowledged_before": "writes acknowledged before it",
+    "acknowledged_after": "writes acknowledged after it",
+    "lost": "lost or changed, of all keys",
+    "connection": "the client's connection",
+    "ticks": "ticks counted",
+}
+
+
+def answers(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Label and answer, in the order in which they are to be read."""
+    noise = f"(of which the observer's own delay can be {facts['noise_ms']:.1f} ms)"
+    yield "longest silence", f"{facts['silence_ms']:.1f} ms {noise}"
+    for name, label in _LABELS.items():
+        if name in facts:
+            yield label, str(facts[name])
+    for host, copies in facts["copies"].items():
+        yield f"on {host}", f"{_copies(copies)}; listed: {_listed(facts['listed'][host])}"
+    migration = facts["migration"]
+    yield "frozen", f"{migration['downtime_ms']:.1f} ms"
+    mib = migration["bytes"] / (1 << 20)
+    yield "moved", f"{mib:.1f} MiB in {migration['total_ms'] / 1000:.2f} s, {facts['bandwidth']}"
+
+
+def _copies(count: int) -> str:
+    return {0: "not running", 1: "running"}.get(count, f"running {count} times")
+
+
+def _listed(containers: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({status})" for name, status in containers.items()) or "nothing"

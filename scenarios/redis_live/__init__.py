@@ -1,0 +1,1 @@
+"""A Redis with a connected client that writes moves, and no write is lost."""
