@@ -59,5 +59,5 @@ class ByMigrator:
 
     def remove(self, lab: Lab, workload: Workload) -> None:
         for host in lab.hosts:
-            host.run("migrator", "delete", "--force", workload.name)
+            host.run("migrator", "delete", "--force", workload.name, check=False)
             shutil.rmtree(bundle_on(host, workload.name), ignore_errors=True)
