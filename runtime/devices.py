@@ -1,4 +1,4 @@
-"""Device nodes and the links below /dev (OCI runtime-spec config-linux.md "Default Devices", mknod(2)).
+"""Device nodes and the links below /dev (OCI config-linux.md "Default Devices", mknod(2)).
 
 The plan is made by the runtime, the rest is part of what init imports.
 """
@@ -42,7 +42,7 @@ _SYMLINKS = (
 def plan(
     devices: Iterable[Device], mounts: Iterable[Mount]
 ) -> tuple[list[DevicePlan], list[tuple[str, str]]]:
-    """The nodes to make and the links below /dev; none of either where /dev is bound from the host."""
+    """The nodes to make and the links below /dev; none where /dev is bound from the host."""
     if any(_is_bound_dev(mount) for mount in mounts):
         return [], []
     nodes: dict[str, DevicePlan] = {

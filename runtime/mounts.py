@@ -28,7 +28,7 @@ from runtime.constants import (
     MS_UNBINDABLE,
 )
 from runtime.process.plan import MountOption, MountPlan
-from runtime.spec_model import Mount
+from runtime.spec_model import Mount, Spec
 
 BIND = "bind"
 REMOUNT = "remount"
@@ -170,6 +170,17 @@ def plan(
         else:
             _legacy(table, mount, options, cgroup_paths)
     return table
+
+
+def of_spec(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> MountTable:
+    """What is mounted in the container that *spec*, of *bundle*, describes."""
+    namespace = spec.linux.namespace("cgroup")
+    return plan(
+        spec.mounts,
+        bundle=bundle,
+        cgroup_paths=cgroup_paths,
+        own_cgroup_namespace=namespace is not None and not namespace.path,
+    )
 
 
 def _is_bind(mount: Mount, options: Options) -> bool:

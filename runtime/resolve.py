@@ -34,7 +34,7 @@ def make_directory(root_fd: int, path: str, *, symlinks: bool = True) -> int:
 
 
 def make_file(root_fd: int, path: str) -> int:
-    """Open *path*, whatever it is; a missing one is made an empty file, in directories as needed."""
+    """Open *path*, whatever it is; a missing one is made, an empty file in new directories."""
     return _make_file(root_fd, path, _MAX_LINKS)
 
 

@@ -1,8 +1,8 @@
 """Build a container's filesystem and make it the root (mount_namespaces(7), pivot_root(2)).
 
-Runs in init, in a mount namespace of its own. Mounts are made detached, with their final attributes,
-and attached to descriptors that were resolved inside the rootfs: no path of the rootfs is ever
-followed by name, and none is looked up twice. Imports no more than init can afford.
+Runs in init, in a mount namespace of its own. Mounts are made detached, with their final
+attributes, and attached to descriptors that were resolved inside the rootfs: no path of the rootfs
+is ever followed by name, and none is looked up twice. Imports no more than init can afford.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def attach(plan: RootfsPlan) -> int:
 def _receive_only(propagation: int, rootfs: str) -> None:
     """See that nothing that is mounted from here on shows up on the host.
 
-    For a shared rootfs the mounts stay shared with the host, so that its shared bind mounts are; only
-    the mount that the rootfs lies on is cut off, because pivot_root wants it so.
+    For a shared rootfs the mounts stay shared with the host, so that its shared bind mounts are;
+    only the mount that the rootfs lies on is cut off, because pivot_root wants it so.
     """
     if propagation != MS_SHARED:
         mount_setattr(AT_FDCWD, "/", propagation=MS_SLAVE, recursive=True)
@@ -202,7 +202,7 @@ def _new_filesystem(
 
 
 def _kernel_message(fs_fd: int) -> str:
-    """What the kernel has to say of the configuration: lines such as "e tmpfs: Bad value for ..."."""
+    """What the kernel says of the configuration: lines such as "e tmpfs: Bad value for ..."."""
     try:
         lines = os.read(fs_fd, 1024).decode(errors="replace").splitlines()
     except OSError:  # ENODATA: nothing
@@ -218,13 +218,15 @@ def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = Fals
                 raise OSError(errno.EPERM, f"it would cover {path} of the proc filesystem")
         move_mount(mount_fd, target_fd)
     except NotADirectoryError as exc:
-        raise OSError(exc.errno, "of source and destination one is a directory, the other not") from None
+        raise OSError(
+            exc.errno, "either source or destination is a directory, not both"
+        ) from None
     finally:
         os.close(target_fd)
 
 
 def mask(root_fd: int, paths: list[str]) -> None:
-    """Make *paths* empty to look at: a directory by a read-only tmpfs, anything else by /dev/null."""
+    """Make *paths* empty to look at: a directory by a read-only tmpfs, else by /dev/null."""
     null_fd = _host_null()
     for path in paths:
         target_fd = _existing(root_fd, path)

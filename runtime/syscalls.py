@@ -1,19 +1,30 @@
-"""System calls that the os module of Python 3.11 lacks: small functions named as in section 2 of the manual.
+"""System calls that the os module of Python 3.11 lacks: functions named as in the manual pages.
 
-Each raises OSError with errno, and with the path where there is one. Part of what a container's init
-imports, where every millisecond counts for `run`: ctypes and os only.
+Each raises OSError with errno, and with the path where there is one. Part of what a container's
+init imports, where every millisecond counts for `run`: ctypes and os only.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_char, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_uint32, c_uint64, c_ulong, c_void_p
+from ctypes import (
+    c_char,
+    c_char_p,
+    c_int,
+    c_long,
+    c_short,
+    c_size_t,
+    c_uint,
+    c_uint32,
+    c_uint64,
+    c_ulong,
+    c_void_p,
+)
 
 from runtime.constants import (
     AF_INET,
     AT_EMPTY_PATH,
-    AT_FDCWD,
     AT_RECURSIVE,
     CAPABILITY_VERSION_3,
     CLOSE_RANGE_CLOEXEC,
@@ -116,8 +127,8 @@ def setns(fd: int, nstype: int) -> None:
 def clone3(flags: int) -> int:
     """Fork with *flags*: 0 in the child, its pid in the caller. Only for a single-threaded process.
 
-    Neither libc's nor Python's fork handlers run. PyDLL keeps the interpreter lock over the call: one
-    holder goes in, and in each of both processes one holder comes out.
+    Neither libc's nor Python's fork handlers run. PyDLL keeps the interpreter lock over the call:
+    one holder goes in, and in each of both processes one holder comes out.
     """
     args = _CloneArgs(flags=flags)
     pid = ctypes.PyDLL(None, use_errno=True).syscall(
@@ -158,9 +169,7 @@ def move_mount(mount_fd: int, target_fd: int) -> None:
     """Attach the detached mount *mount_fd* on the file or directory *target_fd*."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     _checked(
-        _syscall(
-            c_long(_NR_MOVE_MOUNT), c_int(mount_fd), b"", c_int(target_fd), b"", c_uint(flags)
-        )
+        _syscall(c_long(_NR_MOVE_MOUNT), c_int(mount_fd), b"", c_int(target_fd), b"", c_uint(flags))
     )
 
 
@@ -173,7 +182,7 @@ def mount_setattr(
     propagation: int = 0,
     recursive: bool = False,
 ) -> None:
-    """Change the attributes or the propagation of the mount whose root is at *path* below *dir_fd*."""
+    """Change attributes or propagation of the mount whose root is at *path* below *dir_fd*."""
     attr = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation)
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
     size = c_size_t(ctypes.sizeof(attr))
@@ -231,7 +240,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def fstatfs_type(fd: int) -> int:
-    """The magic number of the filesystem that *fd* lies on (f_type, the first word of statfs(2))."""
+    """The magic number of the filesystem that *fd* lies on: f_type, first of struct statfs."""
     buffer = (c_ulong * 64)()
     _checked(_libc.fstatfs(fd, buffer))
     return int(buffer[0])
@@ -251,13 +260,11 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set three of this thread's capability sets, each a mask of 64 bits."""
     header = _CapHeader(version=CAPABILITY_VERSION_3, pid=0)
-    data = (_CapData * 2)(
-        *(
-            (effective >> shift & 0xFFFF_FFFF, permitted >> shift & 0xFFFF_FFFF,
-             inheritable >> shift & 0xFFFF_FFFF)
-            for shift in (0, 32)
-        )
+    words = (
+        _CapData(*(bits >> shift & 0xFFFF_FFFF for bits in (effective, permitted, inheritable)))
+        for shift in (0, 32)
     )
+    data = (_CapData * 2)(*words)
     _checked(_libc.capset(ctypes.byref(header), data))
 
 

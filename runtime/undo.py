@@ -19,9 +19,7 @@ class Undo(ExitStack):
     One that fails itself is logged and noted on the first error, which goes on.
     """
 
-    def on_error(
-        self, function: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs
-    ) -> None:
+    def on_error(self, function: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
         """Call *function* when the block is left by an exception."""
 
         def leave(

@@ -18,6 +18,6 @@ if TYPE_CHECKING:
 def run(name: str, plans: list[HookPlan], state: dict[str, Any]) -> None:
     """Run the hooks called *name*; a failure is an OSError that names the hook's path."""
     try:
-        hooks.run(name, [Hook(*plan) for plan in plans], state)
+        hooks.run(name, [Hook._make(plan) for plan in plans], state)
     except HookFailed as exc:
         raise OSError(0, exc.why, str(exc.path)) from exc

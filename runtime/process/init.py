@@ -1,7 +1,7 @@
-"""The first process of a container, from a fresh interpreter to the program (OCI runtime-spec create).
+"""The first process of a container, from a fresh interpreter to the program.
 
-Two processes run this: the first enters the namespaces and forks once, into the new pid namespace
-and as a child of the runtime (CLONE_PARENT); the second makes the filesystem and becomes the program.
+Two processes run this: the first enters the namespaces and forks once, into the pid namespace and
+as a child of the runtime (CLONE_PARENT); the second makes the filesystem and becomes the program.
 Both are single-threaded and import next to nothing: their start is most of the time of `run`.
 """
 

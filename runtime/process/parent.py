@@ -1,7 +1,7 @@
 """The runtime's side of a process that it starts in a container: spawn, talk, hand over, or undo.
 
-The interpreter is started from a read-only clone of its mount, so that a container that gets hold of
-/proc/PID/exe cannot write to the host's python (CVE-2019-5736).
+The interpreter is started from a read-only clone of its mount, so that a container that gets hold
+of /proc/PID/exe cannot write to the host's python (CVE-2019-5736).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _HOOK = " hook"
 class Launched:
     """A process on its way into a container; as a context manager it is killed on an error.
 
-    First there is the fresh interpreter, *launcher_pid*; it forks the process that stays, *pid*, which
-    is a child of ours too, and ends.
+    First there is the fresh interpreter, *launcher_pid*; it forks the process that stays, *pid*,
+    which is a child of ours too, and ends.
     """
 
     def __init__(self, launcher_pid: int, channel: Channel) -> None:
@@ -74,10 +74,10 @@ class Launched:
 
     def tell(self, plan: Any) -> int:
         """Hand over the plan; return the pid of the process that stays, which waits for `go`."""
-        try:
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # what it had to say can still be read
             self.channel.send_plan(plan)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has ended, and what it had to say can still be read
         self._await_launcher()
         (pid,) = self.receive(FORKED)
         self.pid = int(pid)
@@ -172,15 +172,30 @@ def _spawn(
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     # Onto itself: only takes away close-on-exec, in the child alone.
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (channel_fd, *keep)]
-    python = sys._base_executable
-    argv = [python, "-I", "-S", "-X", "utf8", "-c", _START.format(module), _PACKAGES, str(channel_fd)]
+    python = _interpreter()
+    argv = [
+        python,
+        "-I",
+        "-S",
+        "-X",
+        "utf8",
+        "-c",
+        _START.format(module),
+        _PACKAGES,
+        str(channel_fd),
+    ]
     path = f"/proc/self/fd/{interpreter_fd}"
     return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())
 
 
+def _interpreter() -> str:
+    """The python below the virtual environment: of the same version, so marshal(3) is the same."""
+    return str(getattr(sys, "_base_executable", sys.executable))
+
+
 def _sealed_interpreter() -> int:
     """Our interpreter in a mount that nobody can write to, or make writable."""
-    fd = open_tree(AT_FDCWD, os.path.realpath(sys._base_executable))
+    fd = open_tree(AT_FDCWD, os.path.realpath(_interpreter()))
     mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
     return fd
 

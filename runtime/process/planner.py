@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from runtime import capabilities, devices, mounts, namespaces, rlimits, sysctl
 from runtime.errors import InvalidSpec, SetupFailed
-from runtime.process.plan import HookPlan, InitPlan, ProcessPlan, RootfsPlan
+from runtime.process.plan import (
+    CapabilityPlan,
+    ExecPlan,
+    HookPlan,
+    InitPlan,
+    ProcessPlan,
+    RootfsPlan,
+)
 from runtime.spec_model import Hook, Process, Spec
 from runtime.state import State, Status
 
@@ -27,11 +34,20 @@ def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -
         "start_container": _hooks(spec.hooks.start_container),
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
-        "process": process_plan(spec.process, preserve_fds=preserve_fds),
+        "process": _process(spec.process, preserve_fds=preserve_fds),
     }
 
 
-def process_plan(process: Process, *, preserve_fds: int) -> ProcessPlan:
+def exec_plan(process: Process, *, pidfd: int, namespaces: int, preserve_fds: int) -> ExecPlan:
+    """What a further process is to do."""
+    return {
+        "pidfd": pidfd,
+        "namespaces": namespaces,
+        "process": _process(process, preserve_fds=preserve_fds),
+    }
+
+
+def _process(process: Process, *, preserve_fds: int) -> ProcessPlan:
     """What a process in a container is to be."""
     return {
         "args": list(process.args),
@@ -49,20 +65,9 @@ def process_plan(process: Process, *, preserve_fds: int) -> ProcessPlan:
     }
 
 
-def mount_table(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> mounts.MountTable:
-    """What is mounted in the container; its `binds` are what a checkpoint has to call external."""
-    namespace = spec.linux.namespace("cgroup")
-    return mounts.plan(
-        spec.mounts,
-        bundle=bundle,
-        cgroup_paths=cgroup_paths,
-        own_cgroup_namespace=namespace is not None and not namespace.path,
-    )
-
-
 def _rootfs(spec: Spec, state: State) -> RootfsPlan:
     try:
-        table = mount_table(spec, state.bundle, state.cgroup_paths)
+        table = mounts.of_spec(spec, state.bundle, state.cgroup_paths)
     except ValueError as exc:
         raise InvalidSpec(state.bundle / "config.json", [("mounts", str(exc))]) from None
     nodes, links = devices.plan(spec.linux.devices, spec.mounts)
@@ -85,7 +90,7 @@ def _hooks(hooks: Iterable[Hook]) -> list[HookPlan]:
     return [(hook.path, hook.args, hook.env, hook.timeout) for hook in hooks]
 
 
-def _capabilities(process: Process) -> capabilities.CapabilityPlan:
+def _capabilities(process: Process) -> CapabilityPlan:
     try:
         sets = capabilities.plan(process.capabilities)
     except KeyError as exc:

@@ -171,7 +171,7 @@ def _environment(plan: ProcessPlan) -> dict[str, str]:
 
 
 def _home_of(uid: int) -> str:
-    """The home directory that the container's /etc/passwd gives user *uid*, "/" where it has none."""
+    """The home directory that the container's /etc/passwd gives *uid*, "/" where it has none."""
     try:
         fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

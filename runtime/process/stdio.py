@@ -12,7 +12,11 @@ from typing import Self
 #: a descriptor of this process, a file to open, or None for /dev/null
 Stream = int | Path | None
 
-_ACCESS = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+_ACCESS = (
+    os.O_RDONLY,
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+)
 _FILE_MODE = 0o600
 
 

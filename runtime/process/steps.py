@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         def send(self, kind: str, *fields: str | int) -> None: ...
 
 
+_SIGINT = 2
+
+
 class Steps:
     """`with step("changing directory"): ...`, with the same object for one step after the other."""
 
@@ -44,7 +47,7 @@ class Steps:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Say what failed, and end this process at once: nothing of ours may run on in a container."""
+        """Say what failed, and end this process at once: nothing of ours runs on in a container."""
         path, number, reason = "", 0, f"{type(error).__name__}: {error}"
         if isinstance(error, OSError):
             path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
@@ -56,10 +59,9 @@ class Steps:
 
 
 def begin(channel: Listener) -> Steps:
-    """What each interpreter of ours does first: nobody may read or trace it, no signal is caught."""
+    """What each interpreter of ours does first: nobody may trace it, and it catches no signal."""
     prctl(PR_SET_DUMPABLE, 0)
-    for number in _PYTHON_CATCHES:
-        default_signal(number)
+    default_signal(_SIGINT)  # Python would raise KeyboardInterrupt
     return Steps(channel)
 
 

@@ -1,12 +1,12 @@
-"""A process held by descriptor: signalled and awaited without a thought of reused pids (pidfd_open(2))."""
+"""A process held by descriptor, so that no reused pid is ever signalled (pidfd_open(2))."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from runtime.state import State, is_alive
 
@@ -56,3 +56,16 @@ def reap(pid: int) -> None:
     """Take the exit status of *pid* away if it is a child of ours that has ended."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def send_all(processes: Callable[[], list[int]], number: int) -> None:
+    """Send a signal to each of *processes*, asked twice: what is still there is held by then."""
+    with ExitStack() as stack:
+        held = {}
+        for pid in processes():
+            with suppress(ProcessLookupError):
+                held[pid] = os.pidfd_open(pid)
+                stack.callback(os.close, held[pid])
+        for pid in processes():
+            if pid in held:
+                send(held[pid], number)

@@ -1,0 +1,113 @@
+"""One container on one host: a full OCI runtime core as a Python package.
+
+Names are loaded when first used: a container's init imports a few modules of this package, and
+whatever else this file imported would be part of the time that a container takes to start.
+"""
+
+# What the interpreter of a container's init cannot afford is not imported here: typing, importlib.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.container import Container
+    from runtime.errors import (
+        BundleError,
+        CgroupError,
+        CheckpointFailed,
+        ContainerBusy,
+        ContainerError,
+        ContainerExists,
+        CorruptState,
+        HookFailed,
+        InvalidId,
+        InvalidNetwork,
+        InvalidSpec,
+        NetworkError,
+        NoSuchContainer,
+        NotPaused,
+        NotRunning,
+        Paused,
+        RestoreFailed,
+        SetupFailed,
+        StillRunning,
+        UnsupportedField,
+        WrongStatus,
+    )
+    from runtime.network.models import Network, Networks, Route
+    from runtime.process.stdio import Stdio
+    from runtime.spec_model import Process, Spec
+    from runtime.state import State, Status
+
+_MODULES = {
+    "Container": "container",
+    "Stdio": "process.stdio",
+    "State": "state",
+    "Status": "state",
+    "Spec": "spec_model",
+    "Process": "spec_model",
+    "Networks": "network.models",
+    "Network": "network.models",
+    "Route": "network.models",
+    "ContainerError": "errors",
+    "BundleError": "errors",
+    "CgroupError": "errors",
+    "CheckpointFailed": "errors",
+    "ContainerBusy": "errors",
+    "ContainerExists": "errors",
+    "CorruptState": "errors",
+    "HookFailed": "errors",
+    "InvalidId": "errors",
+    "InvalidNetwork": "errors",
+    "InvalidSpec": "errors",
+    "NetworkError": "errors",
+    "NoSuchContainer": "errors",
+    "NotPaused": "errors",
+    "NotRunning": "errors",
+    "Paused": "errors",
+    "RestoreFailed": "errors",
+    "SetupFailed": "errors",
+    "StillRunning": "errors",
+    "UnsupportedField": "errors",
+    "WrongStatus": "errors",
+}
+
+__all__ = [
+    "BundleError",
+    "CgroupError",
+    "CheckpointFailed",
+    "Container",
+    "ContainerBusy",
+    "ContainerError",
+    "ContainerExists",
+    "CorruptState",
+    "HookFailed",
+    "InvalidId",
+    "InvalidNetwork",
+    "InvalidSpec",
+    "Network",
+    "NetworkError",
+    "Networks",
+    "NoSuchContainer",
+    "NotPaused",
+    "NotRunning",
+    "Paused",
+    "Process",
+    "RestoreFailed",
+    "Route",
+    "SetupFailed",
+    "Spec",
+    "State",
+    "Status",
+    "Stdio",
+    "StillRunning",
+    "UnsupportedField",
+    "WrongStatus",
+]
+
+
+def __getattr__(name: str) -> "Any":
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - lazy: not for a container's init
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,276 @@
+"""One container on this host, by its id: the verbs of an OCI runtime and what libcontainer adds.
+
+Each verb asks the kernel for the status first, and holds the container's lock where it changes
+something. OCI runtime-spec runtime.md "Operations".
+"""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from runtime import pidfd
+from runtime.errors import ContainerError, NotPaused, NotRunning, Paused
+from runtime.state import State, Status, check_id, derive_status, lock
+
+if TYPE_CHECKING:
+    from runtime.cgroups import CgroupManager
+    from runtime.network import Networks
+    from runtime.process.stdio import Stdio
+    from runtime.spec_model import Process, Spec
+
+
+class Container:
+    """A container that exists; get one by `create` or `load`."""
+
+    def __init__(self, root: Path, state: State) -> None:
+        self.root = root
+        self.state = state
+
+    @classmethod
+    def load(cls, root: Path, container_id: str) -> Self:
+        """The container of that id below the state root; NoSuchContainer, CorruptState."""
+        return cls(root, State.load(root / check_id(container_id)))
+
+    @classmethod
+    def list_all(cls, root: Path) -> list[Self]:
+        """Every container below the state root, by id; without those whose state cannot be read."""
+        found = []
+        for name in sorted(os.listdir(root) if root.is_dir() else ()):
+            try:
+                found.append(cls.load(root, name))
+            except ContainerError:
+                continue  # being made or removed right now, or no container at all
+        return found
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        container_id: str,
+        bundle: Path,
+        *,
+        networks: Networks | None = None,
+        stdio: Stdio | None = None,
+        pid_file: Path | None = None,
+        preserve_fds: int = 0,
+    ) -> Self:
+        """Make a container from *bundle*, up to its process waiting for `start`.
+
+        networks: interfaces to be made in its network namespace; stdio: /dev/null by default;
+        preserve_fds: how many descriptors after the standard three the process gets.
+        Raises ContainerError; nothing is then left of it.
+        """
+        from runtime.create import create  # noqa: PLC0415 - lazy: 15 ms, and only two verbs need it
+
+        state = create(
+            root,
+            container_id,
+            bundle,
+            networks=networks,
+            stdio=stdio,
+            pid_file=pid_file,
+            preserve_fds=preserve_fds,
+        )
+        return cls(root, state)
+
+    @classmethod
+    def run(
+        cls,
+        root: Path,
+        container_id: str,
+        bundle: Path,
+        *,
+        networks: Networks | None = None,
+        stdio: Stdio | None = None,
+        pid_file: Path | None = None,
+        preserve_fds: int = 0,
+        detach: bool = False,
+        keep: bool = False,
+    ) -> int:
+        """Create and start a container; wait for it, delete it, and return its exit status.
+
+        The signals that this process gets meanwhile go to the container. detach: return 0 once it
+        has started; keep: do not delete it. When it cannot be started, nothing is left of it.
+        """
+        from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
+
+        with Undo() as undo:
+            container = cls.create(
+                root,
+                container_id,
+                bundle,
+                networks=networks,
+                stdio=stdio,
+                pid_file=pid_file,
+                preserve_fds=preserve_fds,
+            )
+            undo.on_error(container.delete, force=True)
+            if detach:
+                container.start()
+                return 0
+            with signals_held():
+                container.start()
+                status = wait_forwarding(container.state.init_pid)
+        if not keep:
+            container.delete(force=True)
+        return status
+
+    @property
+    def id(self) -> str:
+        """The container's name below its state root."""
+        return self.state.id
+
+    @property
+    def dir(self) -> Path:
+        """Its state directory."""
+        return self.root / self.id
+
+    @cached_property
+    def cgroup(self) -> CgroupManager:
+        """Its cgroups."""
+        from runtime.cgroups import manager  # noqa: PLC0415 - lazy: 10 ms
+
+        return manager("", paths=self.state.cgroup_paths)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Its config.json, as it was when it was created."""
+        from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+
+        return parse(self.state.spec, self.state.bundle / "config.json")
+
+    @property
+    def netns_path(self) -> str:
+        """Its network namespace, as long as it lives."""
+        return f"/proc/{self.state.init_pid}/ns/net"
+
+    def status(self) -> Status:
+        """What it is doing now, by the kernel's word."""
+        return derive_status(self.state, self.dir)
+
+    def oci_state(self) -> dict[str, Any]:
+        """The OCI state object."""
+        return self.state.oci(self.status())
+
+    def start(self) -> None:
+        """Let the program of a created container run; returns once it has been executed.
+
+        When it cannot be, or a hook fails, the container is stopped.
+        """
+        from runtime.start import start  # noqa: PLC0415 - lazy: 5 ms
+
+        with self._locked():
+            start(self.state, self.dir)
+
+    def exec(
+        self,
+        process: Process,
+        *,
+        stdio: Stdio | None = None,
+        pid_file: Path | None = None,
+        preserve_fds: int = 0,
+        detach: bool = False,
+        ignore_paused: bool = False,
+    ) -> int:
+        """Run *process* inside, wait for it, and return its exit status; our signals go to it.
+
+        detach: return 0 once it has started.
+        """
+        from runtime.create import preserved  # noqa: PLC0415 - lazy: 15 ms
+        from runtime.process import exec as executing  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
+        from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
+
+        keep = preserved(preserve_fds)
+        with signals_held():
+            # What is started in a paused container only comes up after `resume`, which locks too.
+            with nullcontext() if ignore_paused else self._locked():
+                pid = executing.launch(
+                    self.state,
+                    self.dir,
+                    process,
+                    stdio=stdio or Stdio(),
+                    pid_file=pid_file,
+                    keep=keep,
+                    ignore_paused=ignore_paused,
+                )
+            return 0 if detach else wait_forwarding(pid)
+
+    def signal(self, number: int, *, everyone: bool = False) -> None:
+        """Send signal *number* to init, or to *everyone* in the container.
+
+        SIGKILL to a container without a pid namespace of its own is for everyone: nothing else
+        would end its other processes. NotRunning when there is none to get it.
+        """
+        if everyone or (number == signals.SIGKILL and not self._own_pid_namespace()):
+            pidfd.send_all(self.cgroup.processes, number)
+            return
+        with pidfd.init_of(self.state) as init:
+            if init is None or not pidfd.send(init, number):
+                raise NotRunning(self.id, self.status())
+
+    def _own_pid_namespace(self) -> bool:
+        listed = (self.state.spec.get("linux") or {}).get("namespaces") or ()
+        return any(each.get("type") == "pid" and not each.get("path") for each in listed)
+
+    def pause(self) -> None:
+        """Freeze all processes of a running container."""
+        with self._locked():
+            status = self.status()
+            if status is Status.PAUSED:
+                raise Paused(self.id)
+            if not status.has_init:
+                raise NotRunning(self.id, status)
+            self.cgroup.freeze()
+
+    def resume(self) -> None:
+        """Let the processes of a paused container go on."""
+        with self._locked():
+            if (status := self.status()) is not Status.PAUSED:
+                raise NotPaused(self.id, status)
+            self.cgroup.thaw()
+
+    def processes(self) -> list[int]:
+        """The pids of all processes in it, as this host numbers them."""
+        return self.cgroup.processes()
+
+    def wait(self) -> int | None:
+        """Wait until init has ended; its status as a shell reports it, None if it is no child."""
+        from runtime.process.waiting import exit_status  # noqa: PLC0415 - lazy: 5 ms
+
+        with pidfd.init_of(self.state) as init:
+            if init is not None:
+                pidfd.await_end(init)
+        try:
+            _, status = os.waitpid(self.state.init_pid, 0)
+        except ChildProcessError:
+            return None
+        return exit_status(status)
+
+    def delete(self, *, force: bool = False) -> None:
+        """Remove it: state, cgroups, network; *force* kills it first. The bundle stays."""
+        self.remove(self.root, self.id, force=force)
+
+    @staticmethod
+    def remove(root: Path, container_id: str, *, force: bool = False) -> None:
+        """`delete` for a container whose state may be missing or broken.
+
+        With *force* it is no error when there is none.
+        """
+        from runtime.delete import delete  # noqa: PLC0415 - lazy: 10 ms
+
+        delete(root, container_id, force=force)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, with the state as it is now."""
+        with lock(self.dir):
+            self.state = State.load(self.dir)
+            yield

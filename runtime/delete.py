@@ -1,0 +1,120 @@
+"""Remove a container, or what is left of one (OCI runtime-spec "delete").
+
+Each step is harmless when it has been done before, so a delete that failed can be given again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime import hook_points, pidfd
+from runtime.cgroups import CgroupManager, manager, resolve_path
+from runtime.errors import CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.state import State, Status, check_id, derive_status, lock
+
+logger = logging.getLogger(__name__)
+
+_KILL_WITHIN_S = 10.0
+
+
+def delete(root: Path, container_id: str, *, force: bool = False) -> None:
+    """Remove the container: its state, cgroups and network; its bundle stays.
+
+    A running one is refused without *force*, and killed with it; with *force* one that does not
+    exist is no error.
+    """
+    directory = root / check_id(container_id)
+    try:
+        with lock(directory):
+            _delete_locked(directory, force=force)
+    except NoSuchContainer:
+        if not force:
+            raise
+
+
+def _delete_locked(directory: Path, *, force: bool) -> None:
+    try:
+        state = State.load(directory)
+    except NoSuchContainer:  # a create was killed before it had made anything else
+        remove_tree(directory)
+        return
+    except CorruptState:
+        if not force:
+            raise
+        destroy_cgroup(manager(resolve_path("", directory.name)))
+        remove_tree(directory)
+        return
+    status = derive_status(state, directory)
+    if status in (Status.RUNNING, Status.PAUSED) and not force:
+        raise StillRunning(state.id, status)
+    destroy(state, directory)
+
+
+def destroy(state: State, directory: Path) -> None:
+    """End all processes of the container and remove all that was made for it; run poststop hooks.
+
+    The caller holds the container's lock, or is the only one to know of it.
+    """
+    cgroup = manager("", paths=state.cgroup_paths)
+    _kill_init(state, cgroup)
+    destroy_cgroup(cgroup)
+    _remove_network(state)
+    remove_tree(directory)
+    _run_poststop(state)
+
+
+def _kill_init(state: State, cgroup: CgroupManager) -> None:
+    with pidfd.init_of(state) as init:
+        if init is not None:
+            pidfd.send(init, signal.SIGKILL)
+            if cgroup.exists() and cgroup.frozen():
+                cgroup.thaw()  # cgroup v1: the signal takes effect only now
+            if not pidfd.await_end(init, _KILL_WITHIN_S):
+                why = f"process {state.init_pid} does not end: it may wait for a device"
+                raise SetupFailed(f"killing container {state.id}", why)
+    if state.init_pid:
+        pidfd.reap(state.init_pid)
+
+
+def destroy_cgroup(cgroup: CgroupManager) -> None:
+    """Kill what is left in the container's cgroups, and remove them."""
+    if cgroup.exists():
+        cgroup.kill_all()
+    cgroup.destroy()
+
+
+def _remove_network(state: State) -> None:
+    if state.networks:
+        from runtime.network import Networks, teardown  # noqa: PLC0415 - lazy: 40 ms
+
+        wanted = Networks.from_json({"networks": state.networks, "routes": state.routes})
+        teardown(wanted, state.id)
+
+
+def _run_poststop(state: State) -> None:
+    if hooks_of(state, "poststop"):
+        from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+
+        spec = parse(state.spec, state.bundle / "config.json")
+        hook_points.run_all("poststop", spec.hooks.poststop, state.oci(Status.STOPPED))
+
+
+def hooks_of(state: State, name: str) -> Sequence[Mapping[str, Any]]:
+    """The hooks called *name* as config.json has them."""
+    found: Sequence[Mapping[str, Any]] = (state.spec.get("hooks") or {}).get(name) or ()
+    return found
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove the state directory and what is in it."""
+    for path, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(path, name))
+        for name in directories:
+            os.rmdir(os.path.join(path, name))
+    directory.rmdir()

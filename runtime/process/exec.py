@@ -1,0 +1,52 @@
+"""Run a further process in a running container (runc exec)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime import namespaces, pidfd
+from runtime.cgroups import manager
+from runtime.errors import NotRunning, Paused
+from runtime.process import pidfile, planner
+from runtime.process.channel import READY
+from runtime.process.parent import JOIN, Launched
+from runtime.process.stdio import Stdio
+from runtime.spec_model import Process
+from runtime.state import State, Status, derive_status
+
+
+def launch(
+    state: State,
+    directory: Path,
+    process: Process,
+    *,
+    stdio: Stdio,
+    pid_file: Path | None = None,
+    keep: tuple[int, ...] = (),
+    ignore_paused: bool = False,
+) -> int:
+    """Start *process* in all namespaces and cgroups of the container; return its pid, our child's.
+
+    The caller holds the container's lock. In a paused container it starts when that is resumed.
+    """
+    status = derive_status(state, directory)
+    if status is Status.PAUSED and not ignore_paused:
+        raise Paused(state.id)
+    with pidfd.init_of(state) as init:
+        if init is None:
+            raise NotRunning(state.id, status)
+        with Launched.spawn(JOIN, stdio, keep=(*keep, init)) as launched:
+            manager("", paths=state.cgroup_paths).join(launched.launcher_pid)
+            plan = planner.exec_plan(
+                process,
+                pidfd=init,
+                namespaces=namespaces.different(state.init_pid),
+                preserve_fds=len(keep),
+            )
+            pid = launched.tell(plan)
+            launched.go()
+            launched.receive(READY)
+            launched.await_exec()
+            if pid_file:
+                pidfile.write(pid_file, pid)
+            return pid
