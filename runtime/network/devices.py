@@ -11,6 +11,7 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Callable
 
 # linux/sockios.h, linux/if.h, linux/ethtool.h
 _SIOCGIFFLAGS = 0x8913
@@ -61,11 +62,19 @@ def peer_index_of(name: str) -> int | None:
 
 def bring_up(name: str) -> None:
     """Set the interface up (as `ip link set up`)."""
+    _change_flags(name, lambda flags: flags | _IFF_UP)
+
+
+def bring_down(name: str) -> None:
+    """Set the interface down: it neither sends nor receives."""
+    _change_flags(name, lambda flags: flags & ~_IFF_UP)
+
+
+def _change_flags(name: str, change: Callable[[int], int]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         request = struct.pack("=16sh14x", name.encode(), 0)
         flags = struct.unpack("=16sh14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
-        request = struct.pack("=16sh14x", name.encode(), flags | _IFF_UP)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, request)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sh14x", name.encode(), change(flags)))
 
 
 def _driver_info(name: str) -> tuple[str, int] | None:
