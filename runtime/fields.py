@@ -1,7 +1,7 @@
 """The one table of the fields of OCI runtime-spec 1.2 for Linux: what is carried out, what refused.
 
 A field of the specification that is not in it would be skipped in silence: a test compares the
-table with the specification's own list, another with docs/spec.md.
+table with the specification's own list, another with docs/runtime.md.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class Record(Kind):
     ) -> None:
         self.fields = fields
         self.required = required
-        self._make = make
+        self.make = make
 
     def read(self, value: Any, path: str, faults: Faults) -> Any:
         if not isinstance(value, dict):
@@ -168,7 +168,7 @@ class Record(Kind):
         read = {key: self._field(key, each, path, faults) for key, each in present.items()}
         if faults.invalid > before:
             return None
-        return self._make(**{self._name(k): v for k, v in read.items() if self._is_kept(k)})
+        return self.make(**{self.name_of(k): v for k, v in read.items() if self.is_kept(k)})
 
     def _field(self, key: str, value: Any, path: str, faults: Faults) -> Any:
         if kind := self.fields.get(key):
@@ -176,10 +176,12 @@ class Record(Kind):
         logger.debug("field %s is not of the specification: ignored", child(path, key))
         return None
 
-    def _name(self, key: str) -> str:
-        return key if self._make is dict else snake_case(key)
+    def name_of(self, key: str) -> str:
+        """The name under which *make* gets the field *key*."""
+        return key if self.make is dict else snake_case(key)
 
-    def _is_kept(self, key: str) -> bool:
+    def is_kept(self, key: str) -> bool:
+        """Whether *make* gets the field *key*."""
         return key in self.fields and not isinstance(self.fields[key], (Refused, Unused))
 
 

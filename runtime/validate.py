@@ -44,7 +44,14 @@ def resources(value: Mapping[str, Any], faults: Faults, path: str = "") -> None:
     _memory(value.get("memory", {}), child(path, "memory"), faults)
     cpu = value.get("cpu", {})
     if 0 < cpu.get("quota", 0) < cpu.get("burst", 0):
-        faults.wrong(child(path, "cpu.burst"), f"is above the quota {cpu['quota']}")
+        faults.wrong(child(child(path, "cpu"), "burst"), f"is above the quota {cpu['quota']}")
+    for index, device in enumerate(value.get("blockIO", {}).get("weightDevice", ())):
+        if "weight" not in device and "leafWeight" not in device:
+            where = f"{child(path, 'blockIO')}.weightDevice[{index}]"
+            faults.wrong(where, "needs weight or leafWeight")
+    for name, limits in value.get("rdma", {}).items():
+        if not limits:
+            faults.wrong(child(child(path, "rdma"), name), "needs hcaHandles or hcaObjects")
     for name in value.get("unified", {}):
         if "/" in name or "." not in name.strip("."):
             faults.wrong(child(child(path, "unified"), name), "is not the name of a cgroup file")

@@ -22,6 +22,7 @@ MAY_LACK = frozenset(
         "cap_sys_resource",
         "cgroup_v1",
         "cgroup_v2",
+        "cgroup_v2_tree",
         "runc",
         "shellcheck",
         "soft_dirty",
@@ -96,6 +97,12 @@ def cgroup_v1() -> str | None:
     mounts = Path("/proc/self/mountinfo").read_text()
     freezer = re.search(r" - cgroup \S+ \S*\bfreezer\b", mounts)
     return None if freezer else "no cgroup v1 freezer is mounted"
+
+
+@probe
+def cgroup_v2_tree() -> str | None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    return None if " - cgroup2 " in mounts else "no cgroup v2 tree is mounted"
 
 
 @probe

@@ -17,6 +17,7 @@ from runtime.errors import CgroupError
 
 FREEZE_WITHIN_S = 10.0
 KILL_WITHIN_S = 10.0
+REMOVE_WITHIN_S = 2.0
 
 
 class CgroupManager(ABC):
@@ -131,9 +132,10 @@ class CgroupManager(ABC):
         What is not there is no fault. On failure the rest is removed all the same.
         """
         errors = []
+        deadline = time.monotonic() + REMOVE_WITHIN_S
         for directory in self.directories:
             try:
-                tree.remove(directory)
+                tree.remove(directory, deadline)
             except CgroupError as exc:
                 errors.append(exc)
         if errors:

@@ -23,7 +23,6 @@ PROCESSES = "cgroup.procs"
 #: The parent of our cgroups, made with the first and removed with the last of them.
 OUR_PARENT = "migrator"
 
-_REMOVE_WITHIN_S = 2.0
 _TRIES = 5
 
 
@@ -106,13 +105,12 @@ def processes(directory: Path) -> list[int]:
     return sorted(found - {0})
 
 
-def remove(directory: Path) -> None:
+def remove(directory: Path, deadline: float) -> None:
     """Remove *directory* with all cgroups below it, and our common parent when that is empty.
 
-    A cgroup stays busy for a moment after its last process was reaped: tried for two seconds.
-    Raises CgroupError when a process is still in it; what could be removed is then gone.
+    A cgroup stays busy for a moment after its last process was reaped: tried until *deadline*
+    (time.monotonic). Raises CgroupError when a process is still in it.
     """
-    deadline = time.monotonic() + _REMOVE_WITHIN_S
     pause_s = 0.001
     while busy := _rmdir_tree(directory):
         if time.monotonic() > deadline:

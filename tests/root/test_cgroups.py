@@ -1,0 +1,413 @@
+"""Cgroups of the real kernel: made, limited, frozen, killed, and gone afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.cgroups import CgroupManager, bpf, manager, resolve_path, tree
+from runtime.cgroups.detect import detect
+from runtime.cgroups.devices import rules
+from runtime.errors import CgroupError, UnsupportedField
+from tests import leftovers
+
+Process = subprocess.Popen[bytes]
+
+pytestmark = pytest.mark.needs_root
+
+# Counts as fast as it can, in a file that the test reads.
+COUNTER = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    page = mmap.mmap(file.fileno(), 4096)
+count = 0
+while True:
+    count += 1
+    page[:8] = count.to_bytes(8, "little")
+"""
+DENY_ALL = [{"allow": False, "access": "rwm"}]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Process]]:
+    """Starts processes that end with the test."""
+    started: list[Process] = []
+
+    def start(*argv: str | Path, **options: Any) -> Process:
+        started.append(subprocess.Popen(argv, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def v1(name: str) -> Iterator[CgroupManager]:
+    yield from removed(manager(resolve_path("", name)))
+
+
+@pytest.fixture
+def v2(name: str) -> Iterator[CgroupManager]:
+    root = detect().v2
+    assert root is not None
+    yield from removed(manager("", paths={"": str(root / "migrator" / name)}))
+
+
+def removed(cgroup: CgroupManager) -> Iterator[CgroupManager]:
+    yield cgroup
+    for directory in cgroup.directories:
+        leftovers.remove_cgroup(directory)
+        tree.remove_empty([directory.parent])
+
+
+def cgroup_of(pid: int) -> dict[str, str]:
+    """Controller -> path, of a process."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    fields = (line.split(":", 2) for line in lines)
+    return {name: path for _, names, path in fields for name in names.split(",")}
+
+
+def count(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def counter(path: Path, spawn: Callable[..., Process]) -> Process:
+    path.write_bytes(bytes(4096))
+    process = spawn(sys.executable, "-c", COUNTER, path)
+    wait_until(lambda: count(path) > 0)
+    return process
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def check_freezing(cgroup: CgroupManager, spawn: Callable[..., Process], path: Path) -> None:
+    process = counter(path, spawn)
+    cgroup.apply(process.pid)
+    assert not cgroup.frozen()
+    cgroup.freeze()
+    assert cgroup.frozen()
+    frozen_at = count(path)
+    time.sleep(0.05)
+    assert count(path) == frozen_at
+    cgroup.freeze()
+    cgroup.thaw()
+    assert not cgroup.frozen()
+    wait_until(lambda: count(path) > frozen_at)
+
+
+def check_killing(cgroup: CgroupManager, spawn: Callable[..., Process]) -> None:
+    forks = "while :; do sh -c 'sleep 0.01 & sleep 0.01' & sleep 0.001; done"
+    process = spawn("sh", "-c", forks, stderr=subprocess.DEVNULL)
+    cgroup.apply(process.pid)
+    wait_until(lambda: len(cgroup.processes()) > 3)
+    cgroup.kill_all()
+    assert cgroup.processes() == []
+    assert process.wait() == -signal.SIGKILL
+    cgroup.destroy()
+    assert not cgroup.exists()
+
+
+@pytest.mark.needs_cgroup_v1
+class TestV1:
+    def test_a_process_is_in_every_hierarchy(
+        self, v1: CgroupManager, spawn: Callable[..., Process], name: str
+    ) -> None:
+        process = spawn("sleep", "60")
+        v1.apply(process.pid)
+        found = cgroup_of(process.pid)
+        assert {found[controller] for controller in v1.paths} == {f"/migrator/{name}"}
+        assert {"memory", "pids", "cpu", "cpuset", "devices", "freezer"} <= v1.paths.keys()
+        assert v1.processes() == [process.pid]
+
+    def test_limits_are_in_the_files(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        v1.apply(spawn("sleep", "60").pid)
+        v1.set(
+            {
+                "memory": {"limit": 1 << 26, "reservation": 1 << 25, "swap": 1 << 27},
+                "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "burst": 1000},
+                "pids": {"limit": 20},
+                "devices": DENY_ALL,
+            }
+        )
+        expected = {
+            ("memory", "memory.limit_in_bytes"): str(1 << 26),
+            ("memory", "memory.soft_limit_in_bytes"): str(1 << 25),
+            ("memory", "memory.memsw.limit_in_bytes"): str(1 << 27),
+            ("cpu", "cpu.shares"): "512",
+            ("cpu", "cpu.cfs_quota_us"): "50000",
+            ("cpu", "cpu.cfs_period_us"): "100000",
+            ("cpu", "cpu.cfs_burst_us"): "1000",
+            ("pids", "pids.max"): "20",
+        }
+        for (controller, file), value in expected.items():
+            assert tree.read(v1.paths[controller] / file) == value
+
+    def test_cpus_and_memory_nodes_are_the_parent_s_until_they_are_set(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        v1.apply(spawn("sleep", "60").pid)
+        cpuset = v1.paths["cpuset"]
+        assert tree.read(cpuset / "cpuset.cpus") == tree.read(cpuset.parent / "cpuset.cpus") != ""
+        v1.set({"cpu": {"cpus": "0", "mems": "0"}})
+        assert tree.read(cpuset / "cpuset.cpus") == "0"
+
+    @pytest.mark.parametrize("limits", [(1 << 26, 1 << 27), (1 << 29, 1 << 30), (1 << 24, 1 << 24)])
+    def test_memory_limits_can_be_raised_and_lowered(
+        self, v1: CgroupManager, spawn: Callable[..., Process], limits: tuple[int, int]
+    ) -> None:
+        v1.apply(spawn("sleep", "60").pid)
+        v1.set({"memory": {"limit": 1 << 27, "swap": 1 << 28}})
+        v1.set({"memory": {"limit": limits[0], "swap": limits[1]}})
+        memory = v1.paths["memory"]
+        assert int(tree.read(memory / "memory.limit_in_bytes")) == limits[0]
+        assert int(tree.read(memory / "memory.memsw.limit_in_bytes")) == limits[1]
+        v1.set({"memory": {"limit": -1}})
+        assert int(tree.read(memory / "memory.memsw.limit_in_bytes")) > 1 << 60
+
+    def test_the_pids_limit_holds(self, v1: CgroupManager, spawn: Callable[..., Process]) -> None:
+        script = "read go; for i in 1 2 3 4 5 6; do sleep 0.2 & done"
+        process = spawn("sh", "-c", script, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        v1.apply(process.pid)
+        v1.set({"pids": {"limit": 4}})
+        assert b"fork" in process.communicate(b"go\n")[1].lower()
+
+    def test_devices_are_denied_by_default_but_for_the_usual(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = reader(spawn)
+        v1.apply(process.pid)
+        v1.set({})
+        assert opened(process) == {"/dev/null": True, "/dev/kmsg": False}
+
+    def test_a_device_can_be_allowed_and_denied_again(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        allowed = {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        process = reader(spawn)
+        v1.apply(process.pid)
+        v1.set({"devices": [*DENY_ALL, allowed]})
+        assert "c 1:11 r" in tree.read(v1.paths["devices"] / "devices.list").splitlines()
+        v1.set({"devices": DENY_ALL})
+        assert opened(process)["/dev/kmsg"] is False
+
+    def test_all_devices_can_be_allowed(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = reader(spawn)
+        v1.apply(process.pid)
+        v1.set({"devices": [{"allow": True, "access": "rwm"}]})
+        assert tree.read(v1.paths["devices"] / "devices.list") == "a *:* rwm"
+        assert opened(process) == {"/dev/null": True, "/dev/kmsg": True}
+
+    def test_a_frozen_container_stands_still(
+        self, v1: CgroupManager, spawn: Callable[..., Process], tmp_path: Path
+    ) -> None:
+        check_freezing(v1, spawn, tmp_path / "count")
+        assert v1.freezer_path == v1.paths["freezer"]
+
+    def test_many_forking_processes_freeze(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        forks = "while :; do (:) & wait; done"
+        v1.apply(spawn("sh", "-c", f"{4 * f'({forks}) & '} wait").pid)
+        for _ in range(50):
+            v1.freeze()
+            v1.thaw()
+
+    def test_all_are_killed_though_they_fork(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        check_killing(v1, spawn)
+
+    def test_a_frozen_container_is_killed(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = spawn("sleep", "60")
+        v1.apply(process.pid)
+        v1.freeze()
+        v1.kill_all()
+        assert process.wait() == -signal.SIGKILL
+
+    def test_a_manager_made_of_saved_paths_does_the_same(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = spawn("sleep", "60")
+        v1.apply(process.pid)
+        again = manager("", paths={name: str(path) for name, path in v1.paths.items()})
+        again.freeze()
+        assert v1.frozen()
+        again.kill_all()
+        process.wait()
+        again.destroy()
+        assert not v1.exists()
+
+    def test_nothing_is_left_behind_not_even_cgroups_made_inside(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = spawn("sleep", "60")
+        v1.apply(process.pid)
+        inner = v1.paths["freezer"] / "a/b"
+        inner.mkdir(parents=True)
+        (inner / "cgroup.procs").write_text(str(process.pid))
+        assert v1.processes() == [process.pid]
+        v1.kill_all()
+        process.wait()
+        v1.destroy()
+        assert not any(directory.exists() for directory in v1.directories)
+        assert not v1.paths["freezer"].parent.exists() or os.listdir(v1.paths["freezer"].parent)
+
+    def test_a_cgroup_in_use_is_not_removed(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = spawn("sleep", "60")
+        v1.apply(process.pid)
+        with pytest.raises(CgroupError, match=rf"processes \[{process.pid}\] are in it: kill them"):
+            v1.destroy()
+
+    def test_a_cgroup_in_use_is_not_taken(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        first, second = spawn("sleep", "60"), spawn("sleep", "60")
+        v1.apply(first.pid)
+        with pytest.raises(CgroupError, match=rf"is used by processes \[{first.pid}\]: choose"):
+            v1.apply(second.pid)
+        assert v1.processes() == [first.pid]
+        v1.join(second.pid)
+        assert v1.processes() == sorted((first.pid, second.pid))
+
+    def test_a_frozen_cgroup_is_not_taken(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        v1.paths["freezer"].mkdir(parents=True)
+        v1.freeze()
+        with pytest.raises(CgroupError, match="is there already, and frozen"):
+            v1.apply(spawn("sleep", "60").pid)
+
+    def test_a_failed_apply_leaves_nothing(self, v1: CgroupManager) -> None:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        with pytest.raises(CgroupError, match=r"cannot write .* No such process"):
+            v1.apply(gone.pid)
+        assert not v1.exists()
+
+    def test_a_limit_that_the_kernel_refuses_is_told_with_its_file(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        v1.apply(spawn("sleep", "60").pid)
+        with pytest.raises(CgroupError, match=r"cfs_period_us: cannot write '5': Invalid argument"):
+            v1.set({"cpu": {"period": 5}})
+
+    def test_what_v1_lacks_is_refused_by_name(
+        self, v1: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        v1.apply(spawn("sleep", "60").pid)
+        with pytest.raises(UnsupportedField, match=r"linux\.resources\.unified"):
+            v1.set({"unified": {"memory.high": "1"}})
+        with pytest.raises(CgroupError, match=r"controller rdma: .* linux\.resources\.rdma needs"):
+            v1.set({"rdma": {"mlx5_1": {"hcaHandles": 1}}})
+
+    def test_a_deeper_path_of_one_s_own_is_used(
+        self, name: str, spawn: Callable[..., Process]
+    ) -> None:
+        deep = manager(f"/migrator/{name}/pod/c1")
+        process = spawn("sleep", "60")
+        try:
+            deep.apply(process.pid)
+            assert cgroup_of(process.pid)["cpuset"] == f"/migrator/{name}/pod/c1"
+            deep.kill_all()
+            process.wait()
+        finally:
+            deep.destroy()
+        assert deep.paths["cpu"].parent.exists()
+        for directory in deep.directories:
+            tree.remove_empty(list(directory.parents)[:3])
+
+
+@pytest.mark.needs_cgroup_v2_tree
+class TestV2:
+    """What the core of v2 can do without any controller."""
+
+    def test_a_frozen_container_stands_still(
+        self, v2: CgroupManager, spawn: Callable[..., Process], tmp_path: Path
+    ) -> None:
+        bare(v2)
+        check_freezing(v2, spawn, tmp_path / "count")
+        assert v2.freezer_path == v2.paths[""]
+
+    def test_all_are_killed_though_they_fork(
+        self, v2: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        bare(v2)
+        check_killing(v2, spawn)
+
+    def test_a_frozen_container_is_killed(
+        self, v2: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        bare(v2)
+        process = spawn("sleep", "60")
+        v2.apply(process.pid)
+        v2.freeze()
+        v2.kill_all()
+        assert process.wait() == -signal.SIGKILL
+
+    def test_the_device_program_decides(
+        self, v2: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        bare(v2)
+        process = reader(spawn)
+        v2.apply(process.pid)
+        bpf.set_device_rules(v2.paths[""], rules({}))
+        assert opened(process) == {"/dev/null": True, "/dev/kmsg": False}
+
+    def test_a_new_device_program_takes_the_place_of_the_former(
+        self, v2: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        bare(v2)
+        process = reader(spawn)
+        v2.apply(process.pid)
+        for given in (DENY_ALL, [{"allow": True, "access": "rwm"}]):
+            bpf.set_device_rules(v2.paths[""], rules({"devices": given}))
+        assert opened(process) == {"/dev/null": True, "/dev/kmsg": True}
+
+    def test_a_resource_without_its_controller_is_refused(
+        self, v2: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        bare(v2)
+        v2.apply(spawn("sleep", "60").pid)
+        with pytest.raises(CgroupError, match=r"controller nosuch: .* linux\.resources\.unified"):
+            v2.set({"unified": {"nosuch.max": "1"}})
+
+
+def bare(v2: CgroupManager) -> None:
+    """Make the cgroup without handing controllers down: the tree above it is the machine's own."""
+    v2.paths[""].mkdir(parents=True)
+
+
+def reader(spawn: Callable[..., Process]) -> Process:
+    """A process that tries to open two devices when `opened` tells it to."""
+    script = "read go; for d in /dev/null /dev/kmsg; do (: <$d) 2>&1 && echo $d; done"
+    return spawn(
+        *("sh", "-c", script),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def opened(process: Process) -> dict[str, bool]:
+    said = process.communicate(b"go\n")[0].decode().splitlines()
+    return {device: device in said for device in ("/dev/null", "/dev/kmsg")}
