@@ -21,7 +21,7 @@ REMOVE_WITHIN_S = 2.0
 
 
 class CgroupManager(ABC):
-    """The cgroups of one container: made by `apply`, removed by `destroy`.
+    """The cgroups of one container: made by `create`, removed by `destroy`.
 
     Every method raises CgroupError, which names the file.
     """
@@ -39,26 +39,30 @@ class CgroupManager(ABC):
         """Whether any of the cgroups is there."""
         return any(directory.is_dir() for directory in self.directories)
 
-    def apply(self, pid: int) -> None:
-        """Make the cgroups and move the process *pid* into them.
+    def create(self) -> None:
+        """Make the cgroups, or use those that are there when they are empty and not frozen.
 
-        Cgroups that are there already are used when they are empty and not frozen. On failure they
-        are removed, but for those that *pid* is in: end it and call `destroy`.
+        Once it has returned, what is in them is ours to kill and to remove; before, it may be
+        another's. On failure nothing that it made is left.
         """
-        self._check_unused()
-        self._make()
-        try:
-            self.join(pid)
-        except CgroupError:
-            tree.remove_empty(self.directories)
-            raise
-
-    def _check_unused(self) -> None:
         remedy = "choose another linux.cgroupsPath"
         if pids := self.processes():
             raise CgroupError(self._members(), f"is used by processes {pids}: {remedy}")
         if self.frozen():
             raise CgroupError(self._members(), f"is there already, and frozen: thaw it or {remedy}")
+        self._make()
+
+    def apply(self, pid: int) -> None:
+        """Make the cgroups, if `create` has not, and move the process *pid* into them.
+
+        On failure they are removed, but for those that *pid* is in: end it and call `destroy`.
+        """
+        self.create()
+        try:
+            self.join(pid)
+        except CgroupError:
+            tree.remove_empty(self.directories)
+            raise
 
     def join(self, pid: int) -> None:
         """Move the process *pid* into the cgroups, which are there."""

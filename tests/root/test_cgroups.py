@@ -14,8 +14,10 @@ import pytest
 from runtime.cgroups import CgroupManager, bpf, manager, resolve_path, tree
 from runtime.cgroups.detect import detect
 from runtime.cgroups.devices import rules
+from runtime.container import Container
 from runtime.errors import CgroupError, UnsupportedField
 from tests import leftovers
+from tests.bundles import Bundle
 
 Process = subprocess.Popen[bytes]
 
@@ -289,6 +291,25 @@ class TestV1:
         assert v1.processes() == [first.pid]
         v1.join(second.pid)
         assert v1.processes() == sorted((first.pid, second.pid))
+
+    @pytest.mark.needs_busybox
+    def test_a_container_that_cannot_have_its_cgroup_leaves_its_owner_alone(
+        self,
+        v1: CgroupManager,
+        spawn: Callable[..., Process],
+        bundle: Callable[..., Bundle],
+        state_root: Path,
+        name: str,
+    ) -> None:
+        owner = spawn("sleep", "60")
+        v1.apply(owner.pid)
+        made = bundle()
+        made.update(linux={"cgroupsPath": f"/migrator/{name}"})
+        with pytest.raises(CgroupError, match=rf"is used by processes \[{owner.pid}\]"):
+            Container.create(state_root, name, made.path)
+        assert owner.poll() is None
+        assert v1.processes() == [owner.pid]
+        assert list(state_root.iterdir()) == []
 
     def test_a_frozen_cgroup_is_not_taken(
         self, v1: CgroupManager, spawn: Callable[..., Process]

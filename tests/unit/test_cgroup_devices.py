@@ -5,12 +5,15 @@ import struct
 from collections.abc import Callable, Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.cgroups import bpf
 from runtime.cgroups.devices import ANY, Rule, V1List, rules, v1_list, v1_transition
 from runtime.errors import UnsupportedField
+
+# A busy machine is no fault of the code.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NUMBERS = (1, 5)
 ACCESSES = ["".join(c) for n in (1, 2, 3) for c in itertools.combinations("rwm", n)]
@@ -86,6 +89,7 @@ def run(program: bytes, kind: str, major: int, minor: int, access: str) -> int:
     return registers[0]
 
 
+@PATIENT
 @given(RULES)
 def test_the_program_decides_as_the_rules_mean(all_rules: list[Rule]) -> None:
     program = bpf.assemble(all_rules)
@@ -106,6 +110,7 @@ def v1_allows(lists: V1List, kind: str, major: int, minor: int, access: str) -> 
     return any(set(access) <= bits for key, bits in lists.exceptions.items() if matches(key))
 
 
+@PATIENT
 @given(RULES)
 def test_the_list_of_v1_decides_as_the_rules_mean(all_rules: list[Rule]) -> None:
     try:
@@ -118,6 +123,7 @@ def test_the_list_of_v1_decides_as_the_rules_mean(all_rules: list[Rule]) -> None
             assert v1_allows(lists, kind, major, minor, letter) == allowed
 
 
+@PATIENT
 @given(RULES, RULES)
 def test_a_transition_leads_from_any_list_to_any_other(old: list[Rule], new: list[Rule]) -> None:
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import spec
@@ -24,6 +24,9 @@ MINIMAL: Json = {
     "linux": {"namespaces": [{"type": "mount"}]},
 }
 ABSENT = object()
+
+# A busy machine is no fault of the code.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def changed(path: str, value: Any, base: Json = MINIMAL) -> Json:
@@ -459,6 +462,7 @@ FULL = default_spec() | {
 }
 
 
+@PATIENT
 @given(st.sampled_from(places(FULL)[1:]), VALUES)
 def test_any_value_anywhere_is_read_or_refused(place: tuple[Any, ...], value: Any) -> None:
     data = copy.deepcopy(FULL)
@@ -470,6 +474,7 @@ def test_any_value_anywhere_is_read_or_refused(place: tuple[Any, ...], value: An
         spec.parse(data)
 
 
+@PATIENT
 @given(VALUES)
 def test_resources_of_any_form_are_read_or_refused(value: Any) -> None:
     with suppress(InvalidSpec):
