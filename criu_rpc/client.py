@@ -7,7 +7,7 @@ answer each, whatever happens, and then take its final word.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +55,18 @@ class Criu:
         *,
         inherit: Mapping[str, int] | None = None,
         launcher: Sequence[str] = (),
+        keep_fds: Iterable[int] = (),
     ) -> "Criu":
         """Start criu; it waits for requests until it is closed.
 
         inherit: CRIU's name of an external resource -> our descriptor for it, for a restore.
         launcher: argv of a program that prepares a place for criu and execs the rest of its
-        arguments, keeping every descriptor open that is not close-on-exec.
+        arguments; it gets *keep_fds* too.
         Raises CriuNotFound.
         """
         inherit = inherit or {}
         process = CriuProcess.spawn(
-            criu or find_criu(), launcher=launcher, keep_fds=inherit.values()
+            criu or find_criu(), launcher=launcher, keep_fds={*inherit.values(), *keep_fds}
         )
         return cls(process, inherit)
 

@@ -11,7 +11,7 @@ _ERROR = re.compile(r"^(?:\(\d+\.\d+\)\s*)?(?:\d+:\s*)?Error \([^)]*\):\s*(?P<te
 
 # Lines that say nothing of a failure's cause: what CRIU goes on after, and its last words.
 _HOLLOW = re.compile(
-    r"^(rlimit: Can't setup RLIMIT_NOFILE|Dumping FAILED|Restoring FAILED"
+    r"^(rlimit: Can't setup RLIMIT_NOFILE|tun: Unable to create tun|Dumping FAILED|Restoring FAILED"
     r"|RPC client reported script error|One of more action scripts failed"
     r"|Killing processes because of failure)"
 )

@@ -73,7 +73,7 @@ def create(
             # Started first of all: it takes as long to be there as what we do meanwhile.
             init = undo.enter_context(Launched.spawn(INIT, stdio or Stdio(), keep=keep))
             creation.spec = load(bundle)
-            creation.state = _first_state(container_id, bundle.absolute(), creation.spec, networks)
+            creation.state = first_state(container_id, bundle.absolute(), creation.spec, networks)
             creation.save()
             _set_up(creation, init, networks, preserve_fds)
             if pid_file:
@@ -118,7 +118,8 @@ def preserved(count: int) -> tuple[int, ...]:
     return fds
 
 
-def _first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks | None) -> State:
+def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks | None) -> State:
+    """The state of a container of which nothing is there yet; *networks* get all their names."""
     cgroup = manager(resolve_path(spec.linux.cgroups_path, container_id))
     wanted = networks.complete(container_id).to_json() if networks else {}
     return State(
@@ -144,6 +145,7 @@ def _set_up(
     )
     _make_fifo(creation.fifo)
     cgroup = manager("", paths=creation.state.cgroup_paths)
+    cgroup.create()  # from here on what is in it is ours to kill
     undo.on_error(destroy_cgroup, cgroup)
     undo.on_error(init.kill)
     cgroup.apply(init.launcher_pid)

@@ -172,7 +172,7 @@ def _spawn(
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     # Onto itself: only takes away close-on-exec, in the child alone.
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (channel_fd, *keep)]
-    python = _interpreter()
+    python = interpreter()
     argv = [
         python,
         "-I",
@@ -188,14 +188,14 @@ def _spawn(
     return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """The python below the virtual environment: of the same version, so marshal(3) is the same."""
     return str(getattr(sys, "_base_executable", sys.executable))
 
 
 def _sealed_interpreter() -> int:
     """Our interpreter in a mount that nobody can write to, or make writable."""
-    fd = open_tree(AT_FDCWD, os.path.realpath(_interpreter()))
+    fd = open_tree(AT_FDCWD, os.path.realpath(interpreter()))
     mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
     return fd
 

@@ -137,3 +137,12 @@ class ExecPlan(TypedDict):
     #: CLONE_NEW* of the namespaces that differ from the runtime's
     namespaces: int
     process: ProcessPlan
+
+
+class RestorePlan(TypedDict):
+    """The place in which criu restores a container."""
+
+    #: of which path, propagation and mounts are looked at
+    rootfs: RootfsPlan
+    #: the container has a cgroup namespace of its own
+    cgroup_namespace: bool

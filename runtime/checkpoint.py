@@ -1,0 +1,299 @@
+"""Dump a container into an image directory: all that CRIU has to be told, and the way back.
+
+What can be found out while the container runs is found out then (`Checkpoint`); what is left for
+the time in which it stands still is CRIU's work and three small reads. criu(8), CRIU's rpc.proto.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from criu_rpc import (
+    Criu,
+    CriuError,
+    DumpOptions,
+    DumpStats,
+    Handler,
+    ManageCgroups,
+    NetworkLock,
+    Notification,
+    Script,
+    find_criu,
+    first_of,
+)
+from runtime import descriptors, externals, mountinfo
+from runtime.container import Container
+from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
+from runtime.network.lock import network_lock
+from runtime.network.models import Networks
+from runtime.network.unlock import unlock as unlock_network
+from runtime.records import DESCRIPTORS_FILE, RECORD_FILE, Dumped, Record, spec_digest
+from runtime.state import Status, lock
+
+logger = logging.getLogger(__name__)
+
+#: annotation that names a configuration file for CRIU; "" for none
+CONFIG_ANNOTATION = "org.criu.config"
+DEFAULT_CONFIG = "/etc/criu/runc.conf"
+
+_SEIZE_AT_MOST = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """How a container is dumped; names are those of runc's options."""
+
+    image_path: Path
+    #: for logs and statistics; image_path when None
+    work_path: Path | None = None
+    leave_running: bool = False
+    tcp_established: bool = False
+    tcp_skip_in_flight: bool = False
+    ext_unix_sk: bool = False
+    shell_job: bool = False
+    file_locks: bool = False
+    link_remap: bool = False
+    ghost_limit_bytes: int | None = None
+    timeout_s: int | None = None
+    manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
+    #: None: what works on this host
+    network_lock: NetworkLock | None = None
+    #: of the program; None: where find_criu looks
+    criu: str | None = field(default=None, compare=False)
+
+
+def checkpoint(
+    container: Container,
+    options: CheckpointOptions,
+    *,
+    on_notify: Handler | None = None,
+    criu: Criu | None = None,
+    destroy: bool = True,
+) -> DumpStats:
+    """Dump *container*, and remove it unless it is left running or *destroy* is false.
+
+    Raises as Checkpoint and Checkpoint.run do; the container is then as it was.
+    """
+    stats = Checkpoint(container, options).run(on_notify, criu=criu)
+    if destroy and not options.leave_running:
+        container.delete(force=True)
+    return stats
+
+
+class Checkpoint:
+    """One dump of one container: planned when this object is made, while the container runs."""
+
+    def __init__(self, container: Container, options: CheckpointOptions) -> None:
+        """Find out all that CRIU has to know.
+
+        Raises WrongStatus, CheckpointFailed when the container cannot be dumped; nothing was done.
+        """
+        self.container, self.options = container, options
+        self._was_paused = _check_status(container)
+        table = mountinfo.of_process(container.state.init_pid)
+        binds = externals.binds(
+            container.spec, container.state.bundle, container.state.cgroup_paths
+        )
+        points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid)
+        below = externals.submounts(points, binds, table)
+        #: what a restore is told; positions in files are only known when the container stands still
+        self.record = _record(container, options, table, [mount.name for mount in below])
+        self.dump_options = self._dump_options([*points, *below])
+        self._passed: set[str] = set()
+
+    def run(self, on_notify: Handler | None = None, *, criu: Criu | None = None) -> DumpStats:
+        """Dump it, into an image directory that is made if it is missing.
+
+        on_notify: asked at every point of the dump (criu_rpc.notify); blocking holds the container
+        there, raising lets it run on. criu: one that is started already; it stays the caller's.
+        Afterwards the container is stopped, or runs on where that was asked for.
+
+        Raises CheckpointFailed, ContainerBusy, CriuNotFound, or what *on_notify* raised. The
+        container then runs (or is paused) as before, its network unlocked, and no image is left -
+        unless *on_notify* has frozen its cgroup at post-dump or later: what is frozen by hand stays
+        frozen, and locked, until it is thawed and `unlock` is called.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(lock(self.container.dir))
+            stack.enter_context(_image_directory(self.container.id, self.options))
+            if criu is None:
+                criu = stack.enter_context(Criu.start(find_criu(self.options.criu)))
+            try:
+                return self._dump(criu, on_notify)
+            except BaseException:
+                criu.close()  # it resumes what it still holds
+                self._set_free()
+                raise
+
+    def _dump(self, criu: Criu, on_notify: Handler | None) -> DumpStats:
+        try:
+            return criu.dump(self.dump_options, first_of(self._on_notify, on_notify))
+        except CriuError as error:
+            if not self.container.status().has_init:
+                error.add_note("its processes have ended meanwhile")
+            raise CheckpointFailed(self.container.id, str(error)) from error
+
+    def _on_notify(self, notification: Notification) -> None:
+        self._passed.add(notification.script)
+        if (
+            notification.script == Script.QUERY_EXT_FILES
+        ):  # the first point at which all stand still
+            places = descriptors.with_positions(
+                self.record.descriptors, self.container.state.init_pid
+            )
+            self.record = replace(self.record, descriptors=tuple(places))
+            self.record.write(self.options.image_path)
+
+    def _set_free(self) -> None:
+        """Undo what CRIU may have left, but not what somebody else did to hold the container."""
+        frozen = self.container.cgroup.frozen()
+        if frozen and Script.POST_DUMP in self._passed and not self._was_paused:
+            logger.warning("container %s was frozen by hand and stays so", self.container.id)
+            return
+        if frozen and not self._was_paused:
+            self.container.cgroup.thaw()  # criu died while it froze the cgroup
+        unlock(self.container)
+
+    def _dump_options(self, mounts: list[externals.ExternalMount]) -> DumpOptions:
+        container, options = self.container, self.options
+        pid = container.state.init_pid
+        outside = [each.external for each in self.record.descriptors if each.external]
+        return DumpOptions(
+            pid=pid,
+            images_dir=options.image_path,
+            work_dir=options.work_path,
+            root=container.state.rootfs,
+            config_file=criu_config(container.state.annotations),
+            external=(*externals.namespaces_to_dump(container.spec, pid), *outside),
+            ext_mnt=tuple((mount.point, mount.name) for mount in mounts),
+            leave_running=options.leave_running,
+            tcp_established=options.tcp_established,
+            tcp_skip_in_flight=options.tcp_skip_in_flight,
+            ext_unix_sk=options.ext_unix_sk,
+            shell_job=options.shell_job,
+            file_locks=options.file_locks,
+            link_remap=options.link_remap,
+            ghost_limit_bytes=options.ghost_limit_bytes,
+            timeout_s=options.timeout_s,
+            orphan_pts_master=True,
+            manage_cgroups_mode=options.manage_cgroups_mode,
+            network_lock=options.network_lock or network_lock(find_criu(options.criu)),
+            freeze_cgroup=_freezer(container),
+        )
+
+
+def unlock(container: Container) -> None:
+    """Let a running container's network work again after a CRIU that died while it dumped it."""
+    if not container.status().has_init:
+        return
+    pid = container.state.init_pid
+    shared = os.path.samefile(container.netns_path, "/proc/self/ns/net")
+    with suppress(ContainerError):
+        unlock_network(pid, container.processes(), shared=shared)
+
+
+def _freezer(container: Container) -> Path | None:
+    """The freezer for CRIU to use; None to have it seize one task after the other.
+
+    CRIU looks only every 100 ms whether a freezer has done its work, and seizes a task in 20 us.
+    The freezer is for many tasks, for those that exec started, whom CRIU does not find by descent,
+    and for a container that is paused.
+    """
+    pids = container.processes()
+    strangers = _not_descended(container.state.init_pid, pids)
+    if strangers:
+        logger.warning("processes %s were started by exec: no checkpoint has them", strangers)
+    tasks = sum(_thread_count(pid) for pid in pids)
+    if tasks <= _SEIZE_AT_MOST and not strangers and not container.cgroup.frozen():
+        return None
+    return container.cgroup.freezer_path
+
+
+def _not_descended(init_pid: int, pids: Iterable[int]) -> list[int]:
+    """Those of *pids* whose parent is outside of the container."""
+    inside = {init_pid, *pids}
+    parents = {pid: _parent(pid) for pid in inside - {init_pid}}
+    return sorted(pid for pid, parent in parents.items() if parent and parent not in inside)
+
+
+def _parent(pid: int) -> int | None:
+    """None when it has ended."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(text[text.rindex(b")") + 1 :].split()[1])
+    return None
+
+
+def _thread_count(pid: int) -> int:
+    with suppress(OSError):
+        return len(os.listdir(f"/proc/{pid}/task"))
+    return 0
+
+
+def criu_config(annotations: dict[str, str]) -> Path | None:
+    """The configuration file that CRIU reads last, and heeds most; CRIU ignores a missing one."""
+    name = annotations.get(CONFIG_ANNOTATION, DEFAULT_CONFIG)
+    return Path(name) if name else None
+
+
+def _check_status(container: Container) -> bool:
+    """Whether the container is paused; WrongStatus when it cannot be dumped."""
+    status = container.status()
+    if status not in (Status.RUNNING, Status.PAUSED):
+        raise WrongStatus(container.id, status, ("running", "paused"))
+    return status is Status.PAUSED
+
+
+def _record(
+    container: Container,
+    options: CheckpointOptions,
+    table: list[mountinfo.MountInfo],
+    submounts: list[str],
+) -> Record:
+    state = container.state
+    mount_ids = {info.id for info in table}
+    standard = descriptors.of_process(state.init_pid, mount_ids)
+    descriptors.check_others(container.id, container.processes(), mount_ids, standard)
+    return Record(
+        container_id=container.id,
+        spec_sha256=spec_digest(state.spec),
+        descriptors=tuple(standard),
+        networks=Networks.from_json({"networks": state.networks, "routes": state.routes}),
+        submounts=tuple(submounts),
+        dumped=Dumped(
+            tcp_established=options.tcp_established,
+            ext_unix_sk=options.ext_unix_sk,
+            shell_job=options.shell_job,
+            file_locks=options.file_locks,
+            link_remap=options.link_remap,
+        ),
+    )
+
+
+@contextmanager
+def _image_directory(container_id: str, options: CheckpointOptions) -> Iterator[None]:
+    """Make the directories; when the block fails, what was made in them is removed, logs apart."""
+    before: set[str] = set()
+    try:
+        for directory in filter(None, (options.image_path, options.work_path)):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = set(os.listdir(options.image_path))
+    except OSError as exc:
+        raise CheckpointFailed(container_id, f"{exc.filename}: {exc.strerror}") from exc
+    try:
+        yield
+    except BaseException:
+        _remove_images(options.image_path, before)
+        raise
+
+
+def _remove_images(directory: Path, before: set[str]) -> None:
+    for path in directory.iterdir():
+        is_image = path.suffix == ".img" or path.name in (RECORD_FILE, DESCRIPTORS_FILE)
+        if is_image and path.name not in before:
+            path.unlink()

@@ -1,0 +1,167 @@
+"""What of a container lies outside of it, and so is named to CRIU instead of being dumped.
+
+At a dump each external mount, namespace and file gets a name; at a restore the name gets what it
+stands for on this host. A bind mount's name is its destination in the spec. criu(8) --external,
+--inherit-fd, --join-ns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from criu_rpc.options import JoinNamespace
+from runtime import mounts, namespaces
+from runtime.errors import SetupFailed
+from runtime.mountinfo import MountInfo
+from runtime.resolve import is_null, open_in_root, path_in_root
+from runtime.spec_model import Spec
+
+#: name of every masked file: all are the null device, on every host
+NULL = "/dev/null"
+
+_NAMESPACE_KEYS = {"network": ("net", "extRootNetNS"), "pid": ("pid", "extRootPidNS")}
+# criu/namespaces.c join_ns_add; "network" and "pid" go by descriptor
+_JOINED = {"ipc": "ipc", "uts": "uts", "user": "user", "time": "time", "mount": "mnt"}
+
+
+class Bind(NamedTuple):
+    """A bind mount of the spec."""
+
+    destination: str
+    source: str
+    recursive: bool
+
+
+class ExternalMount(NamedTuple):
+    """A mount as a dump has to be told of it."""
+
+    point: str
+    name: str
+
+
+def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bind]:
+    """The bind mounts of *spec*, those that show its cgroups among them."""
+    return [
+        Bind(os.path.normpath(mount["destination"]), mount["source"], mount["recursive"])
+        for mount in mounts.of_spec(spec, bundle, cgroup_paths).mounts
+        if mount["fstype"] == mounts.BIND
+    ]
+
+
+def mounts_to_dump(spec: Spec, all_binds: Iterable[Bind], pid: int) -> list[ExternalMount]:
+    """The external mounts that the container of process *pid* has now."""
+    with _root_of(pid) as root_fd:
+        found = [
+            ExternalMount(point, bind.destination)
+            for bind in all_binds
+            if (point := _point(root_fd, bind.destination)) is not None
+        ]
+        found += [ExternalMount(point, NULL) for point in _masked_files(root_fd, spec)]
+    return found
+
+
+def submounts(
+    external: Iterable[ExternalMount], all_binds: Iterable[Bind], table: Iterable[MountInfo]
+) -> list[ExternalMount]:
+    """What lies mounted below recursive bind mounts: it came along and is as external as they."""
+    external = list(external)
+    known = {mount.point for mount in external}
+    recursive = {bind.destination for bind in all_binds if bind.recursive}
+    return [
+        ExternalMount(info.point, above.name + info.point.removeprefix(above.point))
+        for above in external
+        if above.name in recursive
+        for info in table
+        if info.point.startswith(f"{above.point}/") and info.point not in known
+    ]
+
+
+def mounts_to_restore(
+    all_binds: Iterable[Bind], submount_names: Iterable[str]
+) -> list[tuple[str, str]]:
+    """(name, source on this host) of every external mount."""
+    sources = {bind.destination: bind.source for bind in all_binds}
+    below = [(name, source) for name in submount_names if (source := _source(name, sources))]
+    return [*sources.items(), *below, (NULL, NULL)]
+
+
+def _source(name: str, sources: Mapping[str, str]) -> str | None:
+    above = max((each for each in sources if name.startswith(f"{each}/")), key=len, default=None)
+    return None if above is None else sources[above] + name[len(above) :]
+
+
+def namespaces_to_dump(spec: Spec, pid: int) -> list[str]:
+    """Network and pid namespaces that the container has joined by path, in CRIU's words."""
+    return [
+        f"{kind}[{os.stat(f'/proc/{pid}/ns/{kind}').st_ino}]:{key}"
+        for name, (kind, key) in _NAMESPACE_KEYS.items()
+        if (namespace := spec.linux.namespace(name)) and namespace.path
+    ]
+
+
+def namespaces_by_path(spec: Spec) -> dict[str, Path]:
+    """CRIU's key of each network or pid namespace given by path -> that path.
+
+    Raises SetupFailed when there is no such namespace on this host.
+    """
+    found = {}
+    for name, (_, key) in _NAMESPACE_KEYS.items():
+        namespace = spec.linux.namespace(name)
+        if namespace and namespace.path:
+            namespaces.check_path(name, namespace.path)
+            found[key] = Path(namespace.path)
+    return found
+
+
+def namespaces_to_join(spec: Spec) -> tuple[JoinNamespace, ...]:
+    """The other namespaces given by path. Raises SetupFailed when CRIU cannot join one."""
+    joined = []
+    for namespace in spec.linux.namespaces:
+        if not namespace.path or namespace.type in _NAMESPACE_KEYS:
+            continue
+        if namespace.type not in _JOINED:
+            raise SetupFailed(
+                f"joining {namespace.type} namespace {namespace.path}",
+                "CRIU cannot restore into a given one",
+            )
+        namespaces.check_path(namespace.type, namespace.path)
+        joined.append(JoinNamespace(_JOINED[namespace.type], Path(namespace.path)))
+    return tuple(joined)
+
+
+def _masked_files(root_fd: int, spec: Spec) -> Iterator[str]:
+    """A masked directory is a tmpfs, which CRIU dumps by itself."""
+    for path in spec.linux.masked_paths:
+        with suppress(OSError):
+            fd = open_in_root(root_fd, path)
+            try:
+                if is_null(fd):
+                    yield path_in_root(root_fd, fd)
+            finally:
+                os.close(fd)
+
+
+def _point(root_fd: int, destination: str) -> str | None:
+    """Where *destination* is, its symbolic links followed as when it was mounted."""
+    try:
+        fd = open_in_root(root_fd, destination)
+    except OSError:
+        return None  # unmounted and gone
+    try:
+        return path_in_root(root_fd, fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _root_of(pid: int) -> Iterator[int]:
+    """The root directory of a process as a descriptor."""
+    fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,60 @@
+"""Prepare the place that criu restores a container in, and become criu: a fresh interpreter's work.
+
+In a mount namespace of its own, so that no mount is left behind whoever is killed: the rootfs as a
+mount of its own, as CRIU wants it (criu(8) --root), its mount points made. In the container's
+cgroups and cgroup namespace, which what is restored inherits. mount_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import rootfs
+from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE
+from runtime.process.channel import READY, Channel, ChannelClosed
+from runtime.process.steps import begin
+from runtime.syscalls import mount_setattr, unshare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.process.plan import RestorePlan
+    from runtime.process.steps import Steps
+
+
+def main(fd: int, command: list[str]) -> None:
+    """Talk with the runtime on *fd*, then execute *command*; never returns."""
+    channel = Channel(fd)
+    step = begin(channel)
+    try:
+        plan: RestorePlan = channel.receive_plan()
+        with step("making a mount namespace"):
+            unshare(CLONE_NEWNS | (CLONE_NEWCGROUP if plan["cgroup_namespace"] else 0))
+            mount_setattr(AT_FDCWD, "/", propagation=MS_PRIVATE, recursive=True)
+        _make_mount_points(plan, channel, step)
+        with step("mounting the rootfs"):
+            os.close(rootfs.attach(plan["rootfs"]))
+        channel.send(READY)
+        os.set_inheritable(fd, False)
+        with step(f"executing {command[0]}"):
+            os.execv(command[0], command)
+    except ChannelClosed:
+        os._exit(1)
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, the runtime has to be told
+        step.fail(exc)
+
+
+def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None:
+    """Mount everything in a namespace that is left at once: what stays are the mount points.
+
+    One inside another mount is made in that: only so is it where CRIU will look for it.
+    """
+    pid = os.fork()
+    if pid == 0:
+        with step("making mount points"):
+            unshare(CLONE_NEWNS)
+            root_fd = rootfs.attach(plan["rootfs"])
+            rootfs.mount_all(root_fd, plan["rootfs"]["mounts"])
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        os._exit(1)  # the child has said why

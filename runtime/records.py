@@ -1,0 +1,165 @@
+"""migrator.json of an image directory: what a restore must know that CRIU's images do not say.
+
+Written by the dump, read by the restore - on another host, from a directory that anybody may have
+made: what it says is checked here, and leads to no file of the host. Beside it lies
+descriptors.json, as other runtimes and their callers read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.descriptors import STANDARD, Descriptor, Kind
+from runtime.errors import InvalidNetwork, RestoreFailed
+from runtime.network.models import Networks
+
+RECORD_FILE = "migrator.json"
+DESCRIPTORS_FILE = "descriptors.json"
+
+_FORMAT = 1
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dumped:
+    """How it was dumped: a restore must be told the same."""
+
+    tcp_established: bool = False
+    ext_unix_sk: bool = False
+    shell_job: bool = False
+    file_locks: bool = False
+    link_remap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """All that is known of a dumped container beside its images."""
+
+    container_id: str
+    #: of the config.json that it ran by
+    spec_sha256: str
+    descriptors: tuple[Descriptor, ...]
+    networks: Networks = field(default_factory=Networks)
+    #: names of mounts that came along with recursive bind mounts
+    submounts: tuple[str, ...] = ()
+    dumped: Dumped = field(default_factory=Dumped)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that from_json takes."""
+        return {
+            "version": _FORMAT,
+            "container_id": self.container_id,
+            "spec_sha256": self.spec_sha256,
+            "descriptors": [each.to_json() for each in self.descriptors],
+            "networks": self.networks.to_json(),
+            "submounts": list(self.submounts),
+            "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Raises ValueError when *data* is no such object."""
+        if not isinstance(data, dict) or data.get("version") != _FORMAT:
+            raise ValueError(f"it is not of format version {_FORMAT}")
+        match data:
+            case {
+                "container_id": str(container_id),
+                "spec_sha256": str(spec_sha256),
+                "descriptors": [_, _, _] as descriptors,
+                "networks": dict(networks),
+                "submounts": list(submounts),
+                "dumped": dict(dumped),
+            }:
+                return cls(
+                    container_id=container_id,
+                    spec_sha256=spec_sha256,
+                    descriptors=tuple(Descriptor.from_json(each) for each in descriptors),
+                    networks=_networks(networks),
+                    submounts=tuple(_submount(each) for each in submounts),
+                    dumped=_dumped(dumped),
+                )
+        raise ValueError("fields are missing or of another type")
+
+    def write(self, images_dir: Path) -> None:
+        """Write both files of *images_dir*."""
+        _write(images_dir / RECORD_FILE, self.to_json())
+        _write(images_dir / DESCRIPTORS_FILE, [each.link for each in self.descriptors])
+
+
+def load(images_dir: Path, container_id: str) -> Record:
+    """The record of *images_dir*; where another runtime made the images, what their files say.
+
+    Raises RestoreFailed, about *container_id*.
+    """
+    try:
+        text = _read(images_dir / RECORD_FILE)
+        if text is not None:
+            return Record.from_json(json.loads(text))
+        return _foreign(container_id, _read(images_dir / DESCRIPTORS_FILE))
+    except (ValueError, RecursionError, OSError) as exc:
+        why = f"{images_dir / RECORD_FILE} cannot be used: {exc}"
+        raise RestoreFailed(container_id, why) from exc
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """SHA-256 of a config.json, whatever its white space and order."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
+def _foreign(container_id: str, text: bytes | None) -> Record:
+    links = [""] * len(STANDARD) if text is None else json.loads(text)
+    match links:
+        case [str(), str(), str()]:
+            descriptors = tuple(_of_link(link) for link in links)
+            return Record(container_id=container_id, spec_sha256="", descriptors=descriptors)
+    raise ValueError(f"{DESCRIPTORS_FILE} is not a list of three strings")
+
+
+def _of_link(link: str) -> Descriptor:
+    try:
+        return Descriptor(Kind.PIPE, link, link)
+    except ValueError:
+        return Descriptor(Kind.INSIDE, link)
+
+
+def _networks(data: dict[str, Any]) -> Networks:
+    try:
+        return Networks.from_json(data)
+    except InvalidNetwork as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _submount(name: Any) -> str:
+    """A way down from a bind mount's destination, and never up."""
+    if not isinstance(name, str) or not name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name!r} is not the path of a mount")
+    return name
+
+
+def _dumped(data: dict[str, Any]) -> Dumped:
+    names = {field.name for field in fields(Dumped)}
+    if data.keys() != names or not all(isinstance(value, bool) for value in data.values()):
+        raise ValueError(f"'dumped' does not say true or false of {', '.join(sorted(names))}")
+    return Dumped(**data)
+
+
+def _read(path: Path) -> bytes | None:
+    if not path.exists():
+        return None
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path.name} is not a file of a size that it can have")
+    return path.read_bytes()
+
+
+def _write(path: Path, data: Any) -> None:
+    # not by write_atomic: its fsync would be paid while the container stands still, and an image
+    # directory is only of use once its dump is complete
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        json.dump(data, file)

@@ -1,0 +1,202 @@
+"""Make a container out of an image directory: everything around it first, then CRIU.
+
+`Restore.prepare` needs no image and takes the time; `Restore.run` is what a client waits for.
+Every step has its undo beside it: a restore that fails leaves no process, cgroup, interface, mount
+or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle".
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
+from runtime import descriptors, hook_points, namespaces, records
+from runtime.cgroups import manager
+from runtime.container import Container
+from runtime.create import reserve
+from runtime.criu_launcher import start_criu
+from runtime.delete import destroy_cgroup
+from runtime.errors import RestoreFailed
+from runtime.process import pidfile
+from runtime.restore_options import RestoreOptions
+from runtime.restore_plan import RestorePlan
+from runtime.state import Status, check_id, process_stat
+from runtime.undo import Undo
+
+__all__ = ["Restore", "RestoreOptions"]
+
+# From here on CRIU asks but does not heed: what was restored is about to run, or runs.
+_TOO_LATE = frozenset({Script.NETWORK_UNLOCK, Script.PRE_RESUME, Script.POST_RESUME})
+
+
+class Restore:
+    """One container on its way back: `prepare`, then `run`; `abort` instead, at any time."""
+
+    def __init__(
+        self, root: Path, container_id: str, bundle: Path, options: RestoreOptions
+    ) -> None:
+        self.root, self.container_id = root, check_id(container_id)
+        self.bundle, self.options = bundle.absolute(), options
+        self._prepared: _Prepared | None = None
+
+    @property
+    def criu_pid(self) -> int:
+        """Process id of the criu that `prepare` has started."""
+        assert self._prepared is not None, "prepare comes first"
+        return self._prepared.criu.pid
+
+    def prepare(self) -> None:
+        """Take the id, and make all that does not need the images; criu then waits, warm.
+
+        Reads the record of the dump from the images where none was given.
+        Raises ContainerExists, InvalidNetwork, SetupFailed, RestoreFailed and the like; nothing is
+        then left.
+        """
+        with _failing(self.container_id), Undo() as undo:
+            directory = reserve(self.root, self.container_id, undo)
+            plan = RestorePlan.make(self.container_id, self.bundle, self.options)
+            plan.state.save(directory)
+            self._prepared = _Prepared(plan, self.root, undo)
+            self._prepared.undo = undo.pop_all()
+
+    def run(self, on_notify: Handler | None = None) -> Container:
+        """Restore it from the images, which must be complete now; returns when it runs.
+
+        on_notify: asked at every point (criu_rpc.notify), after what is done here: at post-restore
+        the container is whole, its state saved, and none of its processes runs. What it raises up
+        to then comes out here, everything undone as by `abort`. What it raises later comes out
+        too, but then the container runs.
+
+        Raises RestoreFailed or HookFailed; nothing of the container is then left.
+        """
+        assert self._prepared is not None, "prepare comes first, and run only once"
+        prepared, self._prepared = self._prepared, None
+        late = _Late(on_notify)
+        with _failing(self.container_id), prepared.undo:
+            prepared.restore(first_of(prepared.on_notify, late.ask))
+        if late.error is not None:
+            raise late.error
+        return Container(self.root, prepared.plan.state)
+
+    def abort(self) -> None:
+        """Undo everything that `prepare` made; without effect after `run`, or a second time."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            with suppress(_Aborted), prepared.undo:
+                raise _Aborted
+
+
+class _Prepared:
+    """A criu in its place, and what it is told when the images are there."""
+
+    def __init__(self, plan: RestorePlan, root: Path, undo: Undo) -> None:
+        self.plan, self.undo = plan, undo
+        self._directory = root / plan.state.id
+        self._init_pid = 0
+        self._cgroup = manager("", paths=plan.state.cgroup_paths)
+        undo.on_error(plan.remove_network)
+        self._cgroup.create()  # from here on what is in it is ours to kill
+        undo.on_error(destroy_cgroup, self._cgroup)
+        undo.on_error(self._end_init)
+        self._streams = plan.options.stdio.open(undo)
+        self.criu = start_criu(plan, self._streams, self._cgroup.apply, undo)
+        self.criu.require()
+        self.criu.features()  # for the probing: where it can be kept, the restore need not do it
+        plan.warm_up()
+
+    def restore(self, on_notify: Handler) -> None:
+        """The part that needs the images."""
+        images_dir = self.plan.options.image_path
+        images.check(images_dir)
+        # where files are read and written is only known when the container stands still
+        record = records.load(images_dir, self.plan.state.id)
+        descriptors.place(record.descriptors, self._streams)
+        self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
+
+    def on_notify(self, notification: Notification) -> None:
+        """What is ours to do at CRIU's points."""
+        match notification.script:
+            case Script.SETUP_NAMESPACES:
+                self._adopt(notification.pid)
+                self._run_hooks()
+            case Script.POST_RESTORE:
+                self._adopt(notification.pid)
+                self._complete()
+
+    def _adopt(self, pid: int | None) -> None:
+        """Note who init is; it is our own child (criu_opts.rst_sibling)."""
+        assert pid is not None, "CRIU tells the pid at these points"
+        stat = process_stat(pid)
+        if stat is None:
+            raise RestoreFailed(self.plan.state.id, "its first process has ended already")
+        self._init_pid = pid
+        self.plan.change_state(init_pid=pid, init_start_time=stat.start_time)
+
+    def _run_hooks(self) -> None:
+        """Where network plugins act; no hook of the container's side is run a second time."""
+        hooks, state = self.plan.spec.hooks, self.plan.state.oci(Status.CREATING)
+        if hooks.prestart or hooks.create_runtime:
+            self.undo.on_error(hook_points.run_all, "poststop", hooks.poststop, state)
+        hook_points.run("prestart", hooks.prestart, state)
+        hook_points.run("createRuntime", hooks.create_runtime, state)
+
+    def _complete(self) -> None:
+        """All is there and stands still: what makes it a container as any other."""
+        descriptors.keep_appending(self.plan.record.descriptors, self._streams, self._init_pid)
+        self.plan.adopt_network()
+        # Only now: limits slow CRIU down, and devices that it may not open it takes for missing.
+        self._cgroup.set(self.plan.spec.linux.resources)
+        self.plan.change_state(
+            namespace_paths=namespaces.paths_of(self._init_pid),
+            external_descriptors=descriptors.links(self._init_pid),
+        )
+        self.plan.state.save(self._directory)
+        if self.plan.options.pid_file:
+            pidfile.write(self.plan.options.pid_file, self._init_pid)
+
+    def _end_init(self) -> None:
+        """CRIU kills what it restores in vain, unless it was killed itself."""
+        if self._init_pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._init_pid, signal.SIGKILL)  # not reaped: no other has its pid
+            with suppress(ChildProcessError):
+                os.waitpid(self._init_pid, 0)
+
+
+class _Late:
+    """A caller's handler, whose errors are kept for later where CRIU would not heed them."""
+
+    def __init__(self, handler: Handler | None) -> None:
+        self._handler = handler
+        self.error: Exception | None = None
+
+    def ask(self, notification: Notification) -> None:
+        """Ask the handler."""
+        if self._handler is None:
+            return
+        if notification.script not in _TOO_LATE:
+            self._handler(notification)
+            return
+        try:
+            self._handler(notification)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the container runs
+            self.error = self.error or error
+
+
+class _Aborted(Exception):
+    """Makes an Undo undo."""
+
+
+@contextmanager
+def _failing(container_id: str) -> Iterator[None]:
+    try:
+        yield
+    except CriuError as error:
+        raise RestoreFailed(container_id, str(error)) from error
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        raise RestoreFailed(container_id, f"{about}{error.strerror}") from error

@@ -1,0 +1,134 @@
+"""What is restored, where, and what CRIU is told of it: decided before anything is made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from criu_rpc import ManageCgroups, VethPair
+from criu_rpc import RestoreOptions as CriuOptions
+from runtime import externals, mounts, records
+from runtime.checkpoint import criu_config
+from runtime.create import first_state
+from runtime.network.models import Networks
+from runtime.records import Record, spec_digest
+from runtime.restore_options import RestoreOptions
+from runtime.spec import load
+from runtime.spec_model import Spec
+from runtime.state import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RestorePlan:
+    """One container as it is to be; its state grows as it comes to be."""
+
+    options: RestoreOptions
+    spec: Spec
+    record: Record
+    state: State
+    #: those that CRIU makes: none where the network namespace is given by path
+    networks: Networks
+    #: CRIU's key -> path of network and pid namespaces given by path
+    namespaces: Mapping[str, Path]
+
+    @classmethod
+    def make(cls, container_id: str, bundle: Path, options: RestoreOptions) -> Self:
+        """Read bundle and record, and check what this host has to offer for them.
+
+        Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed.
+        """
+        spec = load(bundle)
+        record = options.record or records.load(options.image_path, container_id)
+        if record.spec_sha256 not in ("", spec_digest(spec.raw)):
+            logger.info("%s is not the config.json that the container was dumped with", bundle)
+        own = spec.linux.namespace("network")
+        networks = Networks()
+        if own and not own.path:
+            networks = options.place(record.networks, container_id)
+        return cls(
+            options=options.dumped_with(record),
+            spec=spec,
+            record=record,
+            state=first_state(container_id, bundle, spec, networks),
+            networks=networks,
+            namespaces=externals.namespaces_by_path(spec),
+        )
+
+    def change_state(self, **changes: Any) -> None:
+        """Note what has become known."""
+        self.state = replace(self.state, **changes)
+
+    def place_plan(self) -> dict[str, Any]:
+        """What the launcher is told: see runtime/process/plan.py, RestorePlan."""
+        table = mounts.of_spec(self.spec, self.state.bundle, self.state.cgroup_paths)
+        namespace = self.spec.linux.namespace("cgroup")
+        return {
+            "rootfs": {
+                "path": str(self.state.rootfs),
+                "propagation": 0,
+                "mounts": table.mounts,
+            },
+            "cgroup_namespace": namespace is not None and not namespace.path,
+        }
+
+    def criu_options(self, criu_pid: int) -> CriuOptions:
+        """The request."""
+        options = self.options
+        binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
+        return CriuOptions(
+            images_dir=options.image_path,
+            work_dir=options.work_path,
+            root=self.state.rootfs,
+            config_file=criu_config(self.state.annotations),
+            ext_mnt=tuple(externals.mounts_to_restore(binds, self.record.submounts)),
+            veths=tuple(
+                VethPair(network.name, f"{network.host_interface_name}@{network.bridge}")
+                for network in self.networks.veths
+            ),
+            join_ns=externals.namespaces_to_join(self.spec),
+            cg_roots=tuple(self._cgroup_roots(criu_pid)),
+            manage_cgroups_mode=options.manage_cgroups_mode,
+            tcp_established=options.tcp_established,
+            tcp_close=options.tcp_close,
+            ext_unix_sk=options.ext_unix_sk,
+            shell_job=options.shell_job,
+            file_locks=options.file_locks,
+            lsm_profile=options.lsm_profile,
+            lsm_mount_context=options.lsm_mount_context,
+            orphan_pts_master=True,
+        )
+
+    def _cgroup_roots(self, criu_pid: int) -> list[tuple[str | None, str]]:
+        """Where CRIU is to put cgroups that it manages itself: where it is, by cgroups(7)."""
+        if self.options.manage_cgroups_mode is ManageCgroups.IGNORE:
+            return []
+        lines = Path(f"/proc/{criu_pid}/cgroup").read_text().splitlines()
+        fields = (line.split(":", 2) for line in lines)
+        return [(controllers or None, path) for _, controllers, path in fields]
+
+    def warm_up(self) -> None:
+        """Have loaded now what is needed while the container stands still."""
+        if self.networks.veths:
+            from runtime.network import rtnetlink  # noqa: PLC0415 - lazy: 150 ms
+
+            with rtnetlink.connect():
+                pass
+
+    def adopt_network(self) -> None:
+        """Give the host ends that CRIU has made what it does not give them."""
+        if self.networks.veths:
+            from runtime.network import adopt  # noqa: PLC0415 - lazy: loaded by warm_up
+
+            adopt(self.networks, self.state.id)
+
+    def remove_network(self) -> None:
+        """Remove the host ends; those that are not there are no error."""
+        if self.networks.veths:
+            from runtime.network import teardown  # noqa: PLC0415 - lazy: loaded by warm_up
+
+            teardown(self.networks, self.state.id)
