@@ -13,7 +13,7 @@ setup:  ## install what is missing and make .venv with the command in it
 	@tools/setup
 
 demo: setup  ## move a live Redis with a connected client between two hosts on this machine
-	@.venv/bin/migrator scenario run redis_live
+	@.venv/bin/migrator scenario run redis-live
 
 test: setup  ## run all tests: unit, one host, two hosts, injected faults
 	@$(pytest) $(levels)
@@ -23,7 +23,7 @@ test-unit: setup  ## run the tests that need no root and take seconds
 
 bench:  ## measure a migration beside a script of runc, tar and ssh
 	@tools/setup --bench
-	@.venv/bin/migrator scenario bench
+	@.venv/bin/python tools/bench
 
 lint: setup  ## check style, types and scripts
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

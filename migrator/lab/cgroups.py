@@ -63,7 +63,7 @@ def allow_realtime(cgroup: str) -> None:
         for part in (*cgroup.split("/"), LEAF):
             directory = directory / part
             with suppress(OSError):
-                (directory / "cpu.rt_runtime_us").open("r+").write(str(_REALTIME_US))
+                (directory / "cpu.rt_runtime_us").write_text(str(_REALTIME_US))
 
 
 def exists(cgroup: str) -> bool:
@@ -71,9 +71,16 @@ def exists(cgroup: str) -> bool:
     return any((h.mount_point / cgroup).is_dir() for h in hierarchies())
 
 
-def procs_files(cgroup: str) -> list[Path]:
-    """What a process writes its id to, in order to join *cgroup*'s leaf everywhere."""
-    return [h.mount_point / cgroup / LEAF / "cgroup.procs" for h in hierarchies()]
+def procs_files(cgroup: str, below: str = "") -> list[Path]:
+    """What a process writes its id to, to join *cgroup* (or its child *below*) everywhere."""
+    return [h.mount_point / cgroup / below / "cgroup.procs" for h in hierarchies()]
+
+
+def move_to_leaf(cgroup: str) -> None:
+    """Move what is in *cgroup* itself to its leaf, on every hierarchy."""
+    for source, leaf in zip(procs_files(cgroup), procs_files(cgroup, LEAF), strict=True):
+        for pid in source.read_text().split():
+            leaf.write_text(pid)
 
 
 def kill_all(cgroup: str) -> None:
@@ -128,7 +135,7 @@ def _thaw(cgroup: str) -> None:
     """A process in a frozen v1 cgroup does not die of SIGKILL until it is thawed."""
     for directory in _subtree(cgroup):
         with suppress(OSError):
-            (directory / "freezer.state").open("r+").write("THAWED")
+            (directory / "freezer.state").write_text("THAWED")
 
 
 def _hand_on_controllers(directory: Path) -> None:

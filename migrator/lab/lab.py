@@ -7,10 +7,11 @@ also removes what a killed `up` has left.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from migrator.lab import cgroups, network, node, record, ssh
 from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, StepFailed
 from migrator.lab.host import Host
 from migrator.lab.layout import LABS, UPLINK, Layout, Node, check_name, plan
+
+logger = logging.getLogger(__name__)
 
 _PROGRAMS = ("ip", "tc", "mount", "unshare", "nsenter", "ssh-keygen")
 
@@ -94,14 +97,13 @@ def up(
 ) -> Lab:
     """Bring up a lab called *name*; when that fails, nothing of it is left.
 
-    owned: it serves this process only; another `up` may replace it when this process has ended.
+    owned: it serves this process only; the next `up` of any lab removes it when this has ended.
     Raises LabError when there is one of that name already.
     """
     layout = plan(name, host_count)
     network.rate_bits(bandwidth)
     _check_programs()
-    if (left := record.load(name)) is not None and left.abandoned:
-        down(name)
+    _remove_abandoned()
     _claim(layout)
     try:
         owner = record.this_process() if owned else None
@@ -150,6 +152,15 @@ def down(name: str) -> None:
         node.MOUNT_POINT_MADE.rmdir()
 
 
+def _remove_abandoned() -> None:
+    """Labs of tests and stories that were killed; another `up` may be removing them as well."""
+    for name in names():
+        if (left := record.load(name)) is not None and left.abandoned:
+            logger.info("removing lab %s, whose owner has died", name)
+            with suppress(NoSuchLab, FileNotFoundError):
+                down(name)
+
+
 def _claim(layout: Layout) -> None:
     LABS.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -162,10 +173,11 @@ def _claim(layout: Layout) -> None:
 def _build(layout: Layout, bandwidth: str) -> None:
     """Start every node, then connect them, then let them in by SSH."""
     host_names = {n.address: n.name for n in layout.plugged}
-    started = [(n, node.start(n, host_names)) for n in layout.nodes]
-    ssh.write_files(layout, {n.name: node.environment(n) for n in layout.hosts})
-    for n, process in started:
-        node.wait_ready(n, process)
+    with ExitStack() as answers:
+        started = [(n, answers.enter_context(node.start(n, host_names))) for n in layout.nodes]
+        ssh.write_files(layout, {n.name: node.environment(n) for n in layout.hosts})
+        for n, answer in started:
+            node.wait_ready(n, answer)
     pids = {n.name: node.init_pid(n) for n in layout.nodes}
     _batch("ip", layout.switch, network.switch_commands(layout, pids))
     for n in layout.plugged:

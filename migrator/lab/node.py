@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from migrator.lab import cgroups, init
 from migrator.lab.errors import StepFailed
@@ -28,7 +29,6 @@ _OWN = {
 }
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
-_JOIN_THEN = 'for file in {files}; do echo 0 > "$file"; done; exec {then}'
 
 
 def environment(node: Node) -> dict[str, str]:
@@ -39,43 +39,42 @@ def environment(node: Node) -> dict[str, str]:
     }
 
 
-def start(node: Node, names: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start *node*'s init, which goes on alone; `wait_ready` says when its mounts are there.
+def start(node: Node, names: Mapping[str, str]) -> IO[bytes]:
+    """Start *node*'s init, which goes on alone; the stream returned is for `wait_ready`.
 
     names: address -> name of every host, for the node's /etc/hosts.
     """
     cgroups.create(node.cgroup)
     if node.name == CLIENT:
         cgroups.allow_realtime(node.cgroup)
-    root_files = [h.mount_point / node.cgroup / "cgroup.procs" for h in cgroups.hierarchies()]
     _make_directories(node, names)
-    python = [shutil.which("python3", path=_SYSTEM_PATH) or sys.executable, "-I", "-S"]
-    init_command = [*python, init.__file__, str(node.directory / "node.json")]
+    python = shutil.which("python3", path=_SYSTEM_PATH) or sys.executable
+    init_command = [python, "-I", "-S", init.__file__, str(node.directory / "node.json")]
     unshare = ["unshare", *_NAMESPACES, "--fork", "--propagation", "private", *init_command]
+    joined = _join_then(cgroups.procs_files(node.cgroup), f"{shlex.join(unshare)} &")
     with (node.directory / "init.log").open("wb") as log:
-        return subprocess.Popen(
-            ["sh", "-ec", _join_then(root_files, unshare)],
+        starter = subprocess.Popen(
+            ["sh", "-ec", joined],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",
             start_new_session=True,
         )
+    starter.wait()
+    assert starter.stdout is not None
+    return starter.stdout
 
 
-def wait_ready(node: Node, started: subprocess.Popen[bytes]) -> None:
+def wait_ready(node: Node, answers: IO[bytes]) -> None:
     """Wait until *node*'s init has set itself up, and make it enterable.
 
     Raises StepFailed with what the init said when it has died.
     """
-    assert started.stdout is not None
-    with started.stdout:
-        answer = started.stdout.readline()
-    if answer != init.READY:
+    if answers.readline() != init.READY:
         said = (node.directory / "init.log").read_text().strip().replace("\n", "; ")
-        raise StepFailed(f"start {node.name}", said or f"its init ended with {started.wait()}")
-    for file in cgroups.procs_files(node.cgroup):
-        file.write_text(str(started.pid))
+        raise StepFailed(f"start {node.name}", said or "its init ended without a word")
+    cgroups.move_to_leaf(node.cgroup)
     _write_enter(node)
 
 
@@ -94,9 +93,10 @@ def command(node: Node, arguments: Sequence[str]) -> list[str]:
     return [str(node.directory / "enter"), *arguments]
 
 
-def _join_then(files: Sequence[Path], then: Sequence[str]) -> str:
+def _join_then(files: Sequence[Path], then: str) -> str:
+    """A line of sh(1): enter the cgroups with these cgroup.procs, then go on."""
     quoted = " ".join(shlex.quote(str(file)) for file in files)
-    return _JOIN_THEN.format(files=quoted, then=shlex.join(then))
+    return f'for file in {quoted}; do echo 0 > "$file"; done; {then}'
 
 
 def _make_directories(node: Node, names: Mapping[str, str]) -> None:
@@ -143,7 +143,7 @@ def _write_enter(node: Node) -> None:
     pid = str(init_pid(node))
     settings = [f"{name}={value}" for name, value in environment(node).items()]
     enter = ["nsenter", "--target", pid, *_NAMESPACES, "env", *settings]
-    text = _join_then(cgroups.procs_files(node.cgroup), enter)
+    text = _join_then(cgroups.procs_files(node.cgroup, cgroups.LEAF), f"exec {shlex.join(enter)}")
     script = node.directory / "enter"
     script.write_text(
         f'#!/bin/sh -e\n# Run a command in {node.name} of lab {node.lab}.\n{text} "$@"\n'
