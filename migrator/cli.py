@@ -1,0 +1,119 @@
+"""The command line's beginning and end: a fast start, one line and an exit code for every error.
+
+Only this module prints errors and chooses exit codes (docs/commands.md has their table). What is
+imported here is part of every command's time: click and the command come when they are needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import click
+
+FAILED = 1
+BUG = 70
+INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+#: exec passes on the status of its process, so what fails before is told apart, as runc does
+FAILED_OF = {"exec": 255}
+
+COMPLETION_VARIABLE = "_MIGRATOR_COMPLETE"
+
+
+def main() -> NoReturn:
+    """The `migrator` program."""
+    # Imports make many objects and no garbage: 6 of 66 ms were spent on looking for some.
+    gc.set_threshold(100_000)
+    _leave(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    import click  # noqa: PLC0415 - lazy: 35 ms
+
+    from migrator import log  # noqa: PLC0415 - lazy: 5 ms
+    from migrator.commands._group import group  # noqa: PLC0415 - imports click
+
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete  # noqa: PLC0415 - lazy: 10 ms
+
+        return shell_complete(group, {}, "migrator", COMPLETION_VARIABLE, instruction)
+    log.configure()
+    ctx = None
+    try:
+        with group.make_context("migrator", list(arguments) or ["--help"]) as ctx:
+            return group.invoke(ctx) or 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _print_error("interrupted")
+        return INTERRUPTED
+    except Exception as exc:  # noqa: BLE001 - the one handler: every error gets its line and code
+        return _report(exc, ctx.invoked_subcommand if ctx else None)
+
+
+def _report(exc: Exception, command: str | None) -> int:
+    if isinstance(exc, BrokenPipeError) and _nobody_reads_our_output():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    message, code = _described(exc)
+    _print_error(message, exc)
+    return FAILED_OF.get(command or "", code) if code == FAILED else code
+
+
+def _print_error(message: str, exc: Exception | None = None) -> None:
+    import logging  # noqa: PLC0415 - there since log.configure()
+
+    logger = logging.getLogger(__name__)
+    logger.error("%s", message)
+    if exc is not None:
+        logger.debug("raised here:", exc_info=exc)
+
+
+def _described(exc: Exception) -> tuple[str, int]:
+    """The one line and the exit code of an error."""
+    if format_message := getattr(exc, "format_message", None):  # click's: a wrong command line
+        return _usage(format_message(), getattr(exc, "ctx", None)), FAILED
+    notes = "".join(f"; {note}" for note in getattr(exc, "__notes__", ()))
+    code = getattr(exc, "exit_code", None)
+    if isinstance(code, int):
+        return f"{exc}{notes}", code
+    if isinstance(exc, OSError) and exc.strerror:
+        where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
+        return f"{where}{exc.strerror}{notes}", FAILED
+    kind = type(exc).__name__
+    return f"internal error: {kind}: {exc}{notes} (--debug shows where; please report it)", BUG
+
+
+def _usage(message: str, ctx: click.Context | None) -> str:
+    text = message.rstrip(".")
+    hint = f" (see `{ctx.command_path} --help`)" if ctx else ""
+    return f"{text[:1].lower()}{text[1:]}{hint}"
+
+
+def _nobody_reads_our_output() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave(code: int) -> NoReturn:
+    """End without taking the interpreter apart, which costs 10 ms and has no use."""
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or OUTPUT_CLOSED
+    os._exit(code)

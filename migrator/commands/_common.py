@@ -1,0 +1,213 @@
+"""What commands share: global settings, how options are read, and options of several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options that commands read."""
+
+    root: Path
+    criu: str | None = None
+    debug: bool = False
+
+
+class OneDash(click.Command):
+    """A command whose long options may have one dash, as Go programs take them: `-pid-file F`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read *args* as click does, after giving each long option its two dashes."""
+        return super().parse_args(ctx, list(self._two_dashes(ctx, args)))
+
+    def _two_dashes(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+        options = {
+            name: parameter
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        rest = iter(args)
+        for arg in rest:
+            name, equals, _ = arg.partition("=")
+            if not name.startswith("--") and len(name) > 2 and f"-{name}" in options:
+                name, arg = f"-{name}", f"-{arg}"
+            yield arg
+            if arg == "--" or (not arg.startswith("-") and not ctx.allow_interspersed_args):
+                break
+            option = options.get(name)
+            if option and not (option.is_flag or option.count or equals):
+                yield from (value for value in [next(rest, None)] if value is not None)
+        yield from rest
+
+
+def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the Settings as its first argument."""
+    return click.pass_obj(function)
+
+
+def verb(
+    *, passes_arguments: bool = False, **settings: Any
+) -> Callable[[Callable[..., Any]], OneDash]:
+    """Make a function the command of its module; its docstring is the help.
+
+    passes_arguments: what follows the first argument belongs to another program, options and all.
+    """
+    context = {"allow_interspersed_args": not passes_arguments}
+    return click.command(cls=OneDash, context_settings=context, **settings)
+
+
+def _ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    root = Path(ctx.find_root().params["root"])
+    ids = sorted(state.parent.name for state in root.glob("*/state.json"))
+    return [CompletionItem(name) for name in ids if name.startswith(incomplete)]
+
+
+id_argument = click.argument("container_id", metavar="CONTAINER", shell_complete=_ids)
+
+
+def on_container(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the container that its first argument names."""
+
+    @id_argument
+    @pass_settings
+    @wraps(function)
+    def load(settings: Settings, container_id: str, **options: Any) -> Any:
+        from runtime.container import Container
+
+        return function(Container.load(settings.root, container_id), **options)
+
+    return load
+
+
+def refused(
+    *names: str, why: str = "is not supported yet", flag: bool = True
+) -> Callable[..., Any]:
+    """An option of runc's that is not carried out, and says so instead of being skipped."""
+
+    def refuse(_: click.Context, option: click.Parameter, value: object) -> None:
+        if value:
+            raise click.UsageError(f"{option.opts[0]} {why}")
+
+    return click.option(*names, is_flag=flag, expose_value=False, hidden=True, callback=refuse)
+
+
+_CREATION_OPTIONS = (
+    click.argument("container_id", metavar="CONTAINER"),
+    click.option(
+        "-b",
+        "--bundle",
+        type=DIRECTORY,
+        default=".",
+        help="Where config.json and the rootfs are.  [default: the current directory]",
+    ),
+    click.option("--pid-file", type=FILE, help="Write the process id of its init to this file."),
+    click.option(
+        "--preserve-fds",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Pass on N descriptors after the standard three.",
+    ),
+    click.option(
+        "--network",
+        "networks",
+        multiple=True,
+        metavar="TYPE,KEY=VALUE,...",
+        help="An interface: veth,name=eth0,bridge=br0,address=10.1.0.2/24,gateway=10.1.0.1 ...",
+    ),
+    click.option(
+        "--route",
+        "routes",
+        multiple=True,
+        metavar="KEY=VALUE,...",
+        help="A route: destination=10.2.0.0/16,gateway=10.1.0.9,interface_name=eth0 ...",
+    ),
+    click.option(
+        "--network-file", type=FILE, help='The same as JSON: {"networks": [...], "routes": [...]}.'
+    ),
+    refused(
+        "--console-socket", why="is not supported yet: containers have no terminal", flag=False
+    ),
+    refused("--no-pivot"),
+    # As it is without them: no keyring is made, and no orphan is adopted.
+    click.option("--no-new-keyring", is_flag=True, expose_value=False, hidden=True),
+)
+
+
+def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments of Container.create, from the options that all creators have."""
+
+    @pass_settings
+    @wraps(function)
+    def ask(
+        settings: Settings,
+        networks: tuple[str, ...],
+        routes: tuple[str, ...],
+        network_file: Path | None,
+        **options: Any,
+    ) -> Any:
+        from runtime.process.stdio import Stdio
+
+        if networks or routes or network_file:
+            from runtime.network import combine
+
+            options["networks"] = combine(networks, routes, network_file)
+        return function(root=settings.root, stdio=Stdio.inherited(), **options)
+
+    decorated: Callable[..., Any] = ask
+    for option in reversed(_CREATION_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+_CRIU_OPTIONS = (
+    click.option(
+        "--image-path",
+        type=DIRECTORY,
+        default="checkpoint",
+        show_default=True,
+        help="The image directory.",
+    ),
+    click.option(
+        "--work-path",
+        type=DIRECTORY,
+        help="For CRIU's log and statistics.  [default: the image directory]",
+    ),
+    click.option("--tcp-established", is_flag=True, help="Carry TCP connections."),
+    click.option("--ext-unix-sk", is_flag=True, help="Allow unix sockets connected to outside."),
+    click.option("--shell-job", is_flag=True, help="Allow a terminal or session from outside."),
+    click.option("--file-locks", is_flag=True, help="Carry file locks."),
+    click.option(
+        "--manage-cgroups-mode",
+        type=click.Choice(["ignore", "soft", "full", "strict"]),
+        default="ignore",
+        show_default=True,
+        help="What CRIU does about cgroups below the container's own.",
+    ),
+    refused("--lazy-pages"),
+    refused("--auto-dedup"),
+    refused("--empty-ns", flag=False),
+)
+
+
+def criu_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that checkpoint and restore share."""
+    for option in reversed(_CRIU_OPTIONS):
+        function = option(function)
+    return function

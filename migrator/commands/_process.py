@@ -1,0 +1,61 @@
+"""The process that `exec` adds to a container: a file's, or the container's own with changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime.container import Container
+from runtime.spec import load_process, parse_process
+from runtime.spec_model import Process
+
+_GIVEN_CAPABILITIES = ("bounding", "effective", "permitted")
+
+
+def process_for(
+    container: Container,
+    *,
+    file: Path | None,
+    args: Sequence[str],
+    cwd: str | None,
+    env: Sequence[str],
+    user: str | None,
+    additional_gids: Sequence[int],
+    caps: Sequence[str],
+    no_new_privs: bool,
+) -> Process:
+    """What the options of exec ask for; InvalidSpec names what of it cannot be."""
+    if file is not None:
+        return load_process(file)
+    if not args:
+        raise click.UsageError("missing argument COMMAND, or --process FILE")
+    base: dict[str, Any] = container.state.spec["process"]
+    owner = dict(base.get("user") or {})
+    if user is not None:
+        owner |= _user(user)
+    if additional_gids:
+        owner["additionalGids"] = [*owner.get("additionalGids", ()), *additional_gids]
+    changed = base | {
+        "args": list(args),
+        "cwd": cwd or base["cwd"],
+        "env": [*base.get("env", ()), *env],
+        "user": owner,
+        "noNewPrivileges": no_new_privs or base.get("noNewPrivileges", False),
+    }
+    if caps:
+        changed["capabilities"] = _with(base.get("capabilities") or {}, caps)
+    return parse_process(changed, Path("exec"))
+
+
+def _user(text: str) -> dict[str, int]:
+    uid, colon, gid = text.partition(":")
+    if not uid.isdecimal() or (colon and not gid.isdecimal()):
+        raise click.UsageError(f"--user {text!r}: give a number, or two as UID:GID")
+    return {"uid": int(uid), **({"gid": int(gid)} if colon else {})}
+
+
+def _with(sets: dict[str, list[str]], caps: Sequence[str]) -> dict[str, list[str]]:
+    return sets | {name: [*sets.get(name, ()), *caps] for name in _GIVEN_CAPABILITIES}

@@ -1,0 +1,40 @@
+"""`migrator list`: the containers below the state root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import click
+
+from migrator.commands._common import Settings, pass_settings, verb
+from migrator.commands._described import described
+from runtime.container import Container
+
+COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
+
+
+@verb()
+@click.option("-f", "--format", "form", type=click.Choice(["table", "json"]), default="table")
+@click.option("-q", "--quiet", is_flag=True, help="Print the ids only.")
+@pass_settings
+def command(settings: Settings, form: str, quiet: bool) -> None:
+    """List the containers of this host."""
+
+    states = [described(container) for container in Container.list_all(settings.root)]
+    if quiet:
+        lines: Iterator[str] = (state["id"] for state in states)
+    elif form == "json":
+        lines = iter([json.dumps(states)])
+    else:
+        rows = [[str(state[column]) for column in COLUMNS] for state in states]
+        lines = aligned([[column.upper() for column in COLUMNS], *rows])
+    for line in lines:
+        click.echo(line)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns at least 12 wide and three blanks apart, the last one as it is: runc's table."""
+    widths = [max(12, *(len(cell) + 3 for cell in column)) for column in zip(*rows, strict=True)]
+    for *cells, last in rows:
+        yield "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)) + last

@@ -1,0 +1,13 @@
+"""`migrator pause`: freeze a container by its cgroup."""
+
+from __future__ import annotations
+
+from migrator.commands._common import on_container, verb
+from runtime.container import Container
+
+
+@verb()
+@on_container
+def command(container: Container) -> None:
+    """Freeze all processes of CONTAINER; `migrator resume` lets them go on."""
+    container.pause()

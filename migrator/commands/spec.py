@@ -1,0 +1,23 @@
+"""`migrator spec`: a config.json to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from migrator.commands._common import DIRECTORY, verb
+from migrator.errors import UsageProblem
+
+
+@verb()
+@click.option("-b", "--bundle", type=DIRECTORY, default=Path(), help="Where to write it.")
+def command(bundle: Path) -> None:
+    """Write a config.json that runs `sh` in the directory rootfs beside it."""
+    from runtime.default_spec import default_spec
+
+    path = bundle / "config.json"
+    if path.exists():
+        raise UsageProblem(f"{path} exists: remove it first")
+    path.write_text(json.dumps(default_spec(), indent="\t") + "\n")

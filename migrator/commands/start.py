@@ -1,0 +1,13 @@
+"""`migrator start`: let a created container's process begin."""
+
+from __future__ import annotations
+
+from migrator.commands._common import on_container, verb
+from runtime.container import Container
+
+
+@verb()
+@on_container
+def command(container: Container) -> None:
+    """Start the process of a created CONTAINER."""
+    container.start()

@@ -1,0 +1,78 @@
+"""What is written to the log file and to standard error, in which form."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from migrator import log
+
+
+@pytest.fixture(autouse=True)
+def _restored_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in log.PACKAGES]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
+def test_an_error_is_one_json_object_in_the_file_and_one_line_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(path=tmp_path / "log", form="json")
+    logging.getLogger("runtime.container").error("bundle %s: no\nsuch", "/ä")
+    record = json.loads((tmp_path / "log").read_text())
+    assert re.fullmatch(RFC3339, record.pop("time"))
+    assert record == {"level": "error", "msg": "bundle /ä: no such"}
+    assert capsys.readouterr().err == "migrator: bundle /ä: no such\n"
+
+
+def test_the_text_form_is_key_and_value(tmp_path: Path) -> None:
+    log.configure(path=tmp_path / "log", form="text")
+    logging.getLogger("criu_rpc").warning('said "no"')
+    line = (tmp_path / "log").read_text()
+    assert re.fullmatch(rf'time="{RFC3339}" level=warning msg="said \\"no\\""\n', line)
+
+
+def test_a_warning_goes_to_stderr_only_without_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure()
+    logging.getLogger("runtime").warning("first")
+    log.configure(path=tmp_path / "log")
+    logging.getLogger("runtime").warning("second")
+    assert capsys.readouterr().err == "migrator: warning: first\n"
+
+
+def test_steps_are_in_the_file_and_debugging_only_on_demand(tmp_path: Path) -> None:
+    for debug, expected in ((False, 1), (True, 2)):
+        path = tmp_path / str(debug)
+        log.configure(path=path, debug=debug)
+        logging.getLogger("migrator.migrate").info("step")
+        logging.getLogger("migrator.migrate").debug("detail")
+        assert len(path.read_text().splitlines()) == expected
+
+
+def test_without_a_file_the_json_form_is_that_of_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.configure(form="json")
+    logging.getLogger("migrator").error("no")
+    assert json.loads(capsys.readouterr().err)["level"] == "error"
+
+
+def test_a_log_file_is_appended_to(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("before\n")
+    log.configure(path=tmp_path / "log")
+    logging.getLogger("migrator").error("after")
+    assert (tmp_path / "log").read_text().startswith("before\ntime=")
