@@ -192,7 +192,7 @@ def unlock(container: Container) -> None:
     if not container.status().has_init:
         return
     pid = container.state.init_pid
-    shared = os.path.samefile(container.netns_path, "/proc/self/ns/net")
+    shared = os.path.samefile(container.netns_path, "/proc/thread-self/ns/net")
     with suppress(ContainerError):
         unlock_network(pid, container.processes(), shared=shared)
 

@@ -22,15 +22,34 @@ from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
 from runtime.errors import RestoreFailed
 from runtime.process import pidfile
+from runtime.process.waiting import signals_held, wait_forwarding
 from runtime.restore_options import RestoreOptions
 from runtime.restore_plan import RestorePlan
 from runtime.state import Status, check_id, process_stat
 from runtime.undo import Undo
 
-__all__ = ["Restore", "RestoreOptions"]
+__all__ = ["Restore", "RestoreOptions", "restore"]
 
 # From here on CRIU asks but does not heed: what was restored is about to run, or runs.
 _TOO_LATE = frozenset({Script.NETWORK_UNLOCK, Script.PRE_RESUME, Script.POST_RESUME})
+
+
+def restore(
+    root: Path, container_id: str, bundle: Path, options: RestoreOptions, *, detach: bool = False
+) -> int:
+    """Restore a container, wait for it, delete it, and return its exit status.
+
+    detach: return 0 once it runs. Raises as Restore.prepare and Restore.run do.
+    """
+    restoring = Restore(root, container_id, bundle, options)
+    restoring.prepare()
+    container = restoring.run()
+    if detach:
+        return 0
+    with signals_held():
+        status = wait_forwarding(container.state.init_pid)
+    container.delete(force=True)
+    return status
 
 
 class Restore:

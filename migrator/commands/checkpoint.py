@@ -1,0 +1,85 @@
+"""`migrator checkpoint`: write a running container to an image directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from migrator.commands._common import (
+    Settings,
+    criu_options,
+    id_argument,
+    pass_settings,
+    refused,
+    verb,
+)
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(ctx: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if match := re.fullmatch(r"(\d+)([KMG]?)", text, re.IGNORECASE):
+        return int(match[1]) * _UNITS[match[2].upper()]
+    raise click.BadParameter(f"{text!r} is not a size such as 1M", ctx, option)
+
+
+@verb()
+@id_argument
+@criu_options
+@click.option("--leave-running", is_flag=True, help="Let it run on.")
+@click.option("--tcp-skip-in-flight", is_flag=True, help="Leave half-open connections out.")
+@click.option("--link-remap", is_flag=True, help="Keep open files that have no name any more.")
+@click.option(
+    "--network-lock",
+    type=click.Choice(["iptables", "nftables", "skip"]),
+    help="How packets are held back meanwhile.  [default: what works here]",
+)
+@click.option(
+    "ghost_limit_bytes",
+    "--ghost-limit",
+    metavar="SIZE",
+    callback=_size,
+    help="Largest open file without a name that is carried.  [default: 1M]",
+)
+@click.option(
+    "timeout_s",
+    "--timeout",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="How long to try to stop its processes.  [default: 10]",
+)
+@refused("--pre-dump")
+@refused("--parent-path", flag=False)
+@refused("--page-server", flag=False)
+@refused("--status-fd", flag=False)
+@pass_settings
+def command(
+    settings: Settings,
+    container_id: str,
+    image_path: Path,
+    network_lock: str | None,
+    manage_cgroups_mode: str,
+    **options: Any,
+) -> None:
+    """Write the memory, files and connections of a running CONTAINER to an image directory.
+
+    The container is then removed, for `migrator restore` to make it again, here or elsewhere. When
+    it cannot be written it runs on as before.
+    """
+    from criu_rpc import ManageCgroups, NetworkLock
+    from runtime.checkpoint import CheckpointOptions, checkpoint
+    from runtime.container import Container
+
+    request = CheckpointOptions(
+        image_path=image_path.absolute(),
+        manage_cgroups_mode=ManageCgroups[manage_cgroups_mode.upper()],
+        network_lock=NetworkLock[network_lock.upper()] if network_lock else None,
+        criu=settings.criu,
+        **options,
+    )
+    checkpoint(Container.load(settings.root, container_id), request)
