@@ -1,7 +1,18 @@
 # shellcheck shell=bash
-# CRIU >= 4.1 and its Python package, in the same version: the system's where it is new enough, else
-# those of Debian 13 unpacked below .venv with every library they need, libc included. The system's
-# own libc stays as it is.
+# CRIU and its Python package, in the same version: the system's where it is new enough, else those of
+# Debian 14 (forky) unpacked below .venv with every library they need, libc included. The system's own
+# libc stays as it is.
+
+# The oldest that works: 4.1 knows today's vDSO; before 4.2 CRIU asks every socket for SO_PASSCRED, which
+# Linux 6.16 and newer answer for some only (criu_rpc/features.py says the same).
+criu_needed() {
+    if printf '%s\n' 6.16 "$(uname -r)" | sort -CV; then echo 4.2; else echo 4.1; fi
+}
+
+# Whether version $1 is new enough.
+criu_suits() {
+    [[ -n $1 ]] && printf '%s\n' "$(criu_needed)" "$1" | sort -CV
+}
 
 criu_path() {
     if [[ -x $opt/criu/bin/criu ]]; then echo "$opt/criu/bin/criu"; else type -P criu || true; fi
@@ -16,8 +27,7 @@ system_criu() {
     local criu version
     criu=$(type -P criu) || return 0
     version=$(criu_version "$criu")
-    if [[ -n $version ]] && printf '%s\n' "$criu_needed" "$version" | sort -CV &&
-        "$criu" check >/dev/null 2>&1; then
+    if criu_suits "$version" && "$criu" check >/dev/null 2>&1; then
         echo "$criu"
     fi
 }
@@ -31,7 +41,7 @@ system_pycriu() {
 make_criu() {
     local new=$opt/criu.new pycriu
     # Its loader is named by a full path: it does not run any more where the checkout was moved.
-    if [[ -d $opt/criu/python/pycriu && -n $(criu_version "$opt/criu/bin/criu") ]]; then
+    if [[ -d $opt/criu/python/pycriu ]] && criu_suits "$(criu_version "$opt/criu/bin/criu")"; then
         return
     fi
     rm -rf "$new"
@@ -49,7 +59,7 @@ make_criu() {
 unpack_criu() {
     local work=$scratch/criu tree=$scratch/criu/tree deb
     mkdir -p "$work"/{lists,cache/archives}/partial "$work/debs"
-    apt_of_trixie "$work" "$(mirror)" >"$work/apt.conf"
+    apt_of_newer "$work" "$(mirror)" >"$work/apt.conf"
     local -x APT_CONFIG=$work/apt.conf
     apt-get --quiet -o APT::Update::Error-Mode=any update
     # Its libraries only: what else its packages depend on (python3 ...) is the system's.
@@ -64,10 +74,10 @@ unpack_criu() {
     (cd "$work/debs" && ls) >"$1/packages"
 }
 
-# Print a configuration by which apt sees Debian 13 alone, nothing of this system, and can install nothing.
-apt_of_trixie() {
+# Print a configuration by which apt sees Debian 14 alone, nothing of this system, and can install nothing.
+apt_of_newer() {
     : >"$1/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $2 trixie main" >"$1/sources"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $2 forky main" >"$1/sources"
     cat <<END
 Dir::State::lists "$1/lists";
 Dir::State::status "$1/status";
