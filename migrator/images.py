@@ -72,7 +72,8 @@ class ImageSender:
     """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for
     the answer.
 
-    Owns the stream. Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts what left so far.
+    Owns the stream. Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts
+    what left so far.
     """
 
     def __init__(self, images_dir: Path, stream: ssl.SSLSocket) -> None:

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from migrator.journal import Journal
 from migrator.preflight import came_by_migration, mark
 from migrator.report import Recorder
 from migrator.tls import Credentials
-from runtime import Container, ContainerError, NoSuchContainer
+from runtime import Container, ContainerError, ContainerExists, Stdio
+from runtime.descriptors import Kind
 from runtime.network import announce
+from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
 from runtime.state import check_id, is_alive, write_atomic
 
@@ -72,7 +75,7 @@ class Incoming:
             agent=processes.identity(os.getpid()),
             bundle=str(self.bundle),
             rootfs=str(self.rootfs),
-            remove=_outermost_new(self.bundle, self.rootfs) if new_bundle else [],
+            remove=outermost_new(self.bundle, self.rootfs) if new_bundle else [],
             images_dir=str(self.images_dir),
         )
         if request.rootfs_mode == "sync":
@@ -91,9 +94,17 @@ class Incoming:
         options = RestoreOptions.from_wire(
             request.options, images_dir=self.images_dir, criu=self._criu
         )
-        self._restore = Restore(self.root, self.container, self.bundle, options)
-        self._restore.prepare()
-        self.journal.write("armed", criu=processes.identity(self._restore.criu_pid))
+        assert options.record is not None
+        options = replace(options, stdio=_standard_streams(options.record))
+        restore = Restore(self.root, self.container, self.bundle, options)
+        self.journal.write("arming")
+        try:
+            restore.prepare()
+        except ContainerExists:
+            self.journal.write("taken")  # it is another's: discarding must not touch it
+            raise
+        self._restore = restore
+        self.journal.write("armed", criu=processes.identity(restore.criu_pid))
 
     def restore(self, files: dict[str, int], hold: Callable[[int], None]) -> Container:
         """Restore from the complete images; *hold(pid)* is called with everything restored and
@@ -241,11 +252,20 @@ def _remove(root: Path, record: Journal) -> None:
     assert prepared is not None
     if restored is not None:
         processes.kill(*restored.data["init"])
-    with suppress(NoSuchContainer):
-        Container.load(root, prepared.data["container"]).delete(force=True)
+    if record.has("arming") and not record.has("taken"):
+        Container.remove(root, prepared.data["container"], force=True)
     _remove_images(record)
     for path in prepared.data["remove"]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _standard_streams(record: Record) -> Stdio:
+    """Files of the host by the same path here; what stood for a pipe or a device is /dev/null."""
+    links = [
+        Path(each.link) if each.kind is Kind.FILE and not each.link.startswith("/dev/") else None
+        for each in record.descriptors
+    ]
+    return Stdio(*(link if link and link.parent.is_dir() else None for link in links))
 
 
 def _remove_images(record: Journal) -> None:
@@ -254,7 +274,7 @@ def _remove_images(record: Journal) -> None:
         shutil.rmtree(prepared.data["images_dir"], ignore_errors=True)
 
 
-def _outermost_new(*paths: Path) -> list[str]:
+def outermost_new(*paths: Path) -> list[str]:
     """The outermost directory on the way to each path that is not there yet."""
     found = set()
     for path in paths:

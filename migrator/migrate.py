@@ -116,6 +116,7 @@ class Migration:
         phase = self.recorder.phase
         with phase("preflight"):
             self.source.probe()
+            self.source.plan_dump()
             needs = preflight.needs(self.plan, self.source.container, self.source.criu)
             reasons = preflight.objections(self.plan, self.source.container) + self.agent.preflight(
                 needs
@@ -139,6 +140,7 @@ class Migration:
                 "agent": to.agent,
             },
             criu=self.source.criu_identity(),
+            images_dir=str(self.source.images_dir),
         )
         self.undo.callback(self.journal.remove)
         self.guardian = Guardian(self.plan.root, self.plan.container)
@@ -146,8 +148,6 @@ class Migration:
 
     def _prepare(self, needs: m.Preflight) -> None:
         with self.recorder.phase("prepare"):
-            images_dir = self.source.make_images_dir(needs.memory_bytes)
-            self.journal.write("images", path=str(images_dir))
             # whatever the restored copy said to the switches, the last word is the source's
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))

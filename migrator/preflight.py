@@ -14,15 +14,23 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from criu_rpc import Criu, CriuError, CriuRequestFailed, CriuTooOld, Version, find_criu
+from criu_rpc import (
+    Criu,
+    CriuError,
+    CriuRequestFailed,
+    CriuTooOld,
+    NetworkLock,
+    Version,
+    find_criu,
+)
 from migrator import journal, rootfs
 from migrator.images import SPARE_BYTES, place_for
 from migrator.messages import Preflight
 from migrator.plan import Plan
+from migrator.source import memory_bytes
 from runtime import Container
-from runtime.cgroups import cgroup_version
-from runtime.network import bridge_exists
-from runtime.network.lock import network_lock
+from runtime.cgroups.detect import cgroup_version
+from runtime.network import bridge_exists, network_lock
 from runtime.state import check_id
 
 _EXTERNAL_KINDS = ("network", "pid")
@@ -99,17 +107,6 @@ def rootfs_there(plan: Plan, container: Container) -> Path:
     if plan.bundle is not None and state.rootfs.is_relative_to(state.bundle):
         return plan.bundle / state.rootfs.relative_to(state.bundle)
     return state.rootfs
-
-
-def memory_bytes(container: Container) -> int:
-    """Resident memory of all its processes; shared pages count once a process."""
-    total = 0
-    for pid in container.processes():
-        try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            continue
-    return total * os.sysconf("SC_PAGE_SIZE")
 
 
 def _namespaces(container: Container) -> list[dict[str, str]]:
@@ -239,10 +236,10 @@ def _space(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
         )
 
 
-def _tools(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
+def _tools(needs: Preflight, root: Path, criu: str | None) -> Iterator[str]:
     if needs.rootfs_mode == "sync" and not shutil.which("rsync"):
         yield "rsync is not installed there: install it, or use --rootfs shared"
-    if network_lock() == "skip":
+    if network_lock(find_criu(criu)) is NetworkLock.SKIP:
         yield (
             "neither iptables-restore nor nftables is there: criu cannot lock the network without "
             "one; install iptables"

@@ -22,9 +22,10 @@ from migrator.errors import MigrationError, OutcomeUnknown, UsageProblem
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
 from migrator.processes import await_death
+from migrator.source import networks_of
 from runtime import Container, NoSuchContainer
 from runtime.checkpoint import unlock
-from runtime.network import announce, set_host_ends
+from runtime.network import announce, reconnect
 from runtime.state import check_id
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
     container = Container.load(root, name)
     unlock(container)
     container.cgroup.thaw()
-    set_host_ends(container.state.networks, up=True)
+    reconnect(networks_of(container), container.id)
     if container.status().has_init:
         announce(container.netns_path)
     _forget(journal)
@@ -102,7 +103,6 @@ def _ended(root: Path, name: str, journal: Journal) -> Resolution:
     with suppress(NoSuchContainer):
         container = Container.load(root, name)
         container.cgroup.kill_all()
-        container.cgroup.thaw()
         container.delete(force=True)
     _forget(journal)
     return Resolution(
@@ -135,9 +135,9 @@ def _tell_to_discard(destination: Destination, migration: str, name: str) -> str
 
 
 def _forget(journal: Journal) -> None:
-    images = journal.last("images")
-    if images is not None:
-        shutil.rmtree(images.data["path"], ignore_errors=True)
+    begin = journal.last("begin")
+    if begin is not None:
+        shutil.rmtree(begin.data["images_dir"], ignore_errors=True)
     journal.remove()
 
 

@@ -89,7 +89,7 @@ def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
     with ours:
         with theirs:
             far = subprocess.Popen(
-                argv, stdin=theirs, stdout=theirs, cwd=rootfs, env=_environment()
+                argv, stdin=theirs.fileno(), stdout=theirs.fileno(), cwd=rootfs, env=_environment()
             )
         logger.debug("started %s in %s as pid %d", " ".join(argv), rootfs, far.pid)
         try:
@@ -124,7 +124,7 @@ def _run_near(arguments: list[str], stream: ssl.SSLSocket) -> tuple[int, str]:
         with theirs:
             near = subprocess.Popen(
                 ["sh", "-c", _NEAR, "rsync", *arguments],
-                stdin=theirs, stdout=output, stderr=output, env=_environment(),
+                stdin=theirs.fileno(), stdout=output, stderr=output, env=_environment(),
             )  # fmt: skip
         logger.debug("started rsync %s as pid %d", " ".join(arguments), near.pid)
         try:

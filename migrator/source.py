@@ -8,13 +8,15 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
-from runtime.checkpoint import CheckpointOptions, checkpoint
-from runtime.network import announce, set_host_ends
+from runtime.checkpoint import Checkpoint, CheckpointOptions
+from runtime.network import Networks, announce, isolate, reconnect
+from runtime.restore_options import RestoreOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Source:
             raise NotRunning(plan.container, status)
         self.criu = Criu.start(find_criu(plan.criu))
         self.images_dir: Path | None = None
+        self._checkpoint: Checkpoint | None = None
 
     def probe(self) -> None:
         """Let CRIU look at the kernel now: not under the freeze."""
@@ -40,23 +43,38 @@ class Source:
         """Pid and start time of our criu."""
         return processes.identity(self.criu.pid)
 
-    def make_images_dir(self, memory_bytes: int) -> Path:
-        self.images_dir = images.make_images_dir(self.plan.container, memory_bytes)
-        return self.images_dir
+    def plan_dump(self) -> None:
+        """Find out all that CRIU has to be told, into a new image directory.
 
-    def dump(self, on_notify: Handler) -> DumpStats:
-        """Dump it, held and refused by *on_notify*; when it returns the container is dead."""
-        assert self.images_dir is not None
+        Raises CheckpointFailed when the container cannot be dumped; it was not touched.
+        """
+        self.images_dir = images.make_images_dir(self.plan.container, memory_bytes(self.container))
         options = CheckpointOptions(
             image_path=self.images_dir,
             tcp_established=True,
             file_locks=self.plan.file_locks,
             ext_unix_sk=self.plan.ext_unix_sk,
             link_remap=self.plan.link_remap,
+            criu=self.plan.criu,
         )
-        return checkpoint(
-            self.container, options, on_notify=on_notify, criu=self.criu, destroy=False
+        self._checkpoint = Checkpoint(self.container, options)
+
+    def restore_options(self) -> dict[str, Any]:
+        """What the destination's restore is told beside CRIU's images."""
+        assert self.images_dir is not None
+        assert self._checkpoint is not None
+        options = RestoreOptions(
+            image_path=self.images_dir,
+            record=self._checkpoint.record,
+            bridges=dict(self.plan.bridges),
+            tcp_established=True,
         )
+        return options.to_wire()
+
+    def dump(self, on_notify: Handler) -> DumpStats:
+        """Dump it, held and refused by *on_notify*; when it returns the container is dead."""
+        assert self._checkpoint is not None
+        return self._checkpoint.run(on_notify, criu=self.criu)
 
     def ensure_criu_holds(self) -> None:
         """Raise CriuDied when CRIU is gone: the container then runs on, its dump is worthless."""
@@ -86,11 +104,11 @@ class Source:
 
     def isolate(self) -> None:
         """Take its host ends down: not even the kernel answers for it here any more."""
-        set_host_ends(self.container.state.networks, up=False)
+        isolate(networks_of(self.container), self.container.id)
 
     def reconnect(self) -> None:
         """Host ends up again."""
-        set_host_ends(self.container.state.networks, up=True)
+        reconnect(networks_of(self.container), self.container.id)
 
     def announce(self) -> None:
         """Tell the switches that its addresses are here."""
@@ -99,7 +117,6 @@ class Source:
     def end(self) -> None:
         """Kill it, frozen as it is: it never runs another instruction."""
         self.container.cgroup.kill_all()
-        self.thaw()
 
     def forget(self) -> None:
         """Remove what is left of it on this host; the bundle stays."""
@@ -110,6 +127,21 @@ class Source:
         self.criu.close()
         if self.images_dir is not None:
             shutil.rmtree(self.images_dir, ignore_errors=True)
+
+
+def networks_of(container: Container) -> Networks:
+    """Its interfaces and routes, as its state keeps them."""
+    state = container.state
+    return Networks.from_json({"networks": state.networks, "routes": state.routes})
+
+
+def memory_bytes(container: Container) -> int:
+    """Resident memory of all its processes; shared pages count once a process."""
+    total = 0
+    for pid in container.processes():
+        with suppress(OSError, IndexError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return total * os.sysconf("SC_PAGE_SIZE")
 
 
 _MAPPING = re.compile(rb"^\S+ rw.s \S+ \S+ [1-9]\d*\s+/(.*)$")

@@ -1,0 +1,153 @@
+"""What a destination makes of a dead migration's journal, and that its answer is final."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from migrator import incoming, processes
+from migrator.errors import UsageProblem
+from migrator.journal import DESTINATION, exists, open_journal, peek
+
+
+@pytest.fixture
+def sleeper():
+    """A live process, ended after the test."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def dead() -> list[int]:
+    """The identity of a process that is no more."""
+    process = subprocess.Popen(["sleep", "60"])
+    identity = processes.identity(process.pid)
+    process.kill()
+    process.wait()
+    return identity
+
+
+@pytest.fixture
+def left(tmp_path):
+    """Writes the journal of a migration m1 of c1 that reached *steps*; returns what it made."""
+
+    def write(*steps: str, agent: list[int] | None = None, init: list[int] | None = None):
+        images, bundle = tmp_path / "images", tmp_path / "srv" / "c1"
+        images.mkdir(parents=True)
+        (bundle / "rootfs").mkdir(parents=True)
+        data = {
+            "prepared": {
+                "migration": "m1",
+                "container": "c1",
+                "agent": agent or dead(),
+                "remove": [str(tmp_path / "srv")],
+                "images_dir": str(images),
+            },
+            "armed": {"criu": dead()},
+            "restored": {"init": init or dead()},
+        }
+        with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+            for step in steps:
+                journal.write(step, **data.get(step, {}))
+        return images, bundle
+
+    return write
+
+
+def steps_of(tmp_path):
+    return [entry.step for entry in peek(tmp_path / "root", "c1", DESTINATION)]
+
+
+@pytest.mark.parametrize(
+    "steps", [["prepared"], ["prepared", "armed"], ["prepared", "armed", "restored"]]
+)
+def test_without_run_everything_that_was_made_is_removed(tmp_path, left, steps):
+    images, bundle = left(*steps)
+    with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+        assert incoming.settle(tmp_path / "root", journal) == "dead"
+    assert not images.exists()
+    assert not bundle.parent.exists()
+    assert steps_of(tmp_path)[-1] == "dead"
+
+
+def test_a_restored_but_uncommitted_process_is_killed(tmp_path, left, sleeper):
+    left("prepared", "armed", "restored", init=processes.identity(sleeper.pid))
+    with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+        assert incoming.settle(tmp_path / "root", journal) == "dead"
+    assert sleeper.wait(5) == -9
+
+
+def test_run_and_alive_is_running_for_good(tmp_path, left, sleeper):
+    images, bundle = left(
+        "prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid)
+    )
+    with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+        assert incoming.settle(tmp_path / "root", journal) == "running"
+        sleeper.kill()
+        sleeper.wait()
+        assert incoming.settle(tmp_path / "root", journal) == "running"
+    assert bundle.exists()
+    assert not images.exists()
+
+
+def test_run_and_not_alive_is_dead_for_good(tmp_path, left):
+    _, bundle = left("prepared", "armed", "restored", "run")
+    with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+        assert incoming.settle(tmp_path / "root", journal) == "dead"
+        assert incoming.settle(tmp_path / "root", journal) == "dead"
+    assert not bundle.exists()
+
+
+def test_a_source_that_asks_kills_an_agent_that_was_not_told_to_run(tmp_path, left, sleeper):
+    left("prepared", "armed", agent=processes.identity(sleeper.pid))
+    assert incoming.fence(tmp_path / "root", "c1", "m1") == "dead"
+    assert sleeper.wait(5) == -9
+    assert not exists(tmp_path / "root", "c1", DESTINATION)
+
+
+def test_an_agent_that_was_told_to_run_is_not_killed(tmp_path, left, sleeper):
+    identity = processes.identity(sleeper.pid)
+    left("prepared", "armed", "restored", "run", agent=identity, init=identity)
+    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
+    assert sleeper.poll() is None
+
+
+def test_running_is_answered_again_and_again_until_the_source_is_done(tmp_path, left, sleeper):
+    left("prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid))
+    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
+    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
+    incoming.forget(tmp_path / "root", "c1", "m1")
+    assert not exists(tmp_path / "root", "c1", DESTINATION)
+
+
+def test_another_migrations_record_is_left_alone(tmp_path, left, sleeper):
+    images, _ = left("prepared", agent=processes.identity(sleeper.pid))
+    assert incoming.fence(tmp_path / "root", "c1", "m2") == "dead"
+    incoming.forget(tmp_path / "root", "c1", "m2")
+    assert sleeper.poll() is None
+    assert images.exists()
+    assert steps_of(tmp_path) == ["prepared"]
+
+
+def test_a_live_migration_is_not_settled_by_another(tmp_path, left):
+    left("prepared")
+    with (
+        open_journal(tmp_path / "root", "c1", DESTINATION),
+        pytest.raises(UsageProblem, match="at work"),
+    ):
+        open_journal(tmp_path / "root", "c1", DESTINATION)
+
+
+def test_only_what_is_new_is_to_be_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    found = incoming.outermost_new(
+        tmp_path / "there" / "a" / "b",
+        tmp_path / "there",
+        tmp_path / "empty",
+        tmp_path / "new" / "x",
+    )
+    assert found == sorted(str(tmp_path / p) for p in ("there/a", "empty", "new"))
