@@ -74,7 +74,6 @@ def create(
             init = undo.enter_context(Launched.spawn(INIT, stdio or Stdio(), keep=keep))
             creation.spec = load(bundle)
             creation.state = first_state(container_id, bundle.absolute(), creation.spec, networks)
-            creation.save()
             _set_up(creation, init, networks, preserve_fds)
             if pid_file:
                 pidfile.write(pid_file, init.pid)
@@ -145,10 +144,12 @@ def _set_up(
     )
     _make_fifo(creation.fifo)
     cgroup = manager("", paths=creation.state.cgroup_paths)
-    cgroup.create()  # from here on what is in it is ours to kill
+    cgroup.create()
     undo.on_error(destroy_cgroup, cgroup)
+    # From here on what is in it is ours to kill: only now may others read of it in the state.
+    creation.save()
     undo.on_error(init.kill)
-    cgroup.apply(init.launcher_pid)
+    cgroup.join(init.launcher_pid)
     pid = init.tell(plan)
     stat = process_stat(pid)
     assert stat is not None, "init is our child and was not reaped"

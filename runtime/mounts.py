@@ -188,7 +188,7 @@ def _is_bind(mount: Mount, options: Options) -> bool:
 
 
 def _check(mount: Mount, options: Options) -> None:
-    if posixpath.normpath(f"/{mount.destination}") == "/":
+    if posixpath.normpath(f"/{mount.destination.lstrip('/')}") == "/":
         raise ValueError("a mount over the root is not supported: give it as root.path")
     if options.data and (options.remount or _is_bind(mount, options)):
         name = options.data[0][0]

@@ -57,12 +57,15 @@ def manager(cgroups_path: str, *, paths: Mapping[str, str] | None = None) -> Cgr
     """The manager of the cgroups at *cgroups_path*, absolute within each hierarchy.
 
     paths: as saved in State.cgroup_paths; then nothing is detected, and they are used as they are.
+    Raises CgroupError for the root: whoever asks for a manager may be about to kill what is in it.
     """
     if paths:
         saved = {name: Path(path) for name, path in paths.items()}
         return V2Manager(saved) if "" in saved else V1Manager(saved)
+    relative = cgroups_path.strip("/")
+    if not relative:
+        raise CgroupError(_USUAL_PLACE, "is the root of all cgroups: none of a container's")
     found = detect()
-    relative = cgroups_path.lstrip("/")
     if found.version == "v1":
         return V1Manager({name: root / relative for name, root in found.v1.items()})
     if found.v2 is None:

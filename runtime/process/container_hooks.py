@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from runtime.process.plan import HookPlan
 
 
-def run(name: str, plans: list[HookPlan], state: dict[str, Any]) -> None:
-    """Run the hooks called *name*; a failure is an OSError that names the hook's path."""
+def run(
+    name: str, plans: list[HookPlan], state: dict[str, Any], *, env: dict[str, str]
+) -> None:
+    """Run the hooks called *name*; env: of one that gives none.
+
+    A failure is an OSError with the hook's index as errno, and its path.
+    """
     try:
-        hooks.run(name, [Hook._make(plan) for plan in plans], state)
+        hooks.run(name, [Hook._make(plan) for plan in plans], state, env=env)
     except HookFailed as exc:
-        raise OSError(0, exc.why, str(exc.path)) from exc
+        raise OSError(exc.index, exc.why, str(exc.path)) from exc

@@ -131,7 +131,8 @@ def _run_hooks(name: str, hooks: list[HookPlan], plan: InitPlan, step: Steps) ->
         return
     with step(f"{name} hook"):
         container_hooks = _import_hooks()
-        container_hooks.run(name, hooks, plan["state"] | {"pid": os.getpid()})
+        state = plan["state"] | {"pid": os.getpid()}
+        container_hooks.run(name, hooks, state, env=program.variables(plan["process"]["env"]))
 
 
 def _import_hooks() -> ModuleType:

@@ -151,7 +151,8 @@ class Launched:
 def failure(failed: Failed) -> ContainerError:
     """What init says failed, as the error that it is for a caller."""
     if failed.step.endswith(_HOOK):
-        return HookFailed(failed.step.removesuffix(_HOOK), failed.path, failed.reason)
+        name = failed.step.removesuffix(_HOOK)
+        return HookFailed(name, failed.path, failed.reason, index=failed.errno)
     why = f"{failed.path}: {failed.reason}" if failed.path else failed.reason
     return SetupFailed(failed.step, why)
 

@@ -109,7 +109,7 @@ class NamespacePlan(TypedDict):
 
 
 #: path, args, env, timeout: the fields of spec_model.Hook
-HookPlan = tuple[str, tuple[str, ...], tuple[str, ...] | None, int | None]
+HookPlan = tuple[str, tuple[str, ...], tuple[str, ...], int | None]
 
 
 class InitPlan(TypedDict):

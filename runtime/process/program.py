@@ -163,11 +163,16 @@ def _last_capability(proc_fd: int) -> int:
 
 
 def _environment(plan: ProcessPlan) -> dict[str, str]:
-    pairs = (entry.partition("=") for entry in plan["env"])
-    env = {name: value for name, _, value in pairs}
+    env = variables(plan["env"])
     if not env.get("HOME"):
         env["HOME"] = _home_of(plan["uid"])
     return env
+
+
+def variables(entries: list[str]) -> dict[str, str]:
+    """NAME=value entries as names and values; of several with one name the last counts."""
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
 
 
 def _home_of(uid: int) -> str:

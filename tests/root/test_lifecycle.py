@@ -1,0 +1,383 @@
+"""From create to delete: statuses, exit codes, wrong verbs, and what a failure leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime import (
+    BundleError,
+    Container,
+    ContainerError,
+    ContainerExists,
+    InvalidId,
+    InvalidSpec,
+    NoSuchContainer,
+    NotPaused,
+    NotRunning,
+    Paused,
+    SetupFailed,
+    Status,
+    Stdio,
+    StillRunning,
+    WrongStatus,
+)
+from tests.containers import Box, Traces, without_namespace
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+
+
+def eventually(condition: object, timeout_s: float = 5) -> bool:
+    deadline = time.monotonic() + timeout_s
+    assert callable(condition)
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.usefixtures("traceless")
+def test_a_container_goes_from_created_to_running_to_stopped(box: Box) -> None:
+    container = box.create()
+    assert container.status() is Status.CREATED
+    assert container.processes() == [container.state.init_pid]
+    container.start()
+    assert container.status() is Status.RUNNING
+    container.signal(signal.SIGKILL)
+    assert container.wait() == 137
+    assert container.status() is Status.STOPPED
+    assert container.oci_state()["pid"] == 0
+    container.delete()
+    with pytest.raises(NoSuchContainer):
+        Container.load(box.root, box.id)
+
+
+def test_the_oci_state_has_what_the_specification_wants(box: Box) -> None:
+    box.update(annotations={"org.example": "x"})
+    container = box.create()
+    assert container.oci_state() == {
+        "ociVersion": "1.2.0",
+        "id": box.id,
+        "status": "created",
+        "pid": container.state.init_pid,
+        "bundle": str(box.bundle.path),
+        "annotations": {"org.example": "x"},
+    }
+    assert [each.id for each in Container.list_all(box.root)] == [box.id]
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 0)])
+@pytest.mark.usefixtures("traceless")
+def test_run_returns_the_exit_status_of_the_program(box: Box, script: str, status: int) -> None:
+    # The first process of a pid namespace does not get its own SIGKILL (pid_namespaces(7)).
+    assert box.shell(script).status == status
+
+
+def test_run_returns_128_and_the_signal_that_ended_the_program(box: Box) -> None:
+    box.update(linux={"namespaces": without_namespace(box.bundle.spec, "pid")})
+    assert box.shell("kill -TERM $$").status == 128 + signal.SIGTERM
+
+
+def test_run_can_keep_the_container(box: Box) -> None:
+    box.program("true")
+    assert box.run(keep=True).status == 0
+    container = Container.load(box.root, box.id)
+    assert container.status() is Status.STOPPED
+    container.delete()
+
+
+def test_a_container_outlives_the_process_that_made_it(box: Box) -> None:
+    script = (
+        "import sys; from pathlib import Path; from runtime import Container; "
+        "Container.run(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), detach=True)"
+    )
+    argv = [sys.executable, "-c", script, str(box.root), box.id, str(box.bundle.path)]
+    subprocess.run(argv, check=True)
+    container = Container.load(box.root, box.id)
+    assert container.status() is Status.RUNNING
+    container.signal(signal.SIGKILL)
+    assert container.wait() is None  # not our child
+    container.delete()
+
+
+def test_run_passes_signals_on(box: Box) -> None:
+    box.program("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done")
+    out = box.bundle.path / "out"
+
+    def send_when_ready() -> None:
+        eventually(lambda: out.exists() and "ready" in out.read_text())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send_when_ready)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    thread.start()
+    assert box.run().status == 7
+    thread.join()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+@pytest.mark.parametrize("wrong", ["", ".", "..", "a/b", "a b", "ü"])
+def test_an_id_that_is_none_is_refused(box: Box, wrong: str) -> None:
+    with pytest.raises(InvalidId):
+        Container.create(box.root, wrong, box.bundle.path)
+    assert os.listdir(box.root) == []
+
+
+def test_an_id_is_taken_once(box: Box) -> None:
+    box.create()
+    with pytest.raises(ContainerExists, match=box.id):
+        box.create()
+    assert Container.load(box.root, box.id).status() is Status.CREATED
+
+
+def test_of_concurrent_creates_of_one_id_one_succeeds(box: Box) -> None:
+    results: list[object] = []
+
+    def attempt() -> None:
+        try:
+            results.append(box.create())
+        except ContainerError as exc:
+            results.append(exc)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(result, Container) for result in results) == 1
+    assert sum(isinstance(result, ContainerExists) for result in results) == 7
+    assert Container.load(box.root, box.id).status() is Status.CREATED
+
+
+def test_a_second_start_is_refused(box: Box) -> None:
+    container = box.start()
+    with pytest.raises(WrongStatus, match="is running, not created"):
+        container.start()
+
+
+def test_start_says_when_the_process_has_died_meanwhile(box: Box) -> None:
+    container = box.create()
+    os.kill(container.state.init_pid, signal.SIGKILL)
+    os.waitpid(container.state.init_pid, 0)
+    with pytest.raises(WrongStatus, match="is stopped, not created"):
+        container.start()
+    container.delete()
+
+
+def test_a_container_in_use_is_not_deleted_without_force(box: Box) -> None:
+    container = box.start()
+    with pytest.raises(StillRunning, match="delete --force"):
+        container.delete()
+    assert container.status() is Status.RUNNING
+    container.delete(force=True)
+    container.delete(force=True)
+    with pytest.raises(NoSuchContainer):
+        container.delete()
+
+
+@pytest.mark.usefixtures("traceless")
+def test_a_created_container_is_deleted_with_its_waiting_process(box: Box) -> None:
+    container = box.create()
+    container.delete()
+
+
+def test_pause_freezes_and_resume_thaws(box: Box) -> None:
+    box.program("sh", "-c", "while :; do echo x; done")
+    out = box.bundle.path / "ticks"
+    container = box.start(stdio=Stdio(None, out, None))
+    container.pause()
+    assert container.status() is Status.PAUSED
+    size = out.stat().st_size
+    time.sleep(0.05)
+    assert out.stat().st_size == size
+    with pytest.raises(Paused):
+        container.pause()
+    container.resume()
+    assert container.status() is Status.RUNNING
+    with pytest.raises(NotPaused):
+        container.resume()
+    assert eventually(lambda: out.stat().st_size > size)
+
+
+@pytest.mark.usefixtures("traceless")
+def test_a_paused_container_is_deleted_by_force(box: Box) -> None:
+    container = box.start()
+    container.pause()
+    with pytest.raises(StillRunning):
+        container.delete()
+    container.delete(force=True)
+
+
+def test_verbs_of_a_stopped_container_say_so(box: Box) -> None:
+    container = box.start()
+    container.signal(signal.SIGKILL)
+    container.wait()
+    with pytest.raises(NotRunning, match="is stopped, not running"):
+        container.signal(signal.SIGTERM)
+    with pytest.raises(NotRunning):
+        container.pause()
+    with pytest.raises(NotPaused):
+        container.resume()
+    with pytest.raises(NotRunning):
+        box.exec(container, "true")
+
+
+def test_a_kill_without_a_pid_namespace_ends_every_process(box: Box) -> None:
+    box.update(linux={"namespaces": without_namespace(box.bundle.spec, "pid")})
+    box.program("sh", "-c", "sleep inf & sleep inf & wait")
+    container = box.start()
+    assert eventually(lambda: len(container.processes()) == 3)
+    container.signal(signal.SIGKILL)
+    assert eventually(lambda: not container.cgroup.processes() or container.wait() == 137)
+    assert eventually(lambda: container.processes() == [])
+    container.delete()
+
+
+def test_a_signal_for_everyone_reaches_everyone(box: Box) -> None:
+    box.program("sh", "-c", "trap : USR1; sleep inf & wait; sleep inf")
+    container = box.start()
+    assert eventually(lambda: len(container.processes()) == 2)
+    before = set(container.processes())
+    container.signal(signal.SIGUSR1, everyone=True)
+    assert eventually(lambda: len(set(container.processes()) & before) == 1)
+
+
+def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
+    container = box.create(pid_file=box.bundle.path / "pid")
+    assert (box.bundle.path / "pid").read_text() == str(container.state.init_pid)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "why"),
+    [
+        (
+            {"process": {"args": ["nope"]}},
+            SetupFailed,
+            r"nope: executable file not found in \$PATH",
+        ),
+        ({"process": {"args": ["/bin/nope"]}}, SetupFailed, "/bin/nope: No such file or directory"),
+        ({"process": {"args": ["/etc/passwd"]}}, SetupFailed, "/etc/passwd: Permission denied"),
+        ({"process": {"cwd": "/etc/passwd"}}, SetupFailed, "passwd: Not a directory"),
+        ({"root": {"path": "none"}}, BundleError, "none"),
+        (
+            {"mounts": [{"destination": "/x", "type": "bind", "source": "/nope"}]},
+            SetupFailed,
+            "mounting: /nope .bind. on /x: No such file",
+        ),
+        (
+            {"mounts": [{"destination": "/x", "type": "tmpfs", "options": ["size=much"]}]},
+            SetupFailed,
+            "mounting: tmpfs on /x: tmpfs: Bad value for 'size'",
+        ),
+        (
+            {"mounts": [{"destination": "/x", "type": "nofs"}]},
+            SetupFailed,
+            "mounting: nofs on /x: No such device",
+        ),
+        (
+            {"linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}, {"type": "network", "path": "/none"}]}},
+            SetupFailed,
+            "joining network namespace /none: No such file",
+        ),
+        (
+            {"linux": {"sysctl": {"net.nothing.here": "1"}}},
+            SetupFailed,
+            "setting kernel parameters: /proc/sys/net/nothing/here: No such file",
+        ),
+        (
+            {"hooks": {"createRuntime": [{"path": "/bin/false"}]}},
+            ContainerError,
+            "error running createRuntime hook #0: /bin/false: exit status 1",
+        ),
+        (
+            {"hooks": {"createContainer": [{"path": "/bin/false"}]}},
+            ContainerError,
+            "error running createContainer hook #0: /bin/false: exit status 1",
+        ),
+        ({"process": {"capabilities": {"bounding": ["CAP_FLY"]}}}, InvalidSpec, "CAP_FLY"),
+        ({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}, InvalidSpec, "seccomp"),
+    ],
+)
+@pytest.mark.usefixtures("traceless")
+def test_a_create_that_fails_says_why_and_leaves_nothing(
+    box: Box, sections: dict[str, object], error: type[Exception], why: str
+) -> None:
+    box.update(**sections)
+    before = Traces.now(box.root)
+    with pytest.raises(error, match=why) as raised:
+        box.create()
+    assert "\n" not in str(raised.value)
+    assert Traces.now(box.root) == before
+
+
+def test_a_pid_file_that_cannot_be_written_undoes_the_create(box: Box) -> None:
+    before = Traces.now(box.root)
+    with pytest.raises(SetupFailed, match="writing the pid file: /none/pid: No such file"):
+        box.create(pid_file=Path("/none/pid"))
+    assert Traces.now(box.root) == before
+
+
+def test_a_program_that_cannot_be_executed_fails_start_and_leaves_it_stopped(box: Box) -> None:
+    path = box.bundle.rootfs / "bin/broken"
+    path.write_text("\x7fELF")
+    path.chmod(0o755)
+    box.program("broken")
+    container = box.create()
+    with pytest.raises(SetupFailed, match="exec: /bin/broken: Exec format error"):
+        container.start()
+    assert container.status() is Status.STOPPED
+    container.delete()
+
+
+def test_run_of_what_cannot_be_executed_leaves_nothing(box: Box) -> None:
+    path = box.bundle.rootfs / "bin/broken"
+    path.write_text("#!/none\n")
+    path.chmod(0o755)
+    box.program("broken")
+    before = Traces.now(box.root)
+    with pytest.raises(SetupFailed, match="No such file or directory"):
+        box.run()
+    assert Traces.now(box.root).processes == before.processes
+    assert os.listdir(box.root) == []
+
+
+def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
+    """The runtime is killed while a hook holds it up, with everything already made."""
+    box.update(hooks={"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "3600"]}]})
+    script = (
+        "import sys; from pathlib import Path; from runtime import Container; "
+        "Container.create(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
+    )
+    argv = [sys.executable, "-c", script, str(box.root), box.id, str(box.bundle.path)]
+    before = Traces.now(box.root)
+    runtime = subprocess.Popen(argv, start_new_session=True)
+
+    def in_hook() -> bool:
+        children = Path(f"/proc/{runtime.pid}/task/{runtime.pid}/children").read_text().split()
+        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in children]
+        return "sleep" in names
+
+    assert eventually(in_hook)
+    container = Container.load(box.root, box.id)
+    pids = Path(f"/proc/{runtime.pid}/task/{runtime.pid}/children").read_text().split()
+    runtime.kill()
+    runtime.wait()
+    sleeper = next(pid for pid in pids if int(pid) != container.state.init_pid)
+    os.kill(int(sleeper), signal.SIGKILL)
+    assert eventually(lambda: not Path(f"/proc/{container.state.init_pid}").exists())
+    assert container.status() is Status.STOPPED
+    container.delete()
+    assert Traces.now(box.root) == before
+
+
+@pytest.mark.usefixtures("traceless")
+def test_twenty_containers_leave_nothing(box: Box) -> None:
+    box.program("true")
+    for _ in range(20):
+        assert box.run().status == 0

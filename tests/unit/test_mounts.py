@@ -1,0 +1,145 @@
+"""Mount options sorted out, and the spec's mounts turned into what is to be done."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.constants import (
+    MOUNT_ATTR_ATIME_MASK,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_STRICTATIME,
+    MS_PRIVATE,
+    MS_SHARED,
+    MS_SLAVE,
+)
+from runtime.mounts import MountTable, parse_options, plan
+from runtime.spec_model import Mount
+
+BUNDLE = Path("/bundle")
+
+
+def planned(*mounts: Mount, **cgroups: Any) -> MountTable:
+    settings = {"cgroup_paths": {}, "own_cgroup_namespace": True} | cgroups
+    return plan(mounts, bundle=BUNDLE, **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "to_set", "to_clear"),
+    [
+        (("ro",), MOUNT_ATTR_RDONLY, 0),
+        (("ro", "rw"), 0, MOUNT_ATTR_RDONLY),
+        (("rw", "ro"), MOUNT_ATTR_RDONLY, 0),
+        (("nosuid", "nodev"), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0),
+        (("noexec", "exec"), 0, MOUNT_ATTR_NOEXEC),
+        (("nodiratime",), MOUNT_ATTR_NODIRATIME, 0),
+        (("noatime",), MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK),
+        (("noatime", "strictatime"), MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK),
+        (("strictatime", "relatime"), 0, MOUNT_ATTR_ATIME_MASK),
+        (("defaults", "silent", "async"), 0, 0),
+    ],
+)
+def test_the_last_of_contrary_options_wins(
+    options: tuple[str, ...], to_set: int, to_clear: int
+) -> None:
+    parsed = parse_options(options)
+    assert (parsed.attr_set, parsed.attr_clr) == (to_set, to_clear)
+    assert parsed.data == ()
+
+
+def test_an_r_before_an_option_means_the_mounts_below_too() -> None:
+    parsed = parse_options(("rro", "rnoatime", "nosuid"))
+    assert parsed.recursive_set == MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME
+    assert parsed.recursive_clr == MOUNT_ATTR_ATIME_MASK
+    assert parsed.attr_set == MOUNT_ATTR_NOSUID
+
+
+def test_propagation_is_kept_in_order() -> None:
+    parsed = parse_options(("slave", "rshared", "rprivate"))
+    assert parsed.propagation == ((MS_SLAVE, False), (MS_SHARED, True), (MS_PRIVATE, True))
+
+
+def test_what_is_not_known_is_for_the_filesystem() -> None:
+    parsed = parse_options(("mode=755,size=64k", "newinstance", "sync", 'context="a:b,c"'))
+    assert parsed.data == (
+        ("mode", "755"),
+        ("size", "64k"),
+        ("newinstance", None),
+        ("sync", None),
+        ("context", '"a:b,c"'),
+    )
+
+
+@pytest.mark.parametrize("option", ["idmap", "ridmap", "tmpcopyup", "iversion"])
+def test_an_option_that_is_not_carried_out_is_refused_by_name(option: str) -> None:
+    with pytest.raises(ValueError, match=f"^{option}: "):
+        parse_options((option,))
+
+
+def test_the_source_of_a_bind_mount_is_relative_to_the_bundle() -> None:
+    table = planned(
+        Mount("/a", "none", "data", ("rbind", "ro")),
+        Mount("b", "bind", "/abs"),
+    )
+    assert table.binds() == [("/a", "/bundle/data"), ("/b", "/abs")]
+    assert [mount["recursive"] for mount in table.mounts] == [True, False]
+
+
+def test_a_filesystem_keeps_its_type_source_and_options() -> None:
+    (mount,) = planned(Mount("/t", "tmpfs", "shm", ("nosuid", "size=1m"))).mounts
+    assert (mount["fstype"], mount["source"]) == ("tmpfs", "shm")
+    assert mount["options"] == [("size", "1m")]
+    assert mount["attr_set"] == MOUNT_ATTR_NOSUID
+
+
+@pytest.mark.parametrize(
+    ("mount", "why"),
+    [
+        (Mount("/", "tmpfs"), "a mount over the root"),
+        (Mount("/a/..", "tmpfs"), "a mount over the root"),
+        (Mount("/a", "bind", "", ()), "needs a source"),
+        (Mount("/a", "bind", "/b", ("size=1m",)), "option size is one of a filesystem"),
+        (Mount("/a", "", "", ("remount", "mode=1")), "option mode is one of a filesystem"),
+        (Mount("/a", "", "/b"), "neither a type nor"),
+    ],
+)
+def test_a_mount_that_makes_no_sense_is_refused(mount: Mount, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as raised:
+        planned(mount)
+    assert str(raised.value).startswith(f"mount {mount.destination}: ")
+
+
+def test_on_cgroup_v2_the_containers_namespace_is_mounted() -> None:
+    cgroup = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid"))
+    (mount,) = planned(cgroup, cgroup_paths={"": "/sys/fs/cgroup/migrator/x"}).mounts
+    assert mount["fstype"] == "cgroup2"
+
+
+def test_on_cgroup_v2_without_a_namespace_the_containers_own_cgroup_is_bound() -> None:
+    cgroup = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro",))
+    paths = {"": "/sys/fs/cgroup/migrator/x"}
+    table = planned(cgroup, cgroup_paths=paths, own_cgroup_namespace=False)
+    assert table.binds() == [("/sys/fs/cgroup", "/sys/fs/cgroup/migrator/x")]
+    assert table.mounts[0]["attr_set"] == MOUNT_ATTR_RDONLY
+
+
+def test_on_cgroup_v1_each_hierarchy_is_bound_once(tmp_path: Path) -> None:
+    # Nothing is mounted here, so "/" is taken for the mount point of all of them.
+    cgroup = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid"))
+    memory = tmp_path / "memory"
+    table = planned(cgroup, cgroup_paths={"cpu": str(memory), "cpuacct": str(memory)})
+    tmpfs, bind = table.mounts
+    assert (tmpfs["fstype"], tmpfs["options"]) == ("tmpfs", [("mode", "755")])
+    assert (bind["source"], bind["attr_set"]) == (
+        str(memory),
+        MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
+    )
+    assert [link for _, link in table.symlinks] == [
+        "/sys/fs/cgroup/cpu",
+        "/sys/fs/cgroup/cpuacct",
+    ]
