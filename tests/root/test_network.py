@@ -3,6 +3,7 @@
 Every test runs inside a network namespace of its own that plays the host.
 """
 
+import json
 import socket
 import struct
 import subprocess
@@ -234,6 +235,21 @@ def test_teardown_removes_both_ends_and_may_be_repeated(fresh_netns: Path) -> No
         teardown(networks, "one")
         assert links() == before
     assert [i["name"] for i in describe(fresh_netns)["interfaces"]] == ["lo"]
+
+
+def test_teardown_of_a_container_that_has_ended_loads_no_netlink_library(name: str) -> None:
+    networks = Networks((ETH0,)).complete("one")
+    run("ip", "netns", "add", f"{name}-ended")
+    setup(networks, leftovers.NETNS / f"{name}-ended", "one")
+    run("ip", "netns", "delete", f"{name}-ended")
+    program = (
+        "import json, sys\n"
+        "from runtime.network import Networks, teardown\n"
+        f"teardown(Networks.from_json(json.loads({json.dumps(networks.to_json())!r})), 'one')\n"
+        "assert 'pyroute2' not in sys.modules\n"
+    )
+    run(sys.executable, "-c", program)
+    assert not link_exists(networks.veths[0].host_interface_name)
 
 
 def test_teardown_leaves_another_containers_interface_alone(fresh_netns: Path) -> None:
