@@ -16,8 +16,8 @@ _LABELS = {
 
 def answers(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Label and answer, in the order in which they are to be read."""
-    noise = f"(of which the observer's own delay can be {facts['noise_ms']:.1f} ms)"
-    yield "longest silence", f"{facts['silence_ms']:.1f} ms {noise}"
+    yield "longest silence", f"{facts['silence_ms']:.1f} ms"
+    yield "the observer's own delay", f"{facts['noise_ms']:.1f} ms at most"
     for name, label in _LABELS.items():
         if name in facts:
             yield label, str(facts[name])

@@ -91,6 +91,8 @@ def differences(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> list[s
 def _as_expected(wanted: Any, found: Any) -> bool:
     if not isinstance(wanted, dict) or not wanted.keys() <= {"at_least", "at_most"}:
         return bool(wanted == found)
+    if found is None:
+        return False
     return bool(wanted.get("at_least", found) <= found <= wanted.get("at_most", found))
 
 

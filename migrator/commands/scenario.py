@@ -68,5 +68,6 @@ def _print(facts: Mapping[str, Any]) -> None:
         state = "frozen" if phase["frozen"] else "runs"
         phases.add_row(phase["name"], phase["host"], *times, state)
     console = Console(highlight=False)
+    console.width = max(console.width, 100)
     for part in ("", summary, "", phases):
         console.print(part)

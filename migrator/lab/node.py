@@ -32,8 +32,11 @@ _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 
 
 def environment(node: Node) -> dict[str, str]:
-    """What every command and session in *node* finds: our commands, and a home of its own."""
-    return {
+    """What every command and session in *node* finds: our commands, and a home of its own.
+
+    Another criu than set-up's, named to us in $MIGRATOR_CRIU, is the hosts' too.
+    """
+    return {name: os.environ[name] for name in ("MIGRATOR_CRIU",) if name in os.environ} | {
         "PATH": f"{Path(sys.prefix) / 'bin'}:{_SYSTEM_PATH}",
         "HOME": str(node.directory / "home"),
     }

@@ -1,0 +1,32 @@
+"""The stories end as they should: a container moves, nothing is lost, one copy runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from migrator.lab import lab as labs
+
+MIGRATOR = Path(sys.prefix, "bin/migrator")
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu]
+
+
+@pytest.mark.parametrize("name", ["idle", "redis-live"])
+def test_the_story_ends_as_expected(name: str) -> None:
+    command = [MIGRATOR, "scenario", "run", name, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["problems"] == []
+    assert result["copies"] == {"alpha": 0, "beta": 1}
+    assert f"story-{name}" not in labs.names()
+
+
+def test_an_unknown_story_is_refused_in_one_line() -> None:
+    command = [MIGRATOR, "scenario", "run", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "migrator: no story nonsense: there are idle, redis-live\n"
