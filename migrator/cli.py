@@ -63,7 +63,7 @@ def _report(exc: Exception, command: str | None) -> int:
     if isinstance(exc, BrokenPipeError) and _nobody_reads_our_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
-    message, code = _described(exc)
+    message, code = described(exc)
     _print_error(message, exc)
     return FAILED_OF.get(command or "", code) if code == FAILED else code
 
@@ -77,8 +77,8 @@ def _print_error(message: str, exc: Exception | None = None) -> None:
         logger.debug("raised here:", exc_info=exc)
 
 
-def _described(exc: Exception) -> tuple[str, int]:
-    """The one line and the exit code of an error."""
+def described(exc: Exception) -> tuple[str, int]:
+    """The one line for an error, and the exit code."""
     if format_message := getattr(exc, "format_message", None):  # click's: a wrong command line
         return _usage(format_message(), getattr(exc, "ctx", None)), FAILED
     notes = "".join(f"; {note}" for note in getattr(exc, "__notes__", ()))

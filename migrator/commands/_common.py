@@ -102,7 +102,7 @@ def refused(
 
     def refuse(_: click.Context, option: click.Parameter, value: object) -> None:
         if value:
-            raise click.UsageError(f"{option.opts[0]} {why}")
+            raise click.UsageError(f"{max(option.opts, key=len)} {why}")
 
     return click.option(*names, is_flag=flag, expose_value=False, hidden=True, callback=refuse)
 
