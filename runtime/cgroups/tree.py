@@ -99,8 +99,8 @@ def processes(directory: Path) -> list[int]:
     """
     found: set[int] = set()
     for each in _below(directory):
-        # ENODEV: removed between the listing and the reading.
-        with suppress(FileNotFoundError, OSError):
+        # ENOENT, ENODEV: just removed. EOPNOTSUPP: v2, threads of a process that is listed above.
+        with suppress(OSError):
             found.update(map(int, (each / PROCESSES).read_text().split()))
     return sorted(found - {0})
 
@@ -167,7 +167,7 @@ def _is_invalid(exc: CgroupError) -> bool:
 def _write_setting(setting: Setting, directory_of: Callable[[str], Path | None]) -> None:
     directory = directory_of(setting.controller)
     if directory is None:
-        why = f"is not there, and linux.resources.{setting.field} needs it"
+        why = f"is not available here, and linux.resources.{setting.field} needs it"
         raise CgroupError(f"controller {setting.controller}", why)
     for name, value in setting.writes:
         if (directory / name).exists():

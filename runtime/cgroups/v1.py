@@ -93,8 +93,12 @@ class V1Manager(CgroupManager):
 
 
 def _inherit_cpuset(directory: Path) -> None:
-    """Give a new cpuset its parent's CPUs and memory nodes: empty ones take no process."""
+    """Give a new cpuset its parent's CPUs and memory nodes: empty ones take no process.
+
+    The parent may be as new, and its maker not yet as far.
+    """
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = directory / name
         if file.exists() and not tree.read(file):
+            _inherit_cpuset(directory.parent)
             tree.write(file, tree.read(directory.parent / name))

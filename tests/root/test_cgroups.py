@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def enter(cgroup: CgroupManager, spawn: Callable[..., Process], script: str) -> Process:
+    """Run *script* in *cgroup*, all of it: it waits until the shell has been moved."""
+    process = spawn("sh", "-c", f"read go; {script}", stdin=subprocess.PIPE)
+    cgroup.apply(process.pid)
+    assert process.stdin is not None
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    return process
+
+
 def check_freezing(cgroup: CgroupManager, spawn: Callable[..., Process], path: Path) -> None:
     process = counter(path, spawn)
     cgroup.apply(process.pid)
@@ -112,8 +123,7 @@ def check_freezing(cgroup: CgroupManager, spawn: Callable[..., Process], path: P
 
 def check_killing(cgroup: CgroupManager, spawn: Callable[..., Process]) -> None:
     forks = "while :; do sh -c 'sleep 0.01 & sleep 0.01' & sleep 0.001; done"
-    process = spawn("sh", "-c", forks, stderr=subprocess.DEVNULL)
-    cgroup.apply(process.pid)
+    process = enter(cgroup, spawn, forks)
     wait_until(lambda: len(cgroup.processes()) > 3)
     cgroup.kill_all()
     assert cgroup.processes() == []
@@ -222,14 +232,32 @@ class TestV1:
         check_freezing(v1, spawn, tmp_path / "count")
         assert v1.freezer_path == v1.paths["freezer"]
 
+    def test_containers_that_are_made_at_once_do_not_disturb_each_other(
+        self, name: str, spawn: Callable[..., Process]
+    ) -> None:
+        cgroups = [manager(resolve_path("", f"{name}-{number}")) for number in range(8)]
+        processes = [spawn("sleep", "60") for _ in cgroups]
+
+        def live(cgroup: CgroupManager, process: Process) -> None:
+            cgroup.apply(process.pid)
+            cgroup.kill_all()
+            process.wait()
+            cgroup.destroy()
+
+        with ThreadPoolExecutor(len(cgroups)) as pool:
+            list(pool.map(live, cgroups, processes))
+        assert not any(cgroup.exists() for cgroup in cgroups)
+
     def test_many_forking_processes_freeze(
         self, v1: CgroupManager, spawn: Callable[..., Process]
     ) -> None:
         forks = "while :; do (:) & wait; done"
-        v1.apply(spawn("sh", "-c", f"{4 * f'({forks}) & '} wait").pid)
+        enter(v1, spawn, f"{4 * f'({forks}) & '} wait")
+        wait_until(lambda: len(v1.processes()) > 4)
         for _ in range(50):
             v1.freeze()
             v1.thaw()
+        v1.kill_all()
 
     def test_all_are_killed_though_they_fork(
         self, v1: CgroupManager, spawn: Callable[..., Process]
