@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from runtime.cgroups import tree
 from runtime.cgroups.devices import ANY, Rule
 from runtime.errors import CgroupError
 
@@ -106,15 +107,12 @@ def set_device_rules(directory: Path, rules: list[Rule]) -> None:
     While both programs are attached, both must allow: nothing is allowed too early.
     """
     try:
-        cgroup_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with tree.opened(directory) as cgroup_fd:
             former = _attached(cgroup_fd)
             with _loaded(assemble(rules)) as program_fd:
                 _attach(cgroup_fd, program_fd)
             for program_id in former:
                 _detach(cgroup_fd, program_id)
-        finally:
-            os.close(cgroup_fd)
     except OSError as exc:
         raise CgroupError(directory, f"device rules cannot be set: {exc.strerror}") from exc
 

@@ -10,25 +10,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+V1_FILE = "freezer.state"
+V2_FILE = "cgroup.events"
+
 
 def is_frozen(paths: Mapping[str, str]) -> bool:
     """Whether the cgroup of *paths* is frozen or freezing; False when it is not there.
 
     paths: as in State.cgroup_paths.
     """
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # ENOENT, or ENODEV when it is just being removed
         if "freezer" in paths:
-            return v1_state(Path(paths["freezer"])) != "THAWED"
+            return Path(paths["freezer"], V1_FILE).read_text().strip() != "THAWED"
         if "" in paths:
-            return v2_frozen(Path(paths[""]))
+            return says_frozen(Path(paths[""], V2_FILE).read_text())
     return False
 
 
-def v1_state(directory: Path) -> str:
-    """THAWED, FREEZING or FROZEN."""
-    return (directory / "freezer.state").read_text().strip()
-
-
-def v2_frozen(directory: Path) -> bool:
-    """Whether every process of the cgroup is stopped in the freezer."""
-    return "frozen 1" in (directory / "cgroup.events").read_text().splitlines()
+def says_frozen(events: str) -> bool:
+    """Whether *events*, a cgroup.events, says that every process is stopped in the freezer."""
+    return "frozen 1" in events.splitlines()

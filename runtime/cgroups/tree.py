@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.cgroups.resources import Setting
@@ -24,6 +24,19 @@ PROCESSES = "cgroup.procs"
 OUR_PARENT = "migrator"
 
 _TRIES = 5
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor for reading of a control file or a directory."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise CgroupError(path, f"cannot be opened: {exc.strerror}") from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def read(path: Path) -> str:

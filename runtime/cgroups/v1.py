@@ -13,10 +13,9 @@ from typing import Any
 
 from runtime.cgroups import devices, resources, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
-from runtime.cgroups.freezer import v1_state
+from runtime.cgroups.freezer import V1_FILE
 from runtime.errors import CgroupError
 
-_STATE = "freezer.state"
 _POLL_S = 0.001
 # After so many looks at FREEZING, thaw for a moment: see freeze.
 _LOOKS_BEFORE_THAW = 50
@@ -57,11 +56,11 @@ class V1Manager(CgroupManager):
         return self.paths["freezer"]
 
     def freeze(self, *, timeout_s: float = FREEZE_WITHIN_S) -> None:
-        state = self.freezer_path / _STATE
+        state = self.freezer_path / V1_FILE
         deadline = time.monotonic() + timeout_s
         looks = 0
         tree.write(state, "FROZEN")
-        while v1_state(self.freezer_path) != "FROZEN":
+        while tree.read(state) != "FROZEN":
             if time.monotonic() > deadline:
                 self.thaw()
                 why = f"still FREEZING after {timeout_s:g} s: a process waits in the kernel"
@@ -76,7 +75,7 @@ class V1Manager(CgroupManager):
             tree.write(state, "FROZEN")
 
     def thaw(self) -> None:
-        tree.write(self.freezer_path / _STATE, "THAWED")
+        tree.write(self.freezer_path / V1_FILE, "THAWED")
 
     def _members(self) -> Path:
         return self.paths.get("freezer") or self.directories[0]

@@ -6,7 +6,6 @@ Kernel documentation: admin-guide/cgroup-v2.rst.
 from __future__ import annotations
 
 import logging
-import os
 import select
 import time
 from collections.abc import Mapping
@@ -15,13 +14,14 @@ from typing import Any
 
 from runtime.cgroups import bpf, devices, resources, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
-from runtime.cgroups.freezer import v2_frozen
+from runtime.cgroups.freezer import V2_FILE, says_frozen
 from runtime.errors import CgroupError
 
 logger = logging.getLogger(__name__)
 
 _CONTROLLERS = "cgroup.controllers"
 _SUBTREE = "cgroup.subtree_control"
+_POLL_AT_MOST_S = 0.1
 
 
 class V2Manager(CgroupManager):
@@ -66,17 +66,15 @@ class V2Manager(CgroupManager):
     def _becomes(self, *, frozen: bool, timeout_s: float) -> bool:
         """Wait until cgroup.events says so; a change of the file wakes poll(2) with POLLPRI."""
         deadline = time.monotonic() + timeout_s
-        fd = os.open(self._directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        events = self._directory / V2_FILE
+        with tree.opened(events) as fd:
             poll = select.poll()
             poll.register(fd, select.POLLPRI)
-            while v2_frozen(self._directory) != frozen:
+            while says_frozen(tree.read(events)) != frozen:
                 if (left_s := deadline - time.monotonic()) <= 0:
                     return False
-                poll.poll(1000 * min(left_s, 0.1))
+                poll.poll(1000 * min(left_s, _POLL_AT_MOST_S))
             return True
-        finally:
-            os.close(fd)
 
     def _members(self) -> Path:
         return self._directory

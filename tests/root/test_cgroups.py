@@ -58,6 +58,12 @@ def v1(name: str) -> Iterator[CgroupManager]:
 
 
 @pytest.fixture
+def own(name: str) -> Iterator[CgroupManager]:
+    """A container's cgroup on a host with nothing but v2, as a container gets it."""
+    yield from removed(manager(resolve_path("", name)))
+
+
+@pytest.fixture
 def v2(name: str) -> Iterator[CgroupManager]:
     root = detect().v2
     assert root is not None
@@ -440,6 +446,62 @@ class TestV2:
         v2.apply(spawn("sleep", "60").pid)
         with pytest.raises(CgroupError, match=r"controller nosuch: .* linux\.resources\.unified"):
             v2.set({"unified": {"nosuch.max": "1"}})
+
+
+@pytest.mark.needs_cgroup_v2
+class TestV2Controllers:
+    def test_limits_are_in_the_files(
+        self, own: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        process = spawn("sleep", "60")
+        own.apply(process.pid)
+        own.set(
+            {
+                "memory": {"limit": 1 << 26, "reservation": 1 << 25},
+                "cpu": {"shares": 1024, "quota": 50_000, "period": 100_000, "cpus": "0"},
+                "pids": {"limit": 20},
+                "unified": {"memory.high": str(1 << 24)},
+                "devices": DENY_ALL,
+            }
+        )
+        expected = {
+            "memory.max": str(1 << 26),
+            "memory.low": str(1 << 25),
+            "memory.high": str(1 << 24),
+            "cpu.weight": "100",
+            "cpu.max": "50000 100000",
+            "cpuset.cpus": "0",
+            "pids.max": "20",
+            "cgroup.procs": str(process.pid),
+        }
+        assert {file: tree.read(own.paths[""] / file) for file in expected} == expected
+
+    def test_a_limit_below_the_usage_is_rejected_when_that_is_asked_for(
+        self, own: CgroupManager
+    ) -> None:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            own.apply(process.pid)
+            with pytest.raises(CgroupError, match=r"memory\.limit 1 is below the usage, \d+"):
+                own.set({"memory": {"limit": 1, "checkBeforeUpdate": True}})
+            process.kill()
+
+    def test_a_frozen_container_stands_still(
+        self, own: CgroupManager, spawn: Callable[..., Process], tmp_path: Path
+    ) -> None:
+        check_freezing(own, spawn, tmp_path / "count")
+
+    def test_nothing_is_left_behind(
+        self, own: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        check_killing(own, spawn)
+        assert not own.paths[""].parent.exists()
+
+    def test_what_v2_lacks_is_refused_by_name(
+        self, own: CgroupManager, spawn: Callable[..., Process]
+    ) -> None:
+        own.apply(spawn("sleep", "60").pid)
+        with pytest.raises(UnsupportedField, match=r"linux\.resources\.memory\.swappiness"):
+            own.set({"memory": {"swappiness": 10}})
 
 
 def bare(v2: CgroupManager) -> None:
