@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from runtime.network.announce import announce
     from runtime.network.devices import bridge_exists, link_exists
     from runtime.network.identity import describe, host_end_of
-    from runtime.network.isolate import isolate, reconnect
+    from runtime.network.isolation import isolate, reconnect
     from runtime.network.links import HostEnd, adopt, setup, teardown
     from runtime.network.lock import network_lock
     from runtime.network.models import Network, Networks, Route
@@ -47,7 +47,7 @@ _MODULES = {
     "announce": ("announce",),
     "devices": ("bridge_exists", "link_exists"),
     "identity": ("describe", "host_end_of"),
-    "isolate": ("isolate", "reconnect"),
+    "isolation": ("isolate", "reconnect"),
     "links": ("HostEnd", "adopt", "setup", "teardown"),
     "lock": ("network_lock",),
     "models": ("Network", "Networks", "Route"),

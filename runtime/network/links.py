@@ -64,7 +64,7 @@ def setup(networks: Networks, netns: Netns, container_id: str) -> list[HostEnd]:
 
 
 def adopt(networks: Networks, container_id: str) -> list[HostEnd]:
-    """Give host ends that CRIU made on restore what it does not: label, MTU, queue, hairpin."""
+    """Give host ends that CRIU made on restore what it does not: address, label, MTU, hairpin."""
     if not networks.veths:
         return []
     with rtnetlink.connect() as host:
@@ -72,7 +72,13 @@ def adopt(networks: Networks, container_id: str) -> list[HostEnd]:
         for network, end in zip(networks.veths, ends, strict=True):
             with rtnetlink.failing_as(end.name, "configure it"):
                 attributes = _both_ends(network, mtu=network.mtu)
-                host.link("set", index=end.index, ifalias=_label(container_id), **attributes)
+                host.link(
+                    "set",
+                    index=end.index,
+                    address=_host_mac(end.name),
+                    ifalias=_label(container_id),
+                    **attributes,
+                )
             _set_hairpin(host, network, end)
     return ends
 
