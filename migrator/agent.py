@@ -153,12 +153,9 @@ class Agent:
         return self._incoming
 
     def _phases(self, zero: float) -> list[list[object]]:
-        """What was timed since *zero*: name, start and duration in ms."""
-        return [
-            [p.name, p.start_ms - zero, p.duration_ms]
-            for p in self._recorder.phases
-            if p.start_ms >= zero
-        ]
+        """What was timed since the last answer: name, start (from *zero* on) and duration in ms."""
+        timed, self._recorder.phases = self._recorder.phases, []
+        return [[p.name, p.start_ms - zero, p.duration_ms] for p in timed if p.start_ms >= zero]
 
 
 def serve_stdio(root: Path, *, criu: str | None) -> int:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from criu_rpc import Notification
+from criu_rpc import Notification, Script
 from migrator import images, journal, processes, rootfs
 from migrator import messages as m
 from migrator.dataplane import Listener
@@ -127,7 +127,7 @@ class Incoming:
             raise MigrationError(f"image file {wrong[0]} did not arrive whole")
 
         def on_notify(notification: Notification) -> None:
-            if notification.script == "post-restore":
+            if notification.script == Script.POST_RESTORE:
                 assert notification.pid is not None
                 self.journal.write("restored", init=processes.identity(notification.pid))
                 hold(notification.pid)
@@ -135,13 +135,12 @@ class Incoming:
         return self._restore.run(on_notify)
 
     def run(self) -> None:
-        """COMMIT came: from here on it may run here and nowhere else. Tell the network where it
-        lives now.
-        """
+        """COMMIT came: it may run here and nowhere else. The switches learn where it is now."""
         self.journal.write("run")
         entry = self.journal.last("restored")
         assert entry is not None
-        announce(f"/proc/{entry.data['init'][0]}/ns/net")
+        with suppress(OSError, ContainerError):
+            announce(f"/proc/{entry.data['init'][0]}/ns/net")
 
     def running(self) -> None:
         """It runs: final."""

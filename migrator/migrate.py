@@ -91,7 +91,7 @@ class Migration:
         self.sender: ImageSender | None = None
         self.final_sync: _Sync | None = None
         self.rootfs_bytes = 0
-        self.frozen_at_ms = self.runs_at_ms = 0.0
+        self.frozen_at_ms = self.restore_asked_ms = self.runs_at_ms = 0.0
         self.warnings: list[str] = []
 
     def run(self) -> Report:
@@ -204,10 +204,10 @@ class Migration:
         if self.final_sync is not None:
             with self.recorder.phase("sync rootfs again"):
                 self.rootfs_bytes += self.final_sync.finish()
-        started = self.recorder.now_ms()
+        self.restore_asked_ms = self.recorder.now_ms()
         with self.recorder.phase("restore"):
             restored = self.agent.restore(files, alive=self._alive)
-        self._add_phases(restored.phases, started)
+        self._add_phases(restored.phases)
         self._commit()
 
     def _commit(self) -> None:
@@ -234,10 +234,9 @@ class Migration:
         """Past the point of no return: "running" or "dead"; OutcomeUnknown when the destination
         stays silent.
         """
-        started = self.recorder.now_ms()
         try:
             running = self.agent.commit(timeout_s=self.plan.commit_wait_s)
-            self._add_phases(running.phases, started)
+            self._add_phases(running.phases)
             return "running"
         except MigrationError as error:
             logger.warning("commit: %s", error)
@@ -291,11 +290,11 @@ class Migration:
         self.source.ensure_criu_holds()
         self.interrupts.check()
 
-    def _add_phases(self, phases: list[list[Any]], started_ms: float) -> None:
+    def _add_phases(self, phases: list[list[Any]]) -> None:
+        """The destination's, which it times from our Restore on: clocks need not agree."""
         for name, start_ms, duration_ms in phases:
-            self.recorder.add(
-                str(name), started_ms + float(start_ms), float(duration_ms), host="destination"
-            )
+            start = self.restore_asked_ms + float(start_ms)
+            self.recorder.add(str(name), start, float(duration_ms), host="destination")
 
     def _report(self) -> Report:
         assert self.sender is not None

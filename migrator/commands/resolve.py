@@ -19,7 +19,8 @@ def command(settings: Settings, container_id: str, as_json: bool) -> None:
 
     On the source: without a commit it is resumed here; with one the destination is asked, and
     what it says ends it here or resumes it. On the destination: what was not told to run is
-    removed. Safe to repeat. Exit status 6: the destination cannot be asked yet, nothing was changed.
+    removed. Safe to repeat. Exit status 6: the destination cannot be asked yet;
+    nothing was changed.
     """
     from migrator.resolve import resolve
 

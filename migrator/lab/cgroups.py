@@ -139,8 +139,13 @@ def _thaw(cgroup: str) -> None:
 
 
 def _hand_on_controllers(directory: Path) -> None:
-    controllers = (directory / "cgroup.controllers").read_text().split()
-    (directory / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in controllers))
+    """Where one cannot be handed on (processes in the way, in a machine that is a container), go on.
+
+    The hosts' containers then lack its limits; freezing needs no controller.
+    """
+    for controller in (directory / "cgroup.controllers").read_text().split():
+        with suppress(OSError):
+            (directory / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _copy_cpuset(directory: Path) -> None:

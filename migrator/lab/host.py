@@ -44,16 +44,22 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and return its output.
 
-        Raises StepFailed, with what it wrote to standard error, when it fails and *check* is set.
+        Raises StepFailed, with what it wrote to standard error, when it fails and *check* is set,
+        or when it takes too long; it then goes on there.
         """
-        done = subprocess.run(
-            self.command(*arguments),
-            input=text_in,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                self.command(*arguments),
+                input=text_in,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StepFailed(
+                f"run {arguments[0]} on {self.name}", f"it did not end within {timeout_s:g} s"
+            ) from None
         if check and done.returncode:
             said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
             raise StepFailed(f"run {arguments[0]} on {self.name}", said)

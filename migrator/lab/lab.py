@@ -8,6 +8,7 @@ also removes what a killed `up` has left.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def up(
     """
     layout = plan(name, host_count)
     network.rate_bits(bandwidth)
-    _check_programs()
+    _check_needs()
     _remove_abandoned()
     _claim(layout)
     try:
@@ -199,7 +200,9 @@ def _batch(program: str, where: Node, lines: Sequence[str]) -> None:
         raise StepFailed(f"set up the network of {where.name}", f"{program}: {said}")
 
 
-def _check_programs() -> None:
+def _check_needs() -> None:
+    if os.geteuid() != 0:
+        raise LabError("a lab needs root: namespaces, cgroups and network interfaces are made")
     missing = [p for p in _PROGRAMS if shutil.which(p) is None]
     if missing:
         raise LabError(
