@@ -139,9 +139,10 @@ def _thaw(cgroup: str) -> None:
 
 
 def _hand_on_controllers(directory: Path) -> None:
-    """Where one cannot be handed on (processes in the way, in a machine that is a container), go on.
+    """Let the children have every controller that can be handed on.
 
-    The hosts' containers then lack its limits; freezing needs no controller.
+    Not so where processes are in the way, as in a machine that is itself a container: the hosts'
+    containers then lack that limit. Freezing needs no controller.
     """
     for controller in (directory / "cgroup.controllers").read_text().split():
         with suppress(OSError):

@@ -148,12 +148,17 @@ def test_a_lab_with_a_dead_host_is_called_broken_and_can_be_removed(lab_name: st
 @pytest.mark.needs_cgroup_v1
 def test_down_ends_processes_that_are_frozen(lab_name: str) -> None:
     alpha = labs.up(lab_name).hosts[0]
-    script = "mkdir /sys/fs/cgroup/freezer/c && cd /sys/fs/cgroup/freezer/c && sleep 600 & "
-    script += "pid=$!; while ! cd /sys/fs/cgroup/freezer/c; do :; done 2>/dev/null; "
-    alpha.run(
-        "sh", "-c", f"({script} echo $pid > cgroup.procs; echo FROZEN > freezer.state) >&- 2>&-"
-    )
+    freeze = """
+        mkdir /sys/fs/cgroup/freezer/c
+        sleep 600 >/dev/null 2>&1 &
+        until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done
+        echo $! > /sys/fs/cgroup/freezer/c/cgroup.procs
+        echo FROZEN > /sys/fs/cgroup/freezer/c/freezer.state
+        cat /sys/fs/cgroup/freezer/c/freezer.state
+    """
+    assert alpha.run("sh", "-ec", freeze).stdout in ("FROZEN\n", "FREEZING\n")
     labs.down(lab_name)
+    assert left_of(lab_name) == []
 
 
 def test_hosts_have_processes_names_and_directories_of_their_own(two_hosts: TwoHosts) -> None:
