@@ -61,3 +61,4 @@ class ByMigrator:
         for host in lab.hosts:
             host.run("migrator", "delete", "--force", workload.name, check=False)
             shutil.rmtree(bundle_on(host, workload.name), ignore_errors=True)
+            bundle_on(host, f"{workload.name}.log").unlink(missing_ok=True)

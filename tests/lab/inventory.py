@@ -13,8 +13,12 @@ from pathlib import Path
 
 DIRECTORIES = ("/run", "/tmp", "/var/tmp", "/srv", "/var/lib/migrator", "/dev/shm")
 CGROUPS = "/sys/fs/cgroup"
+# CRIU's cache, and the rooms of migrator's state, which stay when they are empty.
+ROOMS = ("/run/criu.kdat", "/run/migrator/", "/run/migrator/migrations/")
 # What moves with every packet, or with time.
-MOVING = re.compile(r"\[\d+:\d+\]|packets \d+ bytes \d+|valid_lft.*|^#.*|^\d+: ", re.MULTILINE)
+MOVING = re.compile(
+    r"\[\d+:\d+\]|packets \d+ bytes \d+| tentative|valid_lft.*|^#.*|^\d+: ", re.MULTILINE
+)
 
 
 def processes() -> Iterator[str]:
@@ -75,7 +79,7 @@ def inventory() -> dict[str, list[str]]:
         "packet filter": said("iptables-save") + said("nft", "list", "ruleset"),
         "network namespace": said("ip", "netns"),
         "cgroup": sorted(path for path, _, _ in os.walk(CGROUPS)),
-        "file": sorted(file for top in DIRECTORIES for file in files(top)),
+        "file": sorted(f for top in DIRECTORIES for f in files(top) if f.split()[0] not in ROOMS),
     }
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from migrator.lab import lab as labs
+from scenarios.by_migrator import ByMigrator
+from scenarios.idle.workload import IdleWorkload
+from scenarios.redis_live.workload import RedisWorkload
+from scenarios.workload import Workload, migrate_under_observation
+from tests.lab.hosts import TwoHosts, nothing_left_behind
 
 MIGRATOR = Path(sys.prefix, "bin/migrator")
 
@@ -23,6 +28,15 @@ def test_the_story_ends_as_expected(name: str) -> None:
     assert result["problems"] == []
     assert result["copies"] == {"alpha": 0, "beta": 1}
     assert f"story-{name}" not in labs.names()
+
+
+@pytest.mark.parametrize("workload", [IdleWorkload(), RedisWorkload(fill_mib=4)])
+def test_a_migration_leaves_nothing_behind_on_either_host(
+    two_hosts: TwoHosts, workload: Workload
+) -> None:
+    with nothing_left_behind(two_hosts.source, two_hosts.destination):
+        outcome = migrate_under_observation(two_hosts.lab, workload, ByMigrator())
+    assert outcome.problems == []
 
 
 def test_an_unknown_story_is_refused_in_one_line() -> None:
