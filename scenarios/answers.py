@@ -8,7 +8,8 @@ from typing import Any
 _LABELS = {
     "acknowledged_before": "writes acknowledged before it",
     "acknowledged_after": "writes acknowledged after it",
-    "lost": "lost or changed, of all keys",
+    "compared": "keys read back and compared",
+    "lost": "of them lost or changed",
     "connection": "the client's connection",
     "ticks": "ticks counted",
 }

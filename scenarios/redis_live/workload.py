@@ -99,6 +99,7 @@ class RedisWorkload:
         facts = {
             "acknowledged_before": before,
             "acknowledged_after": seen["acknowledged"] - before,
+            "compared": seen["compared"],
             "lost": len(seen["lost"]),
             "connection": "broken" if seen["broken"] else "kept",
         }

@@ -191,6 +191,7 @@ def main() -> None:
         silent_after=before,
         sent=len(writer.sent_ns),
         acknowledged=len(writer.acknowledged_ns),
+        compared=0 if broken else len(writer.acknowledged_ns) + fill_count,
         lost=lost,
         late_ms=writer.late_s * 1e3,
     )
