@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.network.announce import announce
+    from runtime.network.announcement import announce
     from runtime.network.devices import bridge_exists, link_exists
     from runtime.network.identity import describe, host_end_of
     from runtime.network.isolation import isolate, reconnect
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "announce": ("announce",),
+    "announcement": ("announce",),
     "devices": ("bridge_exists", "link_exists"),
     "identity": ("describe", "host_end_of"),
     "isolation": ("isolate", "reconnect"),
@@ -62,6 +62,4 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found  # a submodule of the same name is set by its import: the function wins
-    return found
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

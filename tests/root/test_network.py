@@ -27,6 +27,7 @@ from runtime.network import (
     host_end_of,
     in_netns,
     link_exists,
+    network_lock,
     setup,
     teardown,
 )
@@ -369,6 +370,12 @@ def test_a_file_that_is_no_namespace_is_refused_and_the_thread_stays_where_it_is
 def test_an_interface_without_an_end_here_has_no_host_end(fresh_netns: Path) -> None:
     with pytest.raises(NetworkError, match="lo: is not one end of a veth pair"):
         host_end_of(fresh_netns, "lo")
+
+
+@pytest.mark.needs_nftables
+def test_nftables_are_the_first_choice_for_criu_to_lock_the_network(room: Path) -> None:
+    (room / "criu").write_bytes(b"\x7fELF\0libnftables.so.1\0")
+    assert network_lock(room / "criu").name == "NFTABLES"
 
 
 def captured(port: socket.socket) -> list[bytes]:
