@@ -62,7 +62,7 @@ def test_a_terminal_shows_each_phase_as_it_ends(monkeypatch: pytest.MonkeyPatch)
             assert observer is not None
             observer("begin", "restore", 900.0)
             observer("end", "restore", 30.04)
-        shown = terminal.read(4096).decode()
+        shown = "".join(line.decode() for line in (terminal.readline(), terminal.readline()))
     assert "redis1 -> beta" in shown
     assert "✓ restore                 30.0 ms" in shown
 
