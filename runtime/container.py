@@ -115,8 +115,8 @@ class Container:
             if detach:
                 container.start()
                 return 0
+            container.start()
             with signals_held():
-                container.start()
                 status = wait_forwarding(container.state.init_pid)
         if not keep:
             container.delete(force=True)
@@ -189,19 +189,22 @@ class Container:
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
 
         keep = preserved(preserve_fds)
+        # What is started in a paused container only comes up after `resume`, which locks too.
+        with nullcontext() if ignore_paused else self._locked():
+            pid = executing.launch(
+                self.state,
+                self.dir,
+                process,
+                stdio=stdio or Stdio(),
+                pid_file=pid_file,
+                keep=keep,
+                detach=detach,
+                ignore_paused=ignore_paused,
+            )
+        if detach:
+            return 0
         with signals_held():
-            # What is started in a paused container only comes up after `resume`, which locks too.
-            with nullcontext() if ignore_paused else self._locked():
-                pid = executing.launch(
-                    self.state,
-                    self.dir,
-                    process,
-                    stdio=stdio or Stdio(),
-                    pid_file=pid_file,
-                    keep=keep,
-                    ignore_paused=ignore_paused,
-                )
-            return 0 if detach else wait_forwarding(pid)
+            return wait_forwarding(pid)
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.

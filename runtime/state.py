@@ -85,7 +85,7 @@ class State:
             "ociVersion": self.oci_version,
             "id": self.id,
             "status": str(status),
-            "pid": self.init_pid if status.has_init else 0,
+            "pid": 0 if status is Status.STOPPED else self.init_pid,
             "bundle": str(self.bundle),
             "annotations": self.annotations,
         }

@@ -27,6 +27,7 @@ from runtime.constants import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
     CAPABILITY_VERSION_3,
+    CLONE_PARENT,
     CLOSE_RANGE_CLOEXEC,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_FLAG,
@@ -55,6 +56,9 @@ _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
+_NR_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}.get(os.uname().machine)
+
+_SIGCHLD = 17
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = c_long
@@ -130,7 +134,8 @@ def clone3(flags: int) -> int:
     Neither libc's nor Python's fork handlers run. PyDLL keeps the interpreter lock over the call:
     one holder goes in, and in each of both processes one holder comes out.
     """
-    args = _CloneArgs(flags=flags)
+    # With CLONE_PARENT the signal is our own parent's, and must not be given.
+    args = _CloneArgs(flags=flags, exit_signal=0 if flags & CLONE_PARENT else _SIGCHLD)
     pid = ctypes.PyDLL(None, use_errno=True).syscall(
         c_long(_NR_CLONE3), ctypes.byref(args), c_size_t(ctypes.sizeof(args))
     )
@@ -286,8 +291,16 @@ def setdomainname(name: str) -> None:
 
 
 def default_signal(number: int) -> None:
-    """Give signal *number* its default action; without effect for those that cannot be set."""
-    _libc.signal(number, None)
+    """Give signal *number* its default action; without effect for those that cannot be set.
+
+    By the kernel's call where its number is known: libc keeps the first real-time signals to
+    itself, and has its posix_spawn ignore them.
+    """
+    if _NR_RT_SIGACTION is None:
+        _libc.signal(number, None)
+    else:
+        action = (c_ulong * 4)()  # SIG_DFL, no flags, no restorer, an empty mask
+        _syscall(c_long(_NR_RT_SIGACTION), c_int(number), action, None, c_size_t(8))
 
 
 def loopback_up() -> None:

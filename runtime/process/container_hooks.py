@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from runtime.process.plan import HookPlan
 
 
-def run(
-    name: str, plans: list[HookPlan], state: dict[str, Any], *, env: dict[str, str]
-) -> None:
+def run(name: str, plans: list[HookPlan], state: dict[str, Any], *, env: dict[str, str]) -> None:
     """Run the hooks called *name*; env: of one that gives none.
 
     A failure is an OSError with the hook's index as errno, and its path.

@@ -23,11 +23,14 @@ def launch(
     stdio: Stdio,
     pid_file: Path | None = None,
     keep: tuple[int, ...] = (),
+    detach: bool = False,
     ignore_paused: bool = False,
 ) -> int:
-    """Start *process* in all namespaces and cgroups of the container; return its pid, our child's.
+    """Start *process* in all namespaces and cgroups of the container; return its pid.
 
-    The caller holds the container's lock. In a paused container it starts when that is resumed.
+    It is our child, or with *detach* somebody else's to wait for: a zombie of ours would keep the
+    container's init from ending (pid_namespaces(7)). The caller holds the container's lock. In a
+    paused container it starts when that is resumed.
     """
     status = derive_status(state, directory)
     if status is Status.PAUSED and not ignore_paused:
@@ -41,6 +44,7 @@ def launch(
                 process,
                 pidfd=init,
                 namespaces=namespaces.different(state.init_pid),
+                detach=detach,
                 preserve_fds=len(keep),
             )
             pid = launched.tell(plan)

@@ -82,7 +82,7 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
         # Blocks until `start` opens it for reading; closed by exec, which tells `start` of success.
         start_fd = os.open(f"self/fd/{fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     step.listener = Channel(start_fd)
-    _run_hooks("startContainer", plan["start_container"], plan, step)
+    _run_hooks("startContainer", plan["start_container"], "created", plan, step)
     with step("exec"):
         ready.execute()
 
@@ -110,7 +110,7 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
         devices.make_symlinks(root_fd, root["symlinks"])
     channel.send(MOUNTED)
     channel.receive(GO)
-    _run_hooks("createContainer", plan["create_container"], plan, step)
+    _run_hooks("createContainer", plan["create_container"], "creating", plan, step)
     _close_root(root_fd, filled_later, root, step)
 
 
@@ -125,13 +125,13 @@ def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: S
     seal()
 
 
-def _run_hooks(name: str, hooks: list[HookPlan], plan: InitPlan, step: Steps) -> None:
+def _run_hooks(name: str, hooks: list[HookPlan], status: str, plan: InitPlan, step: Steps) -> None:
     """Run *hooks* with the state as the container sees it: init's pid is that in here."""
     if not hooks:
         return
     with step(f"{name} hook"):
         container_hooks = _import_hooks()
-        state = plan["state"] | {"pid": os.getpid()}
+        state = plan["state"] | {"pid": os.getpid(), "status": status}
         container_hooks.run(name, hooks, state, env=program.variables(plan["process"]["env"]))
 
 

@@ -32,7 +32,7 @@ def main(fd: int) -> None:
             # All at once, of the process that the pidfd is: no pid can have been taken over.
             setns(plan["pidfd"], plan["namespaces"])
         with step("forking"):
-            pid = clone3(CLONE_PARENT)
+            pid = clone3(0 if plan["detach"] else CLONE_PARENT)
         if pid:
             channel.send(FORKED, pid)
             os._exit(0)

@@ -37,7 +37,7 @@ class Launched:
     """A process on its way into a container; as a context manager it is killed on an error.
 
     First there is the fresh interpreter, *launcher_pid*; it forks the process that stays, *pid*,
-    which is a child of ours too, and ends.
+    which is a child of ours too unless it is detached, and ends.
     """
 
     def __init__(self, launcher_pid: int, channel: Channel) -> None:
@@ -45,7 +45,7 @@ class Launched:
         self.channel = channel
         #: 0 until it is there
         self.pid = 0
-        self._launcher_fd = os.pidfd_open(launcher_pid)
+        self._pidfds = [os.pidfd_open(launcher_pid)]
 
     @classmethod
     def spawn(cls, module: str, stdio: Stdio, *, keep: tuple[int, ...] = ()) -> Self:
@@ -81,6 +81,7 @@ class Launched:
         self._await_launcher()
         (pid,) = self.receive(FORKED)
         self.pid = int(pid)
+        self._pidfds.append(os.pidfd_open(self.pid))  # it lives: it waits for `go`
         _reap(self.launcher_pid)
         self.launcher_pid = 0
         return self.pid
@@ -111,20 +112,19 @@ class Launched:
             raise failure(exc) from None
 
     def kill(self) -> None:
-        """End whichever of both processes there is. Both are children of ours: no pid is reused."""
-        for pid in (self.launcher_pid, self.pid):
-            if pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                _reap(pid)
+        """End whichever of both processes there is."""
+        for pidfd in self._pidfds:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pid in filter(None, (self.launcher_pid, self.pid)):
+            _reap(pid)
         self.launcher_pid = self.pid = 0
 
     def close(self) -> None:
         """Hang up. A process that waits at the exec fifo does not mind, any other ends."""
         self.channel.close()
-        if self._launcher_fd >= 0:
-            os.close(self._launcher_fd)
-            self._launcher_fd = -1
+        while self._pidfds:
+            os.close(self._pidfds.pop())
 
     def _await_launcher(self) -> None:
         """Wait until it says something or ends.
@@ -134,13 +134,15 @@ class Launched:
         """
         poll = select.poll()
         poll.register(self.channel.fd, select.POLLIN)
-        poll.register(self._launcher_fd, select.POLLIN)
+        poll.register(self._pidfds[0], select.POLLIN)
         if self.channel.fd not in {fd for fd, _ in poll.poll()}:
             raise SetupFailed(_STEP, self._how_it_ended())
 
     def _how_it_ended(self) -> str:
         pid, self.pid, self.launcher_pid = self.pid or self.launcher_pid, 0, 0
-        status = os.waitstatus_to_exitcode(_reap(pid))
+        status = _reap(pid)
+        if status is None:
+            return "it ended"
         if status == -signal.SIGKILL:
             return "it was killed: is the memory limit too low to start in?"
         if status < 0:
@@ -201,7 +203,10 @@ def _sealed_interpreter() -> int:
     return fd
 
 
-def _reap(pid: int) -> int:
-    """The wait status of our child *pid*, once it has ended."""
-    _, status = os.waitpid(pid, 0)
-    return status
+def _reap(pid: int) -> int | None:
+    """The exit code of *pid*, once it has ended; None when it is no child of ours."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)

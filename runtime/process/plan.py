@@ -136,6 +136,8 @@ class ExecPlan(TypedDict):
     pidfd: int
     #: CLONE_NEW* of the namespaces that differ from the runtime's
     namespaces: int
+    #: whether it is to be no child of the runtime, which will not wait for it
+    detach: bool
     process: ProcessPlan
 
 

@@ -38,11 +38,14 @@ def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -
     }
 
 
-def exec_plan(process: Process, *, pidfd: int, namespaces: int, preserve_fds: int) -> ExecPlan:
+def exec_plan(
+    process: Process, *, pidfd: int, namespaces: int, detach: bool, preserve_fds: int
+) -> ExecPlan:
     """What a further process is to do."""
     return {
         "pidfd": pidfd,
         "namespaces": namespaces,
+        "detach": detach,
         "process": _process(process, preserve_fds=preserve_fds),
     }
 

@@ -43,7 +43,9 @@ class Program:
         # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
         for number in range(1, _LAST_SIGNAL + 1):
             default_signal(number)
-        close_range_cloexec(3 + self._preserve_fds)
+        close_range_cloexec(3)
+        for fd in range(3, 3 + self._preserve_fds):
+            os.set_inheritable(fd, True)
         try:
             os.execve(self._path, self._args, self._env)
         except OSError as exc:
@@ -64,11 +66,13 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
     with step("preparing standard descriptors"):
         for fd in (0, 1, 2):
             _own_descriptor(fd, plan["uid"])
-    with step("changing to user"):
-        cwd_fd = _open_cwd_as_root(plan["cwd"])
+    with step("changing directory"):
+        entered = _enter_as_root(plan["cwd"])
+    with step("changing to the user"):
         _become_user(plan, proc_fd)
     with step("changing directory"):
-        _change_directory(cwd_fd, plan["cwd"])
+        if not entered:
+            _enter(plan["cwd"])
     with step("setting capabilities"):
         capabilities.apply(plan["capabilities"])
     with step("setting no_new_privs"):
@@ -120,27 +124,29 @@ def _use_own_null(fd: int) -> None:
     os.close(null_fd)
 
 
-def _open_cwd_as_root(cwd: str) -> int | None:
-    """The working directory; None where root may not enter it, as on some network filesystems.
+def _enter_as_root(path: str) -> bool:
+    """Change directory; False where root may not, as on some network filesystems."""
+    try:
+        _enter(path)
+    except PermissionError:
+        return False
+    return True
 
-    No magic link is followed: /proc/self/fd/N would lead to a directory of the host.
-    """
+
+def _enter(path: str) -> None:
+    """Change directory. No magic link is followed: /proc/self/fd/N would lead out of the root."""
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return open_in_root(root_fd, cwd, os.O_PATH | os.O_DIRECTORY)
-    except PermissionError:
-        return None
+        directory_fd = open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY)
     finally:
         os.close(root_fd)
-
-
-def _change_directory(cwd_fd: int | None, cwd: str) -> None:
-    if cwd_fd is None:
-        cwd_fd = _open_cwd_as_root(cwd)
-        if cwd_fd is None:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), cwd)
-    os.fchdir(cwd_fd)
-    os.close(cwd_fd)
+    try:
+        os.fchdir(directory_fd)
+    except OSError as exc:
+        exc.filename = path
+        raise
+    finally:
+        os.close(directory_fd)
 
 
 def _become_user(plan: ProcessPlan, proc_fd: int) -> None:

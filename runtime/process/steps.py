@@ -7,7 +7,7 @@ import sys
 
 from runtime.constants import PR_SET_DUMPABLE
 from runtime.process.channel import FAILED
-from runtime.syscalls import default_signal, prctl
+from runtime.syscalls import close_range_cloexec, default_signal, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,8 +59,13 @@ class Steps:
 
 
 def begin(channel: Listener) -> Steps:
-    """What each interpreter of ours does first: nobody may trace it, and it catches no signal."""
+    """What each interpreter of ours does first.
+
+    Nobody may trace it, it catches no signal, and no program that it starts gets what it has
+    inherited from whoever started the runtime.
+    """
     prctl(PR_SET_DUMPABLE, 0)
+    close_range_cloexec(3)
     default_signal(_SIGINT)  # Python would raise KeyboardInterrupt
     return Steps(channel)
 

@@ -30,8 +30,8 @@ def signals_held() -> Iterator[None]:
 def wait_forwarding(pid: int) -> int:
     """Wait for our child *pid* while passing on signals; return its exit status, as a shell's.
 
-    To be called in `signals_held`, entered before the child could end. The child is not reaped
-    before its status is returned, so its pid cannot be another's.
+    To be called in `signals_held`. The child is not reaped before its status is returned, so its
+    pid cannot be another's.
     """
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
