@@ -24,7 +24,7 @@ def check(images_dir: Path) -> None:
     """Raise BadImages unless *images_dir* holds the images of a complete dump."""
     try:
         with os.scandir(images_dir) as entries:
-            names = {_checked(images_dir, entry) for entry in entries}
+            names = {_checked(images_dir, entry) for entry in entries if not _is_stranger(entry)}
     except OSError as error:
         raise BadImages(images_dir, error.strerror or str(error)) from error
     for name in _NEEDED:
@@ -35,11 +35,15 @@ def check(images_dir: Path) -> None:
             raise BadImages(images_dir / _INVENTORY, "is damaged, or not made by CRIU")
 
 
+def _is_stranger(entry: os.DirEntry[str]) -> bool:
+    """A directory is nothing that CRIU would look at."""
+    return entry.is_dir(follow_symlinks=False)
+
+
 def _checked(directory: Path, entry: os.DirEntry[str]) -> str:
     """The entry's name."""
-    is_plain = stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
-    is_log = not entry.name.endswith(".img")
-    is_parent = entry.name == PARENT and entry.is_symlink()
-    if not (is_plain or is_parent or (is_log and entry.is_dir(follow_symlinks=False))):
+    mode = entry.stat(follow_symlinks=False).st_mode
+    is_parent = entry.name == PARENT and stat.S_ISLNK(mode)
+    if not (stat.S_ISREG(mode) or is_parent):
         raise BadImages(directory / entry.name, "is not a plain file, as every image is")
     return entry.name

@@ -5,6 +5,7 @@ generated module is loaded by its file instead.
 """
 
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,13 @@ def rpc() -> Any:
 def stats() -> Any:
     """The messages of the statistics files (stats.proto)."""
     return _generated("images/stats_pb2")
+
+
+def pagemap() -> Any:
+    """The messages of the memory maps (pagemap.proto)."""
+    # it imports what it needs by a name that only pycriu's own directory has
+    sys.modules.setdefault("opts_pb2", _generated("images/opts_pb2"))
+    return _generated("images/pagemap_pb2")
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo
+from runtime import descriptors, externals, mountinfo, pidfd
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
 from runtime.network.lock import network_lock
@@ -42,6 +43,7 @@ CONFIG_ANNOTATION = "org.criu.config"
 DEFAULT_CONFIG = "/etc/criu/runc.conf"
 
 _SEIZE_AT_MOST = 200
+_END_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,11 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
+        self._strangers = _not_descended(container.state.init_pid, container.processes())
+        if self._strangers:
+            logger.warning(
+                "processes %s were started by exec: no checkpoint has them", self._strangers
+            )
         table = mountinfo.of_process(container.state.init_pid)
         binds = externals.binds(
             container.spec, container.state.bundle, container.state.cgroup_paths
@@ -112,6 +119,9 @@ class Checkpoint:
         on_notify: asked at every point of the dump (criu_rpc.notify); blocking holds the container
         there, raising lets it run on. criu: one that is started already; it stays the caller's.
         Afterwards the container is stopped, or runs on where that was asked for.
+
+        Whoever holds it at post-dump for long had better freeze its cgroup first: should CRIU die,
+        the processes go on at once, with TCP sockets that fail until `unlock` has been there.
 
         Raises CheckpointFailed, ContainerBusy, CriuNotFound, or what *on_notify* raised. The
         container then runs (or is paused) as before, its network unlocked, and no image is left -
@@ -132,7 +142,8 @@ class Checkpoint:
 
     def _dump(self, criu: Criu, on_notify: Handler | None) -> DumpStats:
         try:
-            return criu.dump(self.dump_options, first_of(self._on_notify, on_notify))
+            handler = first_of(self._on_notify, on_notify, self._on_agreed)
+            return criu.dump(self.dump_options, handler)
         except CriuError as error:
             if not self.container.status().has_init:
                 error.add_note("its processes have ended meanwhile")
@@ -140,14 +151,21 @@ class Checkpoint:
 
     def _on_notify(self, notification: Notification) -> None:
         self._passed.add(notification.script)
-        if (
-            notification.script == Script.QUERY_EXT_FILES
-        ):  # the first point at which all stand still
+        # the first point at which all stand still
+        if notification.script == Script.QUERY_EXT_FILES:
             places = descriptors.with_positions(
                 self.record.descriptors, self.container.state.init_pid
             )
             self.record = replace(self.record, descriptors=tuple(places))
             self.record.write(self.options.image_path)
+
+    def _on_agreed(self, notification: Notification) -> None:
+        """After everybody has let the dump go on."""
+        if notification.script == Script.POST_DUMP and not self.options.leave_running:
+            # CRIU is about to kill the tree, and its init only ends when the last zombie of its
+            # pid namespace is reaped: those whom we have started with exec, only by us.
+            for pid in self._strangers:
+                _end(pid)
 
     def _set_free(self) -> None:
         """Undo what CRIU may have left, but not what somebody else did to hold the container."""
@@ -183,8 +201,20 @@ class Checkpoint:
             orphan_pts_master=True,
             manage_cgroups_mode=options.manage_cgroups_mode,
             network_lock=options.network_lock or network_lock(find_criu(options.criu)),
-            freeze_cgroup=_freezer(container),
+            freeze_cgroup=self._freezer(),
         )
+
+    def _freezer(self) -> Path | None:
+        """The freezer for CRIU to use; None to have it seize one task after the other.
+
+        CRIU looks only every 100 ms whether a freezer has done its work, and seizes a task in
+        20 us. The freezer is for many tasks, for those that exec started, whom CRIU does not find
+        by descent, and for a container that is paused.
+        """
+        cgroup = self.container.cgroup
+        tasks = sum(_thread_count(pid) for pid in cgroup.processes())
+        seize = tasks <= _SEIZE_AT_MOST and not self._strangers and not self._was_paused
+        return None if seize else cgroup.freezer_path
 
 
 def unlock(container: Container) -> None:
@@ -195,23 +225,6 @@ def unlock(container: Container) -> None:
     shared = os.path.samefile(container.netns_path, "/proc/thread-self/ns/net")
     with suppress(ContainerError):
         unlock_network(pid, container.processes(), shared=shared)
-
-
-def _freezer(container: Container) -> Path | None:
-    """The freezer for CRIU to use; None to have it seize one task after the other.
-
-    CRIU looks only every 100 ms whether a freezer has done its work, and seizes a task in 20 us.
-    The freezer is for many tasks, for those that exec started, whom CRIU does not find by descent,
-    and for a container that is paused.
-    """
-    pids = container.processes()
-    strangers = _not_descended(container.state.init_pid, pids)
-    if strangers:
-        logger.warning("processes %s were started by exec: no checkpoint has them", strangers)
-    tasks = sum(_thread_count(pid) for pid in pids)
-    if tasks <= _SEIZE_AT_MOST and not strangers and not container.cgroup.frozen():
-        return None
-    return container.cgroup.freezer_path
 
 
 def _not_descended(init_pid: int, pids: Iterable[int]) -> list[int]:
@@ -227,6 +240,15 @@ def _parent(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_bytes()
         return int(text[text.rindex(b")") + 1 :].split()[1])
     return None
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        pidfd.send(fd, signal.SIGKILL)
+        pidfd.await_end(fd, _END_WITHIN_S)
+        os.close(fd)
+    pidfd.reap(pid)
 
 
 def _thread_count(pid: int) -> int:

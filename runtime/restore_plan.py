@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from criu_rpc import ManageCgroups, VethPair
+from criu_rpc import ManageCgroups, VethPair, images
 from criu_rpc import RestoreOptions as CriuOptions
+from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
 from runtime.checkpoint import criu_config
 from runtime.create import first_state
@@ -40,9 +41,12 @@ class RestorePlan:
     def make(cls, container_id: str, bundle: Path, options: RestoreOptions) -> Self:
         """Read bundle and record, and check what this host has to offer for them.
 
-        Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed.
+        Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed, BadImages.
         """
         spec = load(bundle)
+        if options.record is None:  # then the images are there, to be looked at in peace
+            images.check(options.image_path)
+            check_pages(options.image_path)
         record = options.record or records.load(options.image_path, container_id)
         if record.spec_sha256 not in ("", spec_digest(spec.raw)):
             logger.info("%s is not the config.json that the container was dumped with", bundle)

@@ -10,21 +10,22 @@ from __future__ import annotations
 import os
 
 from runtime import rootfs
-from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE
+from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
 from runtime.process.channel import READY, Channel, ChannelClosed
-from runtime.process.steps import begin
-from runtime.syscalls import mount_setattr, unshare
+from runtime.process.steps import Steps
+from runtime.syscalls import mount_setattr, prctl, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.process.plan import RestorePlan
-    from runtime.process.steps import Steps
 
 
 def main(fd: int, command: list[str]) -> None:
     """Talk with the runtime on *fd*, then execute *command*; never returns."""
     channel = Channel(fd)
-    step = begin(channel)
+    # not steps.begin: what was inherited is for criu
+    prctl(PR_SET_DUMPABLE, 0)
+    step = Steps(channel)
     try:
         plan: RestorePlan = channel.receive_plan()
         with step("making a mount namespace"):
