@@ -31,7 +31,12 @@ def main() -> NoReturn:
     """The `migrator` program."""
     # Imports make many objects and no garbage: 6 of 66 ms were spent on looking for some.
     gc.set_threshold(100_000)
-    _leave(run(sys.argv[1:]))
+    _fill_standard_descriptors()
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are loaded
+        code = INTERRUPTED
+    _leave(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -98,6 +103,13 @@ def _usage(message: str, ctx: click.Context | None) -> str:
     return f"{text[:1].lower()}{text[1:]}{hint}"
 
 
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where one of 0 to 2 is closed: no container gets a file of ours for it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def _nobody_reads_our_output() -> bool:
     """Whether standard output is a pipe whose reader has gone, as after `| head`."""
     poll = select.poll()
@@ -111,7 +123,7 @@ def _leave(code: int) -> NoReturn:
     if threading is not None and threading.active_count() > 1:
         sys.exit(code)
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:

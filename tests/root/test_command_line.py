@@ -196,6 +196,16 @@ def test_files_and_pipes_are_the_processes_own_descriptors(
     assert (room / "three").read_text() == "more\n"
 
 
+def test_a_closed_descriptor_is_null_to_the_container(
+    migrator: Migrator, bundle: Callable[..., Bundle], name: str, room: Path
+) -> None:
+    script = "for fd in 0 1; do to=$(readlink /proc/$$/fd/$fd); echo $to >&2; done"
+    path = bundle("sh", "-c", script).path
+    command = f"{PROGRAM} {' '.join(migrator.argv[1:])} run -b {path} {name} <&- >&- 2>{room}/said"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert (room / "said").read_text() == "/dev/null\n" * 2
+
+
 def test_exec_runs_beside_the_containers_process(migrator: Migrator, sleeper: str) -> None:
     done = migrator("exec", sleeper, "sh", "-c", "echo $0 $1; exit 9", "-x", "--env")
     assert (done.returncode, done.stdout) == (9, "-x --env\n")
