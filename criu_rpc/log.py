@@ -22,6 +22,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Connected TCP socket|tcp-established", "allow it with --tcp-established"),
         (r"In-flight connection", "leave it out with --tcp-skip-in-flight"),
         (r"tcp-close", "restore it with --tcp-close"),
+        (r"Unix socket \d+ not found", "it is a socket of the host: use a pipe or a file instead"),
         (r"half of stream unix|External socket|external socket", "allow it with --ext-unix-sk"),
         (
             r"dangling tty|not a session leader|inherit session|ctty inheritance",

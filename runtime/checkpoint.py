@@ -299,23 +299,31 @@ def _record(
 
 @contextmanager
 def _image_directory(container_id: str, options: CheckpointOptions) -> Iterator[None]:
-    """Make the directories; when the block fails, what was made in them is removed, logs apart."""
-    before: set[str] = set()
+    """Make the directories; what the block leaves in them is one dump's images, or else none.
+
+    Images of a former dump go when there are new ones, not when the block fails; logs always stay.
+    """
     try:
         for directory in filter(None, (options.image_path, options.work_path)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = set(os.listdir(options.image_path))
+        before = _images(options.image_path)
     except OSError as exc:
         raise CheckpointFailed(container_id, f"{exc.filename}: {exc.strerror}") from exc
     try:
         yield
     except BaseException:
-        _remove_images(options.image_path, before)
+        for name in _images(options.image_path).keys() - before.keys():
+            (options.image_path / name).unlink()
         raise
+    for name, _ in before.items() & _images(options.image_path).items():
+        (options.image_path / name).unlink()
 
 
-def _remove_images(directory: Path, before: set[str]) -> None:
-    for path in directory.iterdir():
-        is_image = path.suffix == ".img" or path.name in (RECORD_FILE, DESCRIPTORS_FILE)
-        if is_image and path.name not in before:
-            path.unlink()
+def _images(directory: Path) -> dict[str, tuple[int, int]]:
+    """The images in *directory*, each with what changes when it is written anew."""
+    return {
+        path.name: (status.st_ino, status.st_mtime_ns)
+        for path in directory.iterdir()
+        if path.suffix == ".img" or path.name in (RECORD_FILE, DESCRIPTORS_FILE)
+        for status in (path.stat(follow_symlinks=False),)
+    }

@@ -66,7 +66,7 @@ class Container:
         preserve_fds: how many descriptors after the standard three the process gets.
         Raises ContainerError; nothing is then left of it.
         """
-        from runtime.create import create  # noqa: PLC0415 - lazy: 15 ms, and only two verbs need it
+        from runtime.create import create  # noqa: PLC0415 - lazy: 5 ms
 
         state = create(
             root,
@@ -183,10 +183,10 @@ class Container:
 
         detach: return 0 once it has started.
         """
-        from runtime.create import preserved  # noqa: PLC0415 - lazy: 15 ms
         from runtime.process import exec as executing  # noqa: PLC0415 - lazy: 5 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.reserve import preserved  # noqa: PLC0415 - lazy: 1 ms
 
         keep = preserved(preserve_fds)
         # What is started in a paused container only comes up after `resume`, which locks too.

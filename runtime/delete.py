@@ -6,7 +6,6 @@ Each step is harmless when it has been done before, so a delete that failed can 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from runtime import hook_points, pidfd
 from runtime.cgroups import CgroupManager, manager, resolve_path
 from runtime.errors import CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.reserve import release
 from runtime.state import State, Status, check_id, derive_status, lock
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ def _delete_locked(directory: Path, *, force: bool) -> None:
     try:
         state = State.load(directory)
     except NoSuchContainer:  # a create was killed before it had made anything else
-        remove_tree(directory)
+        release(directory)
         return
     except CorruptState:
         if not force:
             raise
         destroy_cgroup(manager(resolve_path("", directory.name)))
-        remove_tree(directory)
+        release(directory)
         return
     status = derive_status(state, directory)
     if status in (Status.RUNNING, Status.PAUSED) and not force:
@@ -64,7 +64,7 @@ def destroy(state: State, directory: Path) -> None:
     _kill_init(state, cgroup)
     destroy_cgroup(cgroup)
     _remove_network(state)
-    remove_tree(directory)
+    release(directory)
     _run_poststop(state)
 
 
@@ -108,13 +108,3 @@ def hooks_of(state: State, name: str) -> Sequence[Mapping[str, Any]]:
     """The hooks called *name* as config.json has them."""
     found: Sequence[Mapping[str, Any]] = (state.spec.get("hooks") or {}).get(name) or ()
     return found
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove the state directory and what is in it."""
-    for path, directories, files in os.walk(directory, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(path, name))
-        for name in directories:
-            os.rmdir(os.path.join(path, name))
-    directory.rmdir()

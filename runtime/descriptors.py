@@ -1,7 +1,7 @@
 """The standard descriptors of a container across a checkpoint, and the files behind them.
 
-What leads out of the container cannot be dumped: a pipe to a supervisor, a log file, a socket. It
-gets CRIU's name for it at the dump, and at the restore a descriptor of the restoring side in its
+What leads out of the container cannot be dumped: a pipe to a supervisor, a log file. It gets CRIU's
+name for it at the dump, and at the restore a descriptor of the restoring side in its
 place (criu(8) --inherit-fd). proc_pid_fd(5), proc_pid_fdinfo(5).
 """
 
@@ -24,7 +24,6 @@ from runtime.syscalls import pidfd_getfd
 STANDARD = (0, 1, 2)
 
 _PIPE = re.compile(r"pipe:\[\d+\]")
-_SOCKET = re.compile(r"socket:\[(\d+)\]")
 _FILE = re.compile(r"file\[[0-9a-f]+:[0-9a-f]+\]")
 
 
@@ -32,7 +31,6 @@ class Kind(StrEnum):
     """What a standard descriptor leads to."""
 
     PIPE = "pipe"
-    SOCKET = "socket"
     #: a file of the host
     FILE = "file"
     #: something of the container's own, or nothing: CRIU restores it by itself
@@ -58,11 +56,7 @@ class Descriptor:
     @property
     def external(self) -> str | None:
         """What has to be declared external for a dump; pipes need not be."""
-        if self.kind is Kind.FILE:
-            return self.key
-        if self.kind is Kind.SOCKET and (match := _SOCKET.fullmatch(self.key)):
-            return f"unix[{match[1]}]"
-        return None
+        return self.key if self.kind is Kind.FILE else None
 
     @property
     def inherit_key(self) -> str | None:
@@ -89,7 +83,7 @@ class Descriptor:
         raise ValueError(f"{data!r} does not describe a descriptor")
 
 
-_KEYS = {Kind.PIPE: _PIPE, Kind.SOCKET: _SOCKET, Kind.FILE: _FILE}
+_KEYS = {Kind.PIPE: _PIPE, Kind.FILE: _FILE}
 
 
 def of_process(pid: int, mount_ids: Container[int]) -> list[Descriptor]:
@@ -104,8 +98,6 @@ def _describe(pid: int, fd: int, mount_ids: Container[int]) -> Descriptor:
         return Descriptor(Kind.INSIDE)
     if _PIPE.fullmatch(link):
         return Descriptor(Kind.PIPE, link, link)
-    if _SOCKET.fullmatch(link):
-        return Descriptor(Kind.SOCKET, link, link)
     if key := _outside_key(pid, fd, mount_ids):
         return Descriptor(Kind.FILE, link, key)
     return Descriptor(Kind.INSIDE, link)

@@ -17,7 +17,6 @@ from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from runtime import descriptors, hook_points, namespaces, records
 from runtime.cgroups import manager
 from runtime.container import Container
-from runtime.create import reserve
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
 from runtime.errors import RestoreFailed

@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple
 
 #: a descriptor of this process, a file to open, or None for /dev/null
 Stream = int | Path | None
@@ -20,8 +19,7 @@ _ACCESS = (
 _FILE_MODE = 0o600
 
 
-@dataclass(frozen=True, slots=True)
-class Stdio:
+class Stdio(NamedTuple):
     """Standard input, output and error of a process, in this process' terms."""
 
     stdin: Stream = None
@@ -29,7 +27,7 @@ class Stdio:
     stderr: Stream = None
 
     @classmethod
-    def inherited(cls) -> Self:
+    def inherited(cls) -> Stdio:
         """Our own three."""
         return cls(0, 1, 2)
 
