@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import ssl
 import struct
-import tempfile
 import threading
 from pathlib import Path
 
@@ -51,14 +51,16 @@ def place_for(memory_bytes: int) -> Path | None:
     return None
 
 
-def make_images_dir(container: str, memory_bytes: int) -> Path:
-    """A new directory, 0700, for the images of one migration; OSError when nowhere is room."""
+def choose_images_dir(container: str, memory_bytes: int) -> Path:
+    """Where the images of one migration are to lie, not yet made: it goes to the journal first.
+
+    Raises OSError when nowhere is room.
+    """
     place = place_for(memory_bytes)
     if place is None:
-        raise OSError(
-            errno.ENOSPC, f"no room for {memory_bytes >> 20} MiB of images of {container}"
-        )
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{container}-", dir=place))
+        why = f"no room for {memory_bytes >> 20} MiB of images of {container}"
+        raise OSError(errno.ENOSPC, why)
+    return place / f"{PREFIX}{container}-{secrets.token_hex(8)}"
 
 
 def _available_memory() -> int:

@@ -67,7 +67,7 @@ class Incoming:
             self.bundle, self.container
         )
         memory = int(request.memory_bytes)
-        self.images_dir = images.make_images_dir(self.container, memory)
+        self.images_dir = images.choose_images_dir(self.container, memory)
         self.journal.write(
             "prepared",
             migration=request.migration,
@@ -78,6 +78,7 @@ class Incoming:
             remove=outermost_new(self.bundle, self.rootfs) if new_bundle else [],
             images_dir=str(self.images_dir),
         )
+        self.images_dir.mkdir(mode=0o700)
         if request.rootfs_mode == "sync":
             self.rootfs.mkdir(parents=True, exist_ok=True)
             self.bundle.mkdir(parents=True, exist_ok=True)

@@ -132,11 +132,8 @@ def peek(root: Path, container: str, side: str) -> list[Entry]:
 
 
 def exists(root: Path, container: str, side: str) -> bool:
-    """Whether a migration of *container* left a record with anything in it."""
-    try:
-        return journal_path(root, container, side).stat().st_size > 0
-    except FileNotFoundError:
-        return False
+    """Whether a migration of *container* left a record, be it an empty one."""
+    return journal_path(root, container, side).exists()
 
 
 def _same_file(fd: int, path: Path) -> bool:

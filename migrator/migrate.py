@@ -34,7 +34,7 @@ from migrator.errors import (
 from migrator.guardian import Guardian
 from migrator.images import ImageSender
 from migrator.interrupts import Interrupts
-from migrator.journal import SOURCE, Journal, open_journal
+from migrator.journal import SOURCE, Journal, open_journal, peek
 from migrator.plan import Plan
 from migrator.report import Observer, Recorder, Report
 from migrator.source import Source
@@ -55,16 +55,11 @@ def migrate(plan: Plan, observer: Observer | None = None) -> Report:
         with recorder.phase("load"):
             source = Source(plan)
             stack.callback(source.close)
-            journal = stack.enter_context(open_journal(plan.root, plan.container, SOURCE))
-            if journal.entries:
-                raise UsageProblem(
-                    f"a migration of {plan.container} is unfinished: run migrator resolve "
-                    f"{plan.container}"
-                )
-            stack.callback(_remove_if_empty, journal)
+            if peek(plan.root, plan.container, SOURCE):
+                raise _unfinished(plan.container)
         with recorder.phase("connect"):
             agent = stack.enter_context(DestinationAgent.open(plan.destination))
-        return Migration(plan, source, journal, agent, recorder).run()
+        return Migration(plan, source, agent, recorder).run()
 
 
 class Migration:
@@ -74,17 +69,11 @@ class Migration:
         self,
         plan: Plan,
         source: Source,
-        journal: Journal,
         agent: DestinationAgent,
         recorder: Recorder,
     ) -> None:
-        self.plan, self.source, self.journal, self.agent, self.recorder = (
-            plan,
-            source,
-            journal,
-            agent,
-            recorder,
-        )
+        self.plan, self.source, self.agent, self.recorder = plan, source, agent, recorder
+        self.journal: Journal
         self.id = uuid.uuid4().hex
         self.undo = ExitStack()
         self.guardian: Guardian | None = None
@@ -98,8 +87,8 @@ class Migration:
         """Everything, in order."""
         with Interrupts() as self.interrupts:
             needs = self._preflight()
+            self._begin()
             try:
-                self._begin()
                 self._prepare(needs)
                 self._sync_rootfs()
                 self._arm()
@@ -127,6 +116,12 @@ class Migration:
 
     def _begin(self) -> None:
         """From here a crash leaves a record, and someone who acts by it."""
+        self.journal = open_journal(self.plan.root, self.plan.container, SOURCE)
+        self.undo.callback(self.journal.close)
+        if self.journal.entries:
+            self.undo.close()
+            raise _unfinished(self.plan.container)
+        self.undo.callback(self.journal.remove)
         to = self.plan.destination
         self.journal.write(
             "begin",
@@ -142,12 +137,13 @@ class Migration:
             criu=self.source.criu_identity(),
             images_dir=str(self.source.images_dir),
         )
-        self.undo.callback(self.journal.remove)
         self.guardian = Guardian(self.plan.root, self.plan.container)
         self.undo.callback(self.guardian.release)
 
     def _prepare(self, needs: m.Preflight) -> None:
         with self.recorder.phase("prepare"):
+            assert self.source.images_dir is not None
+            self.source.images_dir.mkdir(mode=0o700)
             # whatever the restored copy said to the switches, the last word is the source's
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))
@@ -253,6 +249,7 @@ class Migration:
                 error = again
             if time.monotonic() > deadline:
                 self.undo.pop_all()
+                self.journal.close()
                 assert self.guardian is not None
                 self.guardian.release()
                 raise OutcomeUnknown(self.plan.container, self.agent.host, str(error))
@@ -282,6 +279,7 @@ class Migration:
             except MigrationError as error:
                 logger.info("the destination was not told that all is done: %s", error)
             self.journal.remove()
+            self.journal.close()
             assert self.guardian is not None
             self.guardian.release()
 
@@ -355,6 +353,8 @@ class _Sync:
             self._error = error
 
 
-def _remove_if_empty(journal: Journal) -> None:
-    if not journal.entries:
-        journal.remove()
+def _unfinished(container: str) -> UsageProblem:
+    return UsageProblem(
+        f"a migration of {container} is at work or unfinished: wait for it, or run "
+        f"migrator resolve {container}"
+    )

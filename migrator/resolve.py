@@ -50,24 +50,18 @@ def resolve(root: Path, container: str, *, wait_s: float = 5.0) -> Resolution:
     work, OutcomeUnknown when the destination cannot be asked; nothing was changed then.
     """
     check_id(container)
-    if exists(root, container, SOURCE):
-        with open_journal(root, container, SOURCE, wait_s=wait_s) as journal:
-            if journal.entries:
-                return _at_source(root, container, journal)
-    if exists(root, container, DESTINATION):
-        with open_journal(root, container, DESTINATION, wait_s=wait_s) as journal:
-            if journal.entries:
-                return _at_destination(root, container, journal)
+    for side, finish in ((SOURCE, _at_source), (DESTINATION, _at_destination)):
+        if exists(root, container, side):
+            with open_journal(root, container, side, wait_s=wait_s) as journal:
+                if journal.entries:
+                    return finish(root, container, journal)
+                journal.remove()  # it died before it did anything
     raise UsageProblem(f"no migration of {container} is unfinished on this host")
 
 
 def _at_source(root: Path, name: str, journal: Journal) -> Resolution:
-    begin = journal.last("begin")
-    if begin is None:
-        journal.remove()
-        raise UsageProblem(f"no migration of {name} is unfinished on this host")
-    with suppress(KeyError):
-        await_death(*begin.data["criu"])  # its peer is gone: it resumes the container and ends
+    begin = journal.entries[0]
+    await_death(*begin.data["criu"])  # its peer is gone: it resumes the container and ends
     destination = _destination(begin.data["destination"])
     if journal.has("moved"):
         return _ended(root, name, journal)
@@ -135,9 +129,7 @@ def _tell_to_discard(destination: Destination, migration: str, name: str) -> str
 
 
 def _forget(journal: Journal) -> None:
-    begin = journal.last("begin")
-    if begin is not None:
-        shutil.rmtree(begin.data["images_dir"], ignore_errors=True)
+    shutil.rmtree(journal.entries[0].data["images_dir"], ignore_errors=True)
     journal.remove()
 
 

@@ -50,15 +50,13 @@ def push(rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = ()) -> in
     discards.
     """
     names = sorted(only)
-    with tempfile.NamedTemporaryFile() as listing:
+    with open(os.memfd_create("migrator-files"), "wb") as listing:
         listing.write("\0".join(names).encode("utf-8", "surrogateescape"))
         listing.flush()
-        selection = (
-            [f"--files-from={listing.name}", "--from0", "--ignore-times"] if names else ["--delete"]
-        )
-        status, output = _run_near(
-            [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."], stream
-        )
+        path = f"/proc/{os.getpid()}/fd/{listing.fileno()}"
+        selection = [f"--files-from={path}", "--from0", "--ignore-times"] if names else ["--delete"]
+        arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
+        status, output = _run_near(arguments, stream)
     if status != 0:
         raise MigrationError(
             f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}"

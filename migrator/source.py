@@ -44,11 +44,13 @@ class Source:
         return processes.identity(self.criu.pid)
 
     def plan_dump(self) -> None:
-        """Find out all that CRIU has to be told, into a new image directory.
+        """Find out all that CRIU has to be told, and where its images are to lie.
 
         Raises CheckpointFailed when the container cannot be dumped; it was not touched.
         """
-        self.images_dir = images.make_images_dir(self.plan.container, memory_bytes(self.container))
+        self.images_dir = images.choose_images_dir(
+            self.plan.container, memory_bytes(self.container)
+        )
         options = CheckpointOptions(
             image_path=self.images_dir,
             tcp_established=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -56,8 +56,9 @@ class Credentials:
             context.load_verify_locations(cadata=peer_certificate)
         except (ssl.SSLError, ValueError) as error:
             raise ProtocolError("the peer", f"no certificate: {error}") from error
-        with tempfile.NamedTemporaryFile() as file:  # ssl reads keys from files only
+        # ssl reads keys from files only: one that has no name and never touches a disk
+        with open(os.memfd_create("migrator-key"), "wb") as file:
             file.write(self.key + self.certificate.encode())
             file.flush()
-            context.load_cert_chain(file.name)
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
         return context
