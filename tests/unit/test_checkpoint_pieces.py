@@ -1,0 +1,203 @@
+"""What checkpoint and restore decide without a kernel: the record, descriptors, mounts, options."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from criu_rpc import BadImages
+from criu_rpc.images import check
+from criu_rpc.pages import check_pages
+from runtime import Network, Networks, RestoreFailed, mountinfo, records
+from runtime.descriptors import Descriptor, Kind, inherited
+from runtime.externals import NULL, Bind, ExternalMount, mounts_to_restore, submounts
+from runtime.mountinfo import MountInfo
+from runtime.network import nftables
+from runtime.records import Dumped, Record, spec_digest
+from runtime.restore import RestoreOptions
+
+INSIDE = Descriptor(Kind.INSIDE, "/dev/null")
+PIPE = Descriptor(Kind.PIPE, "pipe:[12]", "pipe:[12]")
+FILE = Descriptor(Kind.FILE, "/var/log/x", "file[1b:2197c0]", 72)
+ETH0 = Network(type="veth", name="eth0", bridge="br0", address="10.1.0.2/24")
+RECORD = Record(
+    container_id="redis1",
+    spec_sha256="ab" * 32,
+    descriptors=(INSIDE, PIPE, FILE),
+    networks=Networks((ETH0,)),
+    submounts=("/data/inner",),
+    dumped=Dumped(tcp_established=True),
+)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    RECORD.write(tmp_path)
+    assert records.load(tmp_path, "redis1") == RECORD
+    assert json.loads((tmp_path / "descriptors.json").read_text()) == [
+        "/dev/null",
+        "pipe:[12]",
+        "/var/log/x",
+    ]
+    for name in ("migrator.json", "descriptors.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_is_written_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "migrator.json").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        RECORD.write(tmp_path)
+    assert (tmp_path / "target").read_text() == "kept"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(sorted(RECORD.to_json())), JSON)
+def test_whatever_a_field_holds_a_record_is_read_or_refused(field: str, value: Any) -> None:
+    try:
+        Record.from_json(RECORD.to_json() | {field: value})
+    except ValueError:
+        pass
+    else:
+        assert field in ("container_id", "spec_sha256", "submounts", "networks") or value == 1
+
+
+@given(JSON)
+def test_options_from_another_host_are_read_or_refused(value: Any) -> None:
+    sent = RestoreOptions(image_path=Path("/"), record=RECORD).to_wire()
+    for field in sent:
+        try:
+            RestoreOptions.from_wire(sent | {field: value}, images_dir=Path("/i"))
+        except RestoreFailed:
+            continue
+
+
+def test_options_come_back_as_they_were_sent() -> None:
+    options = RestoreOptions(
+        image_path=Path("/here"),
+        record=RECORD,
+        veths={"eth0": "mv0@br7"},
+        bridges={"br0": "br7"},
+        tcp_close=True,
+        lsm_profile="apparmor:x",
+    )
+    sent = json.loads(json.dumps(options.to_wire()))
+    received = RestoreOptions.from_wire(sent, images_dir=Path("/there"), criu="/c")
+    assert received.image_path == Path("/there")
+    assert received.criu == "/c"
+    assert (received.veths, received.bridges) == (options.veths, options.bridges)
+    assert (received.record, received.tcp_close) == (RECORD, True)
+    with pytest.raises(RestoreFailed, match=r"container redis1 failed: .*option pid_file"):
+        RestoreOptions.from_wire(sent | {"pid_file": "/etc/passwd"}, images_dir=Path("/"))
+
+
+def test_a_restore_allows_what_the_dump_was_allowed() -> None:
+    options = RestoreOptions(image_path=Path("/"), shell_job=True).dumped_with(RECORD)
+    assert options.tcp_established
+    assert options.shell_job
+    assert not options.file_locks
+    closed = RestoreOptions(image_path=Path("/"), tcp_close=True).dumped_with(RECORD)
+    assert not closed.tcp_established
+
+
+def test_images_of_another_runtime_have_their_pipes(tmp_path: Path) -> None:
+    (tmp_path / "descriptors.json").write_text('["/dev/null", "pipe:[7]", "/x"]')
+    found = records.load(tmp_path, "c").descriptors
+    assert [each.kind for each in found] == [Kind.INSIDE, Kind.PIPE, Kind.INSIDE]
+    (tmp_path / "descriptors.json").write_text('{"0": 1}')
+    with pytest.raises(RestoreFailed, match="not a list of three strings"):
+        records.load(tmp_path, "c")
+
+
+def test_a_spec_is_known_by_what_it_says() -> None:
+    assert spec_digest({"a": 1, "b": [2]}) == spec_digest({"b": [2], "a": 1})
+    assert spec_digest({"a": 1}) != spec_digest({"a": 2})
+
+
+def test_descriptors_have_crius_names() -> None:
+    assert (INSIDE.external, INSIDE.inherit_key) == (None, None)
+    assert (PIPE.external, PIPE.inherit_key) == (None, "pipe:[12]")
+    assert (FILE.external, FILE.inherit_key) == ("file[1b:2197c0]", "ile[1b:2197c0]")
+    assert inherited((PIPE, FILE, FILE), (10, 11, 12)) == {"pipe:[12]": 10, "ile[1b:2197c0]": 11}
+
+
+@pytest.mark.parametrize("key", ["", "pipe:[x]", "/etc/shadow", "file[1:2]:/etc", "pipe:[1]\n"])
+def test_a_key_that_is_none_is_refused(key: str) -> None:
+    for kind in (Kind.PIPE, Kind.FILE):
+        with pytest.raises(ValueError, match="is not CRIU's name"):
+            Descriptor(kind, key, key)
+
+
+def test_mountinfo_is_read_with_its_escapes() -> None:
+    text = (
+        "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n"
+        "37 35 0:5 / /back\\134slash rw - tmpfs tmpfs rw\n"
+    )
+    assert mountinfo.parse(text) == [MountInfo(36, "/mnt 2"), MountInfo(37, "/back\\slash")]
+
+
+def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:
+    binds = [Bind("/data", "/srv/data", True), Bind("/one", "/srv/one", False)]
+    external = [ExternalMount("/real/data", "/data"), ExternalMount("/one", "/one")]
+    table = [
+        MountInfo(number, point)
+        for number, point in enumerate(["/", "/real/data", "/real/data/in", "/one", "/one/in"])
+    ]
+    below = submounts(external, binds, table)
+    assert below == [ExternalMount("/real/data/in", "/data/in")]
+    assert mounts_to_restore(binds, ["/data/in", "/elsewhere/x"]) == [
+        ("/data", "/srv/data"),
+        ("/one", "/srv/one"),
+        ("/data/in", "/srv/data/in"),
+        (NULL, NULL),
+    ]
+
+
+def test_an_image_directory_is_looked_at_before_criu_gets_it(tmp_path: Path) -> None:
+    with pytest.raises(BadImages, match="has no inventory"):
+        check(tmp_path)
+    for name in ("pstree.img", "files.img"):
+        (tmp_path / name).touch()
+    (tmp_path / "inventory.img").write_bytes(struct.pack("<I", 0x58313116))
+    (tmp_path / "parent").symlink_to("../before")
+    (tmp_path / "notes").mkdir()
+    check(tmp_path)
+    (tmp_path / "pages-1.img").symlink_to("/etc/shadow")
+    with pytest.raises(BadImages, match=r"pages-1\.img: is not a plain file"):
+        check(tmp_path)
+
+
+def pagemap(*entries: bytes) -> bytes:
+    framed = (len(entry).to_bytes(4, "little") + entry for entry in entries)
+    return struct.pack("<II", 0x54564319, 0x56084025) + b"".join(framed)
+
+
+def test_memory_that_is_cut_short_is_found(tmp_path: Path) -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    head = b"\x08\x01"  # pages_id 1
+    # vaddr, nr_pages, flags: 3 pages present, 5 left to a lazy server
+    present, lazy = b"\x08\x80\x20\x10\x03\x20\x04", b"\x08\x80\x40\x10\x05\x20\x02"
+    (tmp_path / "pagemap-1.img").write_bytes(pagemap(head, present, lazy))
+    (tmp_path / "pages-1.img").write_bytes(bytes(3 * page))
+    check_pages(tmp_path)
+    os.truncate(tmp_path / "pages-1.img", 3 * page - 1)
+    with pytest.raises(BadImages, match=rf"cut short: has {3 * page - 1} of {3 * page} bytes"):
+        check_pages(tmp_path)
+    (tmp_path / "pagemap-1.img").write_bytes(pagemap(head, present)[:-1])
+    with pytest.raises(BadImages, match="ends too early"):
+        check_pages(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_whatever_netlink_says_attributes_end(data: bytes) -> None:
+    assert len(list(nftables._attributes(data))) <= len(data) // 4 + 1
