@@ -13,7 +13,7 @@ from runtime.cgroups.devices import ANY, Rule, V1List, rules, v1_list, v1_transi
 from runtime.errors import UnsupportedField
 
 # A busy machine is no fault of the code.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NUMBERS = (1, 5)
 ACCESSES = ["".join(c) for n in (1, 2, 3) for c in itertools.combinations("rwm", n)]

@@ -26,7 +26,7 @@ MINIMAL: Json = {
 ABSENT = object()
 
 # A busy machine is no fault of the code.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def changed(path: str, value: Any, base: Json = MINIMAL) -> Json:
