@@ -164,10 +164,11 @@ class Container:
 
         When it cannot be, or a hook fails, the container is stopped.
         """
-        from runtime.start import start  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
 
         with self._locked():
             start(self.state, self.dir)
+        run_poststart(self.state)
 
     def exec(
         self,

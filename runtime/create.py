@@ -6,10 +6,11 @@ or interface behind.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import HookFailed
+from runtime.errors import HookFailed, SetupFailed
 from runtime.process.parent import INIT, Launched
 from runtime.process.stdio import Stdio
 from runtime.reserve import preserved, reserve
@@ -37,6 +38,8 @@ def create(
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
+    if os.geteuid() != 0:
+        raise SetupFailed("creating a container", "this needs root: rootless is not supported yet")
     keep = preserved(preserve_fds)
     try:
         with Undo() as undo:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from runtime import hook_points, pidfd
 from runtime.cgroups import CgroupManager, manager, resolve_path
-from runtime.errors import CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
 from runtime.reserve import release
 from runtime.state import State, Status, check_id, derive_status, lock
 
@@ -40,7 +41,9 @@ def delete(root: Path, container_id: str, *, force: bool = False) -> None:
 def _delete_locked(directory: Path, *, force: bool) -> None:
     try:
         state = State.load(directory)
-    except NoSuchContainer:  # a create was killed before it had made anything else
+    except NoSuchContainer:  # a create was killed before it had noted anything
+        with suppress(CgroupError):  # in use: then not by a container of this id
+            manager(resolve_path("", directory.name)).destroy()
         release(directory)
         return
     except CorruptState:

@@ -10,7 +10,7 @@ import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.constants import (
     MOUNT_ATTR_ATIME_MASK,
@@ -27,8 +27,10 @@ from runtime.constants import (
     MS_SLAVE,
     MS_UNBINDABLE,
 )
-from runtime.process.plan import MountOption, MountPlan
 from runtime.spec_model import Mount, Spec
+
+if TYPE_CHECKING:
+    from runtime.process.plan import MountOption, MountPlan
 
 BIND = "bind"
 REMOUNT = "remount"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.constants import (
     CLONE_NEWCGROUP,
@@ -19,8 +19,10 @@ from runtime.constants import (
     NS_GET_NSTYPE,
 )
 from runtime.errors import SetupFailed
-from runtime.process.plan import NamespacePlan
 from runtime.spec_model import Namespace, TimeOffset
+
+if TYPE_CHECKING:
+    from runtime.process.plan import NamespacePlan
 
 
 class Kind(NamedTuple):

@@ -22,6 +22,7 @@ from runtime.delete import destroy_cgroup
 from runtime.errors import RestoreFailed
 from runtime.process import pidfile
 from runtime.process.waiting import signals_held, wait_forwarding
+from runtime.reserve import reserve
 from runtime.restore_options import RestoreOptions
 from runtime.restore_plan import RestorePlan
 from runtime.state import Status, check_id, process_stat

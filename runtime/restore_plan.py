@@ -12,8 +12,8 @@ from criu_rpc import ManageCgroups, VethPair, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
-from runtime.checkpoint import criu_config
 from runtime.assemble import first_state
+from runtime.checkpoint import criu_config
 from runtime.network.models import Networks
 from runtime.records import Record, spec_digest
 from runtime.restore_options import RestoreOptions

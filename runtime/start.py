@@ -18,19 +18,16 @@ from runtime.state import EXEC_FIFO, State, Status, derive_status
 def start(state: State, directory: Path) -> None:
     """Start the container's program, and return when it has been executed.
 
-    The caller holds the container's lock. When the program cannot be executed or a hook fails the
-    container is stopped, and remains to be deleted.
+    The caller holds the container's lock. When the program cannot be executed or a startContainer
+    hook fails, the container is stopped, and remains to be deleted.
     """
     status = derive_status(state, directory)
-    if status is not Status.CREATED:
-        raise WrongStatus(state.id, status, Status.CREATED)
     fifo = directory / EXEC_FIFO
     with pidfd.init_of(state) as init:
-        if init is None:
-            raise WrongStatus(state.id, Status.STOPPED, Status.CREATED)
+        if init is None or status is not Status.CREATED:
+            raise WrongStatus(state.id, status, Status.CREATED)
         _release(state, fifo, init)
         fifo.unlink()
-        _run_poststart(state, init)
 
 
 def _release(state: State, fifo: Path, init: int) -> None:
@@ -59,16 +56,22 @@ def _release(state: State, fifo: Path, init: int) -> None:
         channel.close()
 
 
-def _run_poststart(state: State, init: int) -> None:
+def run_poststart(state: State) -> None:
+    """Run the hooks that follow a start; when one fails, the container is killed.
+
+    Not under the lock: a hook may want to do something with the container.
+    """
     if not hooks_of(state, "poststart"):
         return
     from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
 
     spec = parse(state.spec, state.bundle / "config.json")
-    try:
-        hook_points.run("poststart", spec.hooks.poststart, state.oci(Status.RUNNING))
-    except HookFailed:
-        pidfd.send(init, signal.SIGKILL)
-        pidfd.await_end(init)
-        pidfd.reap(state.init_pid)
-        raise
+    with pidfd.init_of(state) as init:
+        try:
+            hook_points.run("poststart", spec.hooks.poststart, state.oci(Status.RUNNING))
+        except HookFailed:
+            if init is not None:
+                pidfd.send(init, signal.SIGKILL)
+                pidfd.await_end(init)
+                pidfd.reap(state.init_pid)
+            raise

@@ -15,13 +15,25 @@ from runtime.process import program
 from runtime.process.channel import FORKED, GO, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
 from runtime.resolve import make_directory
-from runtime.syscalls import clone3, loopback_up, setdomainname, sethostname, setns, unshare
+from runtime.syscalls import (
+    clone3,
+    exit_on_signal,
+    loopback_up,
+    setdomainname,
+    sethostname,
+    setns,
+    unshare,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
     from runtime.process.plan import HookPlan, InitPlan, NamespacePlan, RootfsPlan
+
+# What is to end a container that has not been started: the kernel keeps from the first process of a
+# pid namespace every signal that it has no handler for.
+_ENDING = (1, 2, 3, 15)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 
 def main(fd: int) -> None:
@@ -76,6 +88,8 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
     _make_root(plan, channel, step)
     os.umask(inherited_umask)
     ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
+    for number in _ENDING:
+        exit_on_signal(number)
     channel.send(READY)
     channel.close()
     with step("waiting for start"):

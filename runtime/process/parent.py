@@ -53,6 +53,7 @@ class Launched:
 
         module: INIT or JOIN; keep: descriptors that it inherits under their numbers.
         """
+        _occupy_standard_descriptors()
         with ExitStack() as stack:
             streams = _opened(stdio, stack)
             ours, theirs = (end.detach() for end in socketpair(AF_UNIX, SOCK_STREAM))
@@ -157,6 +158,14 @@ def failure(failed: Failed) -> ContainerError:
         return HookFailed(name, failed.path, failed.reason, index=failed.errno)
     why = f"{failed.path}: {failed.reason}" if failed.path else failed.reason
     return SetupFailed(failed.step, why)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Have none of our own descriptors be 0, 1 or 2, where the child's streams are to be."""
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while fd <= 2:
+        fd = os.dup(fd)
+    os.close(fd)
 
 
 def _opened(stdio: Stdio, stack: ExitStack) -> list[int]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime import capabilities, devices, mounts, namespaces, rlimits, sysctl
 from runtime.errors import InvalidSpec, SetupFailed
-from runtime.process.plan import (
-    CapabilityPlan,
-    ExecPlan,
-    HookPlan,
-    InitPlan,
-    ProcessPlan,
-    RootfsPlan,
-)
 from runtime.spec_model import Hook, Process, Spec
 from runtime.state import State, Status
+
+if TYPE_CHECKING:
+    from runtime.process.plan import (
+        CapabilityPlan,
+        ExecPlan,
+        HookPlan,
+        InitPlan,
+        ProcessPlan,
+        RootfsPlan,
+    )
 
 
 def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -> InitPlan:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def test_hooks_inside_see_no_descriptor_of_ours(box: Box, notes: Notes) -> None:
     box.start()
     for name in ("createContainer", "startContainer"):
         assert notes.text(f"{name}.fds").split() == ["0", "1", "2", "3"], name  # 3 is ls's own
+
+
+def test_a_poststart_hook_may_use_the_container(box: Box, notes: Notes) -> None:
+    script = (
+        "import sys; from pathlib import Path; from runtime import Container; "
+        f"Container.load(Path('{box.root}'), '{box.id}').pause()"
+    )
+    hook = {"path": sys.executable, "args": [sys.executable, "-c", script]}
+    box.update(hooks={"poststart": [hook]})
+    assert box.start().status() is Status.PAUSED
 
 
 def test_a_container_with_a_hook_that_hangs_can_be_asked_for_its_status(

@@ -27,6 +27,7 @@ from runtime import (
     StillRunning,
     WrongStatus,
 )
+from tests import leftovers
 from tests.containers import Box, Traces, without_namespace
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
@@ -253,6 +254,15 @@ def test_a_signal_for_everyone_reaches_everyone(box: Box) -> None:
     assert eventually(lambda: len(set(container.processes()) & before) == 1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_created_container_is_ended_by_a_signal(box: Box, number: int) -> None:
+    container = box.create()
+    container.signal(number)
+    container.wait()
+    assert container.status() is Status.STOPPED
+    container.delete()
+
+
 def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
     container = box.create(pid_file=box.bundle.path / "pid")
     assert (box.bundle.path / "pid").read_text() == str(container.state.init_pid)
@@ -387,6 +397,25 @@ def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
     assert container.status() is Status.STOPPED
     container.delete()
     assert Traces.now(box.root) == before
+
+
+@pytest.mark.usefixtures("traceless")
+def test_a_create_killed_at_any_moment_leaves_nothing_that_delete_does_not_find(box: Box) -> None:
+    script = (
+        "import sys; from pathlib import Path; import runtime.assemble; import runtime.create; "
+        "from runtime import Container; print(flush=True); "
+        "Container.create(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])).start()"
+    )
+    argv = [sys.executable, "-c", script, str(box.root), box.id, str(box.bundle.path)]
+    for step in range(16):
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as runtime:
+            assert runtime.stdout is not None
+            runtime.stdout.readline()
+            time.sleep(step * 0.004)
+            runtime.kill()
+        Container.remove(box.root, box.id, force=True)
+        assert os.listdir(box.root) == []
+        assert leftovers.cgroups(leftovers.mine) == []
 
 
 @pytest.mark.usefixtures("traceless")

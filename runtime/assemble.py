@@ -1,0 +1,122 @@
+"""The steps of a create: cgroups, init, network, limits and hooks, each in its time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import hook_points, namespaces
+from runtime.cgroups import manager, resolve_path
+from runtime.delete import destroy_cgroup
+from runtime.errors import SetupFailed
+from runtime.process import planner
+from runtime.process.channel import MOUNTED, READY
+from runtime.spec import load
+from runtime.state import EXEC_FIFO, State, Status, now, process_stat
+
+if TYPE_CHECKING:
+    from runtime.network import Networks
+    from runtime.process.parent import Launched
+    from runtime.spec_model import Spec
+    from runtime.undo import Undo
+
+# Init opens it for writing as the container's user, whoever that is.
+_FIFO_MODE = 0o622
+
+
+def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks | None) -> State:
+    """The state of a container of which nothing is there yet; *networks* get all their names."""
+    cgroup = manager(resolve_path(spec.linux.cgroups_path, container_id))
+    wanted = networks.complete(container_id).to_json() if networks else {}
+    return State(
+        id=container_id,
+        oci_version=spec.oci_version,
+        bundle=bundle,
+        rootfs=spec.rootfs(bundle),
+        spec=dict(spec.raw),
+        created=now(),
+        networks=wanted.get("networks", []),
+        routes=wanted.get("routes", []),
+        cgroup_paths={name: str(path) for name, path in cgroup.paths.items()},
+    )
+
+
+class Assembly:
+    """A container on its way from its bundle to the exec fifo."""
+
+    def __init__(
+        self, container_id: str, bundle: Path, networks: Networks | None, directory: Path
+    ) -> None:
+        self.spec = load(bundle)
+        self.state = first_state(container_id, bundle, self.spec, networks)
+        self._networks = networks
+        self._directory = directory
+
+    def make(self, init: Launched, undo: Undo, *, preserve_fds: int) -> None:
+        """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
+        fifo = self._directory / EXEC_FIFO
+        plan = planner.init_plan(self.spec, self.state, exec_fifo=fifo, preserve_fds=preserve_fds)
+        _make_fifo(fifo)
+        cgroup = manager("", paths=self.state.cgroup_paths)
+        cgroup.create()
+        undo.on_error(destroy_cgroup, cgroup)
+        # From here on what is in it is ours to kill: only now may others read of it in the state.
+        self._save()
+        undo.on_error(init.kill)
+        cgroup.join(init.launcher_pid)
+        pid = init.tell(plan)
+        self._save(init_pid=pid, init_start_time=_start_time(pid))
+        init.go()
+        if self._networks:
+            self._make_network(self._networks, pid, undo)
+        init.receive(MOUNTED)
+        cgroup.set(self.spec.linux.resources)
+        self._run_hooks()
+        init.go()
+        init.receive(READY)
+        self._save(
+            namespace_paths=namespaces.paths_of(pid),
+            external_descriptors=[os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)],
+        )
+
+    def run_poststop(self) -> None:
+        """What the specification wants after a hook has failed and all is undone."""
+        state = self.state.oci(Status.STOPPED)
+        hook_points.run_all("poststop", self.spec.hooks.poststop, state)
+
+    def _save(self, **changes: Any) -> None:
+        """Note what has become known, so that delete finds it whatever happens to us."""
+        self.state = replace(self.state, **changes)
+        self.state.save(self._directory)
+
+    def _make_network(self, networks: Networks, pid: int, undo: Undo) -> None:
+        from runtime.network import setup, teardown  # noqa: PLC0415 - lazy: 40 ms
+
+        if not self.spec.linux.namespace("network"):
+            why = "the container has no network namespace: it would be made on the host"
+            raise SetupFailed("making the network", why)
+        wanted = networks.complete(self.state.id)
+        setup(wanted, pid, self.state.id)
+        undo.on_error(teardown, wanted, self.state.id)
+
+    def _run_hooks(self) -> None:
+        hooks, state = self.spec.hooks, self.state.oci(Status.CREATING)
+        hook_points.run("prestart", hooks.prestart, state)
+        hook_points.run("createRuntime", hooks.create_runtime, state)
+
+
+def _make_fifo(path: Path) -> None:
+    """Init opens it once all is set up, and thereby waits until `start` opens it too (fifo(7))."""
+    try:
+        os.mkfifo(path)
+        path.chmod(_FIFO_MODE)  # whatever the umask is
+    except OSError as exc:
+        raise SetupFailed("making the exec fifo", f"{path}: {exc.strerror}") from exc
+
+
+def _start_time(pid: int) -> int:
+    stat = process_stat(pid)
+    assert stat is not None, "init is our child, and nobody has reaped it"
+    return stat.start_time

@@ -1,0 +1,54 @@
+"""The id of a container and its caller's descriptors: what is settled before anything is made."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from runtime.errors import ContainerExists, SetupFailed
+from runtime.state import lock
+from runtime.undo import Undo
+
+
+def reserve(root: Path, container_id: str, undo: Undo) -> Path:
+    """Take the id: make its state directory, and hold its lock until *undo* ends.
+
+    Raises ContainerExists when it is taken.
+    """
+    directory = root / container_id
+    try:
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o711)
+    except FileExistsError:
+        raise ContainerExists(container_id) from None
+    except OSError as exc:
+        raise SetupFailed("making the state directory", f"{exc.filename}: {exc.strerror}") from exc
+    undo.on_error(release, directory)
+    undo.enter_context(lock(directory))
+    return directory
+
+
+def release(directory: Path) -> None:
+    """Give the id back: remove the state directory and what is in it."""
+    for path, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(path, name))
+        for name in directories:
+            os.rmdir(os.path.join(path, name))
+    directory.rmdir()
+
+
+def preserved(count: int) -> tuple[int, ...]:
+    """The *count* descriptors after the standard three; SetupFailed when one is not open.
+
+    To be asked before anything is opened: nothing of ours must come to be among them.
+    """
+    fds = tuple(range(3, 3 + count))
+    for fd in fds:
+        try:
+            fcntl.fcntl(fd, fcntl.F_GETFD)
+        except OSError:
+            why = f"descriptor {fd} is not open"
+            raise SetupFailed(f"preserving {count} descriptors", why) from None
+    return fds
