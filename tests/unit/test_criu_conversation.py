@@ -101,9 +101,7 @@ def test_too_old_criu_is_refused_before_a_dump(fake: Starter, options: DumpOptio
             {"expect": "DUMP"},
         ]
     )
-    with pytest.raises(
-        CriuTooOld, match=r"criu 3\.17\.1 is too old .*, 4\.\d or newer"
-    ):
+    with pytest.raises(CriuTooOld, match=r"criu 3\.17\.1 is too old .*, 4\.\d or newer"):
         criu.dump(options)
 
 
