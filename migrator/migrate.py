@@ -153,7 +153,9 @@ class Migration:
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
             with self.recorder.phase("sync rootfs"), self.agent.open_stream("rsync") as stream:
-                self.rootfs_bytes += rootfs.push(self.source.container.state.rootfs, stream)
+                self.rootfs_bytes += rootfs.push(
+                    self.source.container.state.rootfs, stream, frozen=False
+                )
 
     def _arm(self) -> None:
         with self.recorder.phase("arm"):

@@ -17,7 +17,9 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from migrator.dataplane import pump
@@ -39,24 +41,35 @@ _FAR_ARGUMENT = re.compile(
     r"-[A-Za-z]+(\.[A-Za-z]*)?|-@-1|--(delete(-before|-during|-after|-delay)?|numeric-ids|modify-window=-1"
     r"|from0|no-r|no-relative|ignore-times|sparse|stats|dirs|files-from=-)"
 )
+_VANISHED = 24  # rsync(1), EXIT VALUES
 _SENT = re.compile(r"Total bytes sent: ([\d,.]+)")
 
 
-def push(rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = ()) -> int:
+def push(
+    rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = (), frozen: bool = True
+) -> int:
     """Make the far rootfs equal to *rootfs*; returns the bytes sent.
 
+    frozen: nothing writes there meanwhile; without it files may come and go under our eyes.
     only: paths below it to send whatever their size and times, in place of the whole tree. Raises
     MigrationError with rsync's own last line; the far side then holds a part, which its owner
     discards.
     """
     names = sorted(only)
-    with open(os.memfd_create("migrator-files"), "wb") as listing:
-        listing.write("\0".join(names).encode("utf-8", "surrogateescape"))
-        listing.flush()
-        path = f"/proc/{os.getpid()}/fd/{listing.fileno()}"
-        selection = [f"--files-from={path}", "--from0", "--ignore-times"] if names else ["--delete"]
-        arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
-        status, output = _run_near(arguments, stream)
+    fds = []
+    if names:
+        fds.append(_fed("\0".join(names).encode("utf-8", "surrogateescape")))
+        selection = [f"--files-from=/dev/fd/{fds[0]}", "--from0", "--ignore-times"]
+    else:
+        selection = ["--delete"]
+    arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
+    try:
+        status, output = _run_near(arguments, stream, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    if status == _VANISHED and not frozen:
+        status = 0  # what came and went while it runs is looked at again
     if status != 0:
         raise MigrationError(
             f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}"
@@ -116,15 +129,27 @@ def size_bytes(rootfs: Path) -> int:
     return total
 
 
-def _run_near(arguments: list[str], stream: ssl.SSLSocket) -> tuple[int, str]:
+def _fed(data: bytes) -> int:
+    """The reading end of a pipe that *data* comes out of: no file that a crash could leave."""
+    read_fd, write_fd = os.pipe()
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), open(write_fd, "wb") as pipe:
+            pipe.write(data)
+
+    threading.Thread(target=feed, name="names", daemon=True).start()
+    return read_fd
+
+
+def _run_near(arguments: list[str], stream: ssl.SSLSocket, keep_fds: list[int]) -> tuple[int, str]:
     ours, theirs = socket.socketpair()
     with ours, tempfile.TemporaryFile() as output:
         with theirs:
             near = subprocess.Popen(
                 ["sh", "-c", _NEAR, "rsync", *arguments],
-                stdin=theirs.fileno(), stdout=output, stderr=output, env=_environment(),
+                stdin=theirs.fileno(), stdout=output, stderr=output, env=_environment(), pass_fds=keep_fds,
             )  # fmt: skip
-        logger.debug("started rsync %s as pid %d", " ".join(arguments), near.pid)
+        logger.debug("started rsync %s as pid %d", arguments, near.pid)
         try:
             pump(stream, ours.fileno(), ours.fileno())
         except BaseException:

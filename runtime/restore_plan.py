@@ -78,7 +78,15 @@ class RestorePlan:
                 "mounts": table.mounts,
             },
             "cgroup_namespace": namespace is not None and not namespace.path,
+            "private_tmp": not self._uses_tmp(),
         }
+
+    def _uses_tmp(self) -> bool:
+        """Whether CRIU will open something below /tmp by its path."""
+        binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
+        sources = (Path(source) for _, source in externals.mounts_to_restore(binds, ()))
+        paths = (self.state.rootfs, *self.namespaces.values(), *sources)
+        return any(path.resolve().is_relative_to("/tmp") for path in paths)
 
     def criu_options(self, criu_pid: int) -> CriuOptions:
         """The request."""

@@ -148,3 +148,5 @@ class RestorePlan(TypedDict):
     rootfs: RootfsPlan
     #: the container has a cgroup namespace of its own
     cgroup_namespace: bool
+    #: nothing that criu is to find lies below /tmp
+    private_tmp: bool

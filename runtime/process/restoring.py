@@ -13,7 +13,15 @@ from runtime import rootfs
 from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
-from runtime.syscalls import mount_setattr, prctl, unshare
+from runtime.syscalls import (
+    fsconfig_create,
+    fsmount,
+    fsopen,
+    mount_setattr,
+    move_mount,
+    prctl,
+    unshare,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +42,9 @@ def main(fd: int, command: list[str]) -> None:
         _make_mount_points(plan, channel, step)
         with step("mounting the rootfs"):
             os.close(rootfs.attach(plan["rootfs"]))
+        if plan["private_tmp"]:
+            with step("mounting a /tmp for criu"):
+                _mount_tmpfs("/tmp")
         channel.send(READY)
         os.set_inheritable(fd, False)
         with step(f"executing {command[0]}"):
@@ -42,6 +53,14 @@ def main(fd: int, command: list[str]) -> None:
         os._exit(1)
     except BaseException as exc:  # noqa: BLE001 - whatever it is, the runtime has to be told
         step.fail(exc)
+
+
+def _mount_tmpfs(path: str) -> None:
+    """CRIU makes a directory in /tmp (mount-v2.c), and leaves it there when it is killed."""
+    fs_fd = fsopen("tmpfs")
+    fsconfig_create(fs_fd)
+    target_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    move_mount(fsmount(fs_fd, 0), target_fd)
 
 
 def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None:
