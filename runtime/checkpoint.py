@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,13 +25,14 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo, pidfd
+from runtime import descriptors, externals, mountinfo, strangers
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
+from runtime.image_directory import written
 from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
-from runtime.records import DESCRIPTORS_FILE, RECORD_FILE, Dumped, Record, spec_digest
+from runtime.records import Dumped, Record, spec_digest
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,6 @@ CONFIG_ANNOTATION = "org.criu.config"
 DEFAULT_CONFIG = "/etc/criu/runc.conf"
 
 _SEIZE_AT_MOST = 200
-_END_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +95,7 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
-        self._strangers = _not_descended(container.state.init_pid, container.processes())
+        self._strangers = strangers.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(
                 "processes %s were started by exec: no checkpoint has them", self._strangers
@@ -130,7 +128,7 @@ class Checkpoint:
         """
         with ExitStack() as stack:
             stack.enter_context(lock(self.container.dir))
-            stack.enter_context(_image_directory(self.container.id, self.options))
+            self._make_directories(stack)
             if criu is None:
                 criu = stack.enter_context(Criu.start(find_criu(self.options.criu)))
             try:
@@ -140,14 +138,21 @@ class Checkpoint:
                 self._set_free()
                 raise
 
+    def _make_directories(self, stack: ExitStack) -> None:
+        options = self.options
+        try:
+            stack.enter_context(written(options.image_path, options.work_path))
+        except OSError as exc:
+            why = f"{exc.filename}: {exc.strerror}"
+            raise CheckpointFailed(self.container.id, why) from exc
+
     def _dump(self, criu: Criu, on_notify: Handler | None) -> DumpStats:
         try:
             handler = first_of(self._on_notify, on_notify, self._on_agreed)
             return criu.dump(self.dump_options, handler)
         except CriuError as error:
-            if not self.container.status().has_init:
-                error.add_note("its processes have ended meanwhile")
-            raise CheckpointFailed(self.container.id, str(error)) from error
+            ended = "" if self.container.status().has_init else "; its processes have ended"
+            raise CheckpointFailed(self.container.id, f"{error}{ended}") from error
 
     def _on_notify(self, notification: Notification) -> None:
         self._passed.add(notification.script)
@@ -164,8 +169,7 @@ class Checkpoint:
         if notification.script == Script.POST_DUMP and not self.options.leave_running:
             # CRIU is about to kill the tree, and its init only ends when the last zombie of its
             # pid namespace is reaped: those whom we have started with exec, only by us.
-            for pid in self._strangers:
-                _end(pid)
+            strangers.end(self._strangers)
 
     def _set_free(self) -> None:
         """Undo what CRIU may have left, but not what somebody else did to hold the container."""
@@ -212,7 +216,7 @@ class Checkpoint:
         by descent, and for a container that is paused.
         """
         cgroup = self.container.cgroup
-        tasks = sum(_thread_count(pid) for pid in cgroup.processes())
+        tasks = strangers.thread_count(cgroup.processes())
         seize = tasks <= _SEIZE_AT_MOST and not self._strangers and not self._was_paused
         return None if seize else cgroup.freezer_path
 
@@ -225,36 +229,6 @@ def unlock(container: Container) -> None:
     shared = os.path.samefile(container.netns_path, "/proc/thread-self/ns/net")
     with suppress(ContainerError):
         unlock_network(pid, container.processes(), shared=shared)
-
-
-def _not_descended(init_pid: int, pids: Iterable[int]) -> list[int]:
-    """Those of *pids* whose parent is outside of the container."""
-    inside = {init_pid, *pids}
-    parents = {pid: _parent(pid) for pid in inside - {init_pid}}
-    return sorted(pid for pid, parent in parents.items() if parent and parent not in inside)
-
-
-def _parent(pid: int) -> int | None:
-    """None when it has ended."""
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-        return int(text[text.rindex(b")") + 1 :].split()[1])
-    return None
-
-
-def _end(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        fd = os.pidfd_open(pid)
-        pidfd.send(fd, signal.SIGKILL)
-        pidfd.await_end(fd, _END_WITHIN_S)
-        os.close(fd)
-    pidfd.reap(pid)
-
-
-def _thread_count(pid: int) -> int:
-    with suppress(OSError):
-        return len(os.listdir(f"/proc/{pid}/task"))
-    return 0
 
 
 def criu_config(annotations: dict[str, str]) -> Path | None:
@@ -295,35 +269,3 @@ def _record(
             link_remap=options.link_remap,
         ),
     )
-
-
-@contextmanager
-def _image_directory(container_id: str, options: CheckpointOptions) -> Iterator[None]:
-    """Make the directories; what the block leaves in them is one dump's images, or else none.
-
-    Images of a former dump go when there are new ones, not when the block fails; logs always stay.
-    """
-    try:
-        for directory in filter(None, (options.image_path, options.work_path)):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = _images(options.image_path)
-    except OSError as exc:
-        raise CheckpointFailed(container_id, f"{exc.filename}: {exc.strerror}") from exc
-    try:
-        yield
-    except BaseException:
-        for name in _images(options.image_path).keys() - before.keys():
-            (options.image_path / name).unlink()
-        raise
-    for name, _ in before.items() & _images(options.image_path).items():
-        (options.image_path / name).unlink()
-
-
-def _images(directory: Path) -> dict[str, tuple[int, int]]:
-    """The images in *directory*, each with what changes when it is written anew."""
-    return {
-        path.name: (status.st_ino, status.st_mtime_ns)
-        for path in directory.iterdir()
-        if path.suffix == ".img" or path.name in (RECORD_FILE, DESCRIPTORS_FILE)
-        for status in (path.stat(follow_symlinks=False),)
-    }

@@ -301,6 +301,6 @@ def test_a_container_that_ends_meanwhile_is_a_failure(migratory: Migratory) -> N
             eventually(lambda: migratory.container.status() is Status.STOPPED)
 
     migratory.start()
-    with pytest.raises(CheckpointFailed):
+    with pytest.raises(CheckpointFailed, match="its processes have ended"):
         migratory.checkpoint(on_notify=end)
     assert migratory.container.status() is Status.STOPPED
