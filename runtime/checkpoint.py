@@ -25,7 +25,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo, strangers
+from runtime import descriptors, externals, mountinfo, processes
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
 from runtime.image_directory import written
@@ -95,7 +95,7 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
-        self._strangers = strangers.strangers(container.state.init_pid, container.processes())
+        self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(
                 "processes %s were started by exec: no checkpoint has them", self._strangers
@@ -169,7 +169,7 @@ class Checkpoint:
         if notification.script == Script.POST_DUMP and not self.options.leave_running:
             # CRIU is about to kill the tree, and its init only ends when the last zombie of its
             # pid namespace is reaped: those whom we have started with exec, only by us.
-            strangers.end(self._strangers)
+            processes.end(self._strangers)
 
     def _set_free(self) -> None:
         """Undo what CRIU may have left, but not what somebody else did to hold the container."""
@@ -216,7 +216,7 @@ class Checkpoint:
         by descent, and for a container that is paused.
         """
         cgroup = self.container.cgroup
-        tasks = strangers.thread_count(cgroup.processes())
+        tasks = processes.thread_count(cgroup.processes())
         seize = tasks <= _SEIZE_AT_MOST and not self._strangers and not self._was_paused
         return None if seize else cgroup.freezer_path
 

@@ -7,14 +7,12 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
-from runtime import descriptors, hook_points, namespaces, records
+from runtime import descriptors, hook_points, namespaces, processes, records
 from runtime.cgroups import manager
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
@@ -78,8 +76,7 @@ class Restore:
         with _failing(self.container_id), Undo() as undo:
             directory = reserve(self.root, self.container_id, undo)
             plan = RestorePlan.make(self.container_id, self.bundle, self.options)
-            plan.state.save(directory)
-            self._prepared = _Prepared(plan, self.root, undo)
+            self._prepared = _Prepared(plan, directory, undo)
             self._prepared.undo = undo.pop_all()
 
     def run(self, on_notify: Handler | None = None) -> Container:
@@ -112,17 +109,18 @@ class Restore:
 class _Prepared:
     """A criu in its place, and what it is told when the images are there."""
 
-    def __init__(self, plan: RestorePlan, root: Path, undo: Undo) -> None:
-        self.plan, self.undo = plan, undo
-        self._directory = root / plan.state.id
+    def __init__(self, plan: RestorePlan, directory: Path, undo: Undo) -> None:
+        self.plan, self._directory, self.undo = plan, directory, undo
         self._init_pid = 0
         self._cgroup = manager("", paths=plan.state.cgroup_paths)
         undo.on_error(plan.remove_network)
-        self._cgroup.create()  # from here on what is in it is ours to kill
+        self._cgroup.create()
         undo.on_error(destroy_cgroup, self._cgroup)
-        undo.on_error(self._end_init)
+        undo.on_error(self._end_processes)
+        # From here on what is in it is ours to kill: only now may others read of it in the state.
+        plan.state.save(directory)
         self._streams = plan.options.stdio.open(undo)
-        self.criu = start_criu(plan, self._streams, self._cgroup.apply, undo)
+        self.criu = start_criu(plan, self._streams, self._cgroup.join, undo)
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
         plan.warm_up()
@@ -177,13 +175,13 @@ class _Prepared:
         if self.plan.options.pid_file:
             pidfile.write(self.plan.options.pid_file, self._init_pid)
 
-    def _end_init(self) -> None:
-        """CRIU kills what it restores in vain, unless it was killed itself."""
-        if self._init_pid:
-            with suppress(ProcessLookupError):
-                os.kill(self._init_pid, signal.SIGKILL)  # not reaped: no other has its pid
-            with suppress(ChildProcessError):
-                os.waitpid(self._init_pid, 0)
+    def _end_processes(self) -> None:
+        """CRIU kills what it restores in vain, unless it was killed itself.
+
+        The first process may be there before CRIU has told us of it.
+        """
+        found = self._cgroup.processes() if self._cgroup.exists() else []
+        processes.end(dict.fromkeys([self._init_pid, *found]) if self._init_pid else found)
 
 
 class _Late:

@@ -11,6 +11,7 @@ from criu_rpc import Criu, CriuDied, NetworkLock, Notification, Script, find_cri
 from runtime import CheckpointFailed, Container, NoSuchContainer, Status, WrongStatus
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network.lock import network_lock
+from tests.containers import without_namespace
 from tests.migratory import COUNT, Migratory, eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
@@ -304,3 +305,52 @@ def test_a_container_that_ends_meanwhile_is_a_failure(migratory: Migratory) -> N
     with pytest.raises(CheckpointFailed, match="its processes have ended"):
         migratory.checkpoint(on_notify=end)
     assert migratory.container.status() is Status.STOPPED
+
+
+@pytest.mark.parametrize("own_namespace", [True, False])
+def test_mounts_of_cgroups_show_its_own_again(migratory: Migratory, own_namespace: bool) -> None:
+    spec = migratory.box.bundle.spec
+    spec["mounts"].append(
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "ro"],
+        }
+    )
+    if not own_namespace:
+        spec["linux"]["namespaces"] = without_namespace(spec, "cgroup")
+    migratory.box.bundle.write(spec)
+    migratory.start()
+    for name in ("-second", "-third"):
+        migratory.checkpoint()
+        container = migratory.restore(name)
+        (directory, *_) = container.cgroup.directories
+        where = "/sys/fs/cgroup"
+        if "" not in container.cgroup.paths:
+            where += f"/{directory.relative_to('/sys/fs/cgroup').parts[0]}"
+        inside = Path(f"/proc/{container.state.init_pid}/root{where}")
+        assert (inside / "cgroup.procs").stat().st_ino == (directory / "cgroup.procs").stat().st_ino
+        assert migratory.counts()
+
+
+def test_namespaces_given_by_path_are_joined_again(migratory: Migratory) -> None:
+    with subprocess.Popen(["unshare", "--uts", "--ipc", "sleep", "1000"]) as holder:
+        try:
+            mine = os.stat("/proc/self/ns/uts").st_ino
+            assert eventually(lambda: os.stat(f"/proc/{holder.pid}/ns/uts").st_ino != mine)
+            given = {kind: f"/proc/{holder.pid}/ns/{kind}" for kind in ("uts", "ipc")}
+            namespaces = migratory.box.bundle.spec["linux"]["namespaces"]
+            for each in namespaces:
+                if each["type"] in given:
+                    each["path"] = given[each["type"]]
+            migratory.box.update(linux={"namespaces": namespaces}, hostname="")
+            migratory.start()
+            for _ in range(2):
+                migratory.checkpoint()
+                pid = migratory.restore().state.init_pid
+                for kind, path in given.items():
+                    assert os.stat(f"/proc/{pid}/ns/{kind}").st_ino == os.stat(path).st_ino
+                assert migratory.counts()
+        finally:
+            holder.kill()

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from criu_rpc import Notification, Script
 from runtime import (
+    CgroupError,
     Container,
     ContainerError,
     ContainerExists,
@@ -21,6 +23,7 @@ from runtime import (
     SetupFailed,
     Status,
 )
+from runtime.cgroups import manager, resolve_path
 from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.restore import Restore, RestoreOptions
 from tests.containers import Traces
@@ -388,3 +391,21 @@ def test_a_restore_that_was_killed_is_removed_by_delete(dumped: Migratory) -> No
     Container.remove(dumped.box.root, dumped.box.id, force=True)
     dumped.restore()
     assert dumped.counts()
+
+
+def test_a_cgroup_that_is_in_use_is_refused_and_left_alone(
+    dumped: Migratory, traceless_failure: Callable[[], None]
+) -> None:
+    """Its processes are another's."""
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        cgroup = manager(resolve_path("", dumped.box.id))
+        cgroup.apply(other.pid)
+        try:
+            with pytest.raises(CgroupError, match="is used by processes"):
+                dumped.restore()
+            assert other.poll() is None
+        finally:
+            other.kill()
+            other.wait()
+            cgroup.destroy()
+    traceless_failure()

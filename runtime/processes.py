@@ -1,7 +1,4 @@
-"""The processes of a container that do not descend from its init: those that exec started.
-
-CRIU dumps a tree, so no checkpoint has them.
-"""
+"""The processes of a container as a checkpoint and a failed restore see them."""
 
 from __future__ import annotations
 
@@ -17,7 +14,10 @@ _END_WITHIN_S = 1.0
 
 
 def strangers(init_pid: int, pids: Iterable[int]) -> list[int]:
-    """Those of *pids*, all processes of a container, whose parent is outside of it."""
+    """Those of *pids*, all processes of a container, that do not descend from its init.
+
+    exec has started them. CRIU dumps a tree, so no checkpoint has them.
+    """
     inside = {init_pid, *pids}
     parents = {pid: _parent(pid) for pid in inside - {init_pid}}
     return sorted(pid for pid, parent in parents.items() if parent and parent not in inside)
