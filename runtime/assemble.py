@@ -109,11 +109,8 @@ class Assembly:
 
 def _make_fifo(path: Path) -> None:
     """Init opens it once all is set up, and thereby waits until `start` opens it too (fifo(7))."""
-    try:
-        os.mkfifo(path)
-        path.chmod(_FIFO_MODE)  # whatever the umask is
-    except OSError as exc:
-        raise SetupFailed("making the exec fifo", f"{path}: {exc.strerror}") from exc
+    os.mkfifo(path)
+    path.chmod(_FIFO_MODE)  # whatever the umask is
 
 
 def _start_time(pid: int) -> int:

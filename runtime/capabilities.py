@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.spec_model import Capabilities
 
 # In the order of their numbers in linux/capability.h.
-NAMES = [
+NAMES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
@@ -63,7 +63,7 @@ NAMES = [
     "CAP_PERFMON",
     "CAP_BPF",
     "CAP_CHECKPOINT_RESTORE",
-]
+)
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import signal as signals
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime import pidfd
 from runtime.errors import ContainerError, NotPaused, NotRunning, Paused
+from runtime.oserrors import failing
 from runtime.state import State, Status, check_id, derive_status, lock
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ class Container:
             if detach:
                 container.start()
                 return 0
-            container.start()
+            # From before it runs: what it does may have somebody send us a signal at once.
             with signals_held():
+                container.start()
                 status = wait_forwarding(container.state.init_pid)
         if not keep:
             container.delete(force=True)
@@ -166,7 +168,7 @@ class Container:
         """
         from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
 
-        with self._locked():
+        with failing(f"starting container {self.id}"), self._locked():
             start(self.state, self.dir)
         run_poststart(self.state)
 
@@ -190,22 +192,21 @@ class Container:
         from runtime.reserve import preserved  # noqa: PLC0415 - lazy: 1 ms
 
         keep = preserved(preserve_fds)
-        # What is started in a paused container only comes up after `resume`, which locks too.
-        with nullcontext() if ignore_paused else self._locked():
-            pid = executing.launch(
-                self.state,
-                self.dir,
-                process,
-                stdio=stdio or Stdio(),
-                pid_file=pid_file,
-                keep=keep,
-                detach=detach,
-                ignore_paused=ignore_paused,
-            )
-        if detach:
-            return 0
-        with signals_held():
-            return wait_forwarding(pid)
+        with ExitStack() as held:
+            # What is started in a paused container only comes up after `resume`, which locks too.
+            with nullcontext() if ignore_paused else self._locked():
+                pid = executing.launch(
+                    self.state,
+                    self.dir,
+                    process,
+                    stdio=stdio or Stdio(),
+                    pid_file=pid_file,
+                    keep=keep,
+                    detach=detach,
+                    ignore_paused=ignore_paused,
+                    before_it_runs=lambda: held.enter_context(signals_held()),
+                )
+            return 0 if detach else wait_forwarding(pid)
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.
@@ -214,7 +215,8 @@ class Container:
         would end its other processes. NotRunning when there is none to get it.
         """
         if everyone or (number == signals.SIGKILL and not self._own_pid_namespace()):
-            pidfd.send_all(self.cgroup.processes, number)
+            if not pidfd.send_all(self.cgroup.processes, number) and not everyone:
+                raise NotRunning(self.id, self.status())
             return
         with pidfd.init_of(self.state) as init:
             if init is None or not pidfd.send(init, number):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import HookFailed, SetupFailed
+from runtime.oserrors import failing
 from runtime.process.parent import INIT, Launched
 from runtime.process.stdio import Stdio
 from runtime.reserve import preserved, reserve
@@ -42,7 +43,7 @@ def create(
         raise SetupFailed("creating a container", "this needs root: rootless is not supported yet")
     keep = preserved(preserve_fds)
     try:
-        with Undo() as undo:
+        with Undo() as undo, failing(f"creating container {container_id}"):
             directory = reserve(root, container_id, undo)
             # Started before all else: its interpreter takes as long to come up as we to read the
             # spec and to make the cgroups, what we import for that included.

@@ -15,6 +15,7 @@ from typing import Any
 from runtime import hook_points, pidfd
 from runtime.cgroups import CgroupManager, manager, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.oserrors import failing
 from runtime.reserve import release
 from runtime.state import State, Status, check_id, derive_status, lock
 
@@ -31,7 +32,7 @@ def delete(root: Path, container_id: str, *, force: bool = False) -> None:
     """
     directory = root / check_id(container_id)
     try:
-        with lock(directory):
+        with failing(f"deleting container {container_id}"), lock(directory):
             _delete_locked(directory, force=force)
     except NoSuchContainer:
         if not force:

@@ -19,6 +19,7 @@ from runtime.constants import (
     NS_GET_NSTYPE,
 )
 from runtime.errors import SetupFailed
+from runtime.oserrors import failing
 from runtime.spec_model import Namespace, TimeOffset
 
 if TYPE_CHECKING:
@@ -70,20 +71,18 @@ def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> 
 
 def check_path(kind: str, path: str) -> None:
     """Raise SetupFailed unless *path* is a namespace of type *kind* (ioctl_nsfs(2))."""
-    step = f"joining {kind} namespace {path}"
-    try:
+    step = f"joining {kind} namespace"
+    with failing(step):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise SetupFailed(step, exc.strerror or str(exc)) from exc
     try:
         flag = fcntl.ioctl(fd, NS_GET_NSTYPE)
     except OSError:
-        raise SetupFailed(step, "this file is not a namespace") from None
+        raise SetupFailed(step, f"{path} is not a namespace") from None
     finally:
         os.close(fd)
     if flag != KINDS[kind].flag:
         actual = next((name for name, each in KINDS.items() if each.flag == flag), "unknown")
-        raise SetupFailed(step, f"it is a {actual} namespace")
+        raise SetupFailed(step, f"{path} is a {actual} namespace")
 
 
 def paths_of(pid: int) -> dict[str, str]:

@@ -58,14 +58,15 @@ def reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def send_all(processes: Callable[[], list[int]], number: int) -> None:
-    """Send a signal to each of *processes*, asked twice: what is still there is held by then."""
+def send_all(processes: Callable[[], list[int]], number: int) -> int:
+    """Send a signal to each of *processes*, and return how many have got it.
+
+    They are asked for twice: what is still there then is what the descriptor holds.
+    """
     with ExitStack() as stack:
         held = {}
         for pid in processes():
             with suppress(ProcessLookupError):
                 held[pid] = os.pidfd_open(pid)
                 stack.callback(os.close, held[pid])
-        for pid in processes():
-            if pid in held:
-                send(held[pid], number)
+        return sum(send(held[pid], number) for pid in processes() if pid in held)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from runtime.errors import ContainerExists, SetupFailed
+from runtime.oserrors import failing
 from runtime.state import lock
 from runtime.undo import Undo
 
@@ -17,13 +18,12 @@ def reserve(root: Path, container_id: str, undo: Undo) -> Path:
     Raises ContainerExists when it is taken.
     """
     directory = root / container_id
-    try:
+    with failing("making the state directory"):
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o711)
-    except FileExistsError:
-        raise ContainerExists(container_id) from None
-    except OSError as exc:
-        raise SetupFailed("making the state directory", f"{exc.filename}: {exc.strerror}") from exc
+        try:
+            directory.mkdir(mode=0o711)
+        except FileExistsError:
+            raise ContainerExists(container_id) from None
     undo.on_error(release, directory)
     undo.enter_context(lock(directory))
     return directory

@@ -140,11 +140,16 @@ def _mount(root_fd: int, mount: MountPlan) -> int:
     return mount_fd
 
 
+def _attributes(mount: MountPlan) -> int:
+    """What is set at once; read-only waits until the mount is filled."""
+    return mount["attr_set"] & ~(MOUNT_ATTR_RDONLY if _is_filled_later(mount) else 0)
+
+
 def _set_attributes(mount_fd: int, mount: MountPlan) -> None:
     below = (mount["recursive_set"], mount["recursive_clr"])
     if any(below):
         mount_setattr(mount_fd, attr_set=below[0], attr_clr=below[1], recursive=True)
-    own = (mount["attr_set"], mount["attr_clr"])
+    own = (_attributes(mount), mount["attr_clr"])
     if any(own):
         mount_setattr(mount_fd, attr_set=own[0], attr_clr=own[1])
 
@@ -164,10 +169,7 @@ def _filesystem(root_fd: int, mount: MountPlan) -> int:
     options = dict(mount["options"])
     if mount["fstype"] == "tmpfs" and "mode" not in options:
         options |= _mode_of(root_fd, mount["destination"])
-    attributes = mount["attr_set"]
-    if _is_filled_later(mount):
-        attributes &= ~MOUNT_ATTR_RDONLY
-    mount_fd = _new_filesystem(mount["fstype"], mount["source"], options, attributes)
+    mount_fd = _new_filesystem(mount["fstype"], mount["source"], options, _attributes(mount))
     target_fd = make_directory(root_fd, mount["destination"], symlinks=symlinks)
     _attach(root_fd, mount_fd, target_fd, is_proc=mount["fstype"] == "proc")
     return mount_fd
@@ -218,9 +220,7 @@ def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = Fals
                 raise OSError(errno.EPERM, f"it would cover {path} of the proc filesystem")
         move_mount(mount_fd, target_fd)
     except NotADirectoryError as exc:
-        raise OSError(
-            exc.errno, "either source or destination is a directory, not both"
-        ) from None
+        raise OSError(exc.errno, "either source or destination is a directory, not both") from None
     finally:
         os.close(target_fd)
 

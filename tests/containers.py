@@ -1,6 +1,8 @@
 """Containers for root tests: made from a bundle, watched from outside, always removed."""
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,16 @@ class Traces:
 
 def _children() -> frozenset[str]:
     return frozenset(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 5) -> bool:
+    """Wait until *condition* is met; False when it is not after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def without_namespace(spec: Spec, *kinds: str) -> list[dict[str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime import namespaces, pidfd
 from runtime.cgroups import manager
 from runtime.errors import NotRunning, Paused
+from runtime.oserrors import failing
 from runtime.process import pidfile, planner
 from runtime.process.channel import READY
 from runtime.process.parent import JOIN, Launched
@@ -21,6 +23,7 @@ def launch(
     process: Process,
     *,
     stdio: Stdio,
+    before_it_runs: Callable[[], object],
     pid_file: Path | None = None,
     keep: tuple[int, ...] = (),
     detach: bool = False,
@@ -35,7 +38,7 @@ def launch(
     status = derive_status(state, directory)
     if status is Status.PAUSED and not ignore_paused:
         raise Paused(state.id)
-    with pidfd.init_of(state) as init:
+    with failing(f"running a process in container {state.id}"), pidfd.init_of(state) as init:
         if init is None:
             raise NotRunning(state.id, status)
         with Launched.spawn(JOIN, stdio, keep=(*keep, init)) as launched:
@@ -48,6 +51,7 @@ def launch(
                 preserve_fds=len(keep),
             )
             pid = launched.tell(plan)
+            before_it_runs()
             launched.go()
             launched.receive(READY)
             launched.await_exec()

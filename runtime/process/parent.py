@@ -17,9 +17,11 @@ from typing import Any, Self
 
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
 from runtime.errors import ContainerError, HookFailed, SetupFailed
+from runtime.oserrors import failing, sentence
 from runtime.process.channel import FORKED, GO, Channel, ChannelClosed, Failed, UnexpectedMessage
 from runtime.process.stdio import Stdio
 from runtime.syscalls import mount_setattr, open_tree
+from runtime.undo import Undo
 
 INIT = "init"
 JOIN = "join"
@@ -55,15 +57,14 @@ class Launched:
         """
         _occupy_standard_descriptors()
         with ExitStack() as stack:
-            streams = _opened(stdio, stack)
+            with failing("opening standard descriptors"):
+                streams = stdio.open(stack)
             ours, theirs = (end.detach() for end in socketpair(AF_UNIX, SOCK_STREAM))
             stack.callback(os.close, theirs)
             channel = Channel(ours)
-            try:
+            with Undo() as undo, failing(f"starting {interpreter()}"):
+                undo.on_error(channel.close)
                 return cls(_spawn(module, streams, theirs, keep, stack), channel)
-            except OSError as exc:
-                channel.close()
-                raise SetupFailed(f"starting {sys.executable}", exc.strerror or str(exc)) from exc
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +76,8 @@ class Launched:
 
     def tell(self, plan: Any) -> int:
         """Hand over the plan; return the pid of the process that stays, which waits for `go`."""
-        with suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # what it had to say can still be read
+        # When it has ended, what it had to say can still be read.
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.channel.send_plan(plan)
         self._await_launcher()
         (pid,) = self.receive(FORKED)
@@ -156,8 +156,7 @@ def failure(failed: Failed) -> ContainerError:
     if failed.step.endswith(_HOOK):
         name = failed.step.removesuffix(_HOOK)
         return HookFailed(name, failed.path, failed.reason, index=failed.errno)
-    why = f"{failed.path}: {failed.reason}" if failed.path else failed.reason
-    return SetupFailed(failed.step, why)
+    return SetupFailed(failed.step, sentence(failed.path, failed.reason))
 
 
 def _occupy_standard_descriptors() -> None:
@@ -166,14 +165,6 @@ def _occupy_standard_descriptors() -> None:
     while fd <= 2:
         fd = os.dup(fd)
     os.close(fd)
-
-
-def _opened(stdio: Stdio, stack: ExitStack) -> list[int]:
-    try:
-        return stdio.open(stack)
-    except OSError as exc:
-        why = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror)
-        raise SetupFailed("opening standard descriptors", why) from exc
 
 
 def _spawn(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.errors import SetupFailed
+from runtime.oserrors import failing
 from runtime.state import write_atomic
 
 
 def write(path: Path, pid: int) -> None:
     """Write *pid* to *path* so that a reader sees all of it or no file."""
-    try:
+    with failing(f"writing the pid file {path}"):
         write_atomic(path, str(pid).encode(), mode=0o644)
-    except OSError as exc:
-        raise SetupFailed("writing the pid file", f"{path}: {exc.strerror}") from exc

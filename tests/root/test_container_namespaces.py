@@ -16,7 +16,7 @@ from runtime import (
 )
 from runtime.network import Network, Route, in_netns
 from tests.bundles import NAMESPACES
-from tests.containers import Box, Traces, without_namespace
+from tests.containers import Box, Traces, eventually, without_namespace
 from tests.probes import program
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
@@ -74,7 +74,7 @@ def test_a_path_of_another_type_is_refused_before_anything_is_made(box: Box) -> 
     wrong = {"type": "network", "path": "/proc/self/ns/uts"}
     box.update(linux={"namespaces": [*others, wrong]})
     before = Traces.now(box.root)
-    with pytest.raises(SetupFailed, match="it is a uts namespace"):
+    with pytest.raises(SetupFailed, match="is a uts namespace"):
         box.create()
     assert Traces.now(box.root) == before
 
@@ -150,6 +150,7 @@ def test_interfaces_are_there_when_the_program_starts_and_gone_with_it(
         assert answer.returncode == 0
         assert [network["name"] for network in container.state.networks if "name" in network]
         assert len(links(bridge) - before) == 1
+        assert eventually(lambda: "10.77.0.0" in out.read_text())
         container.delete(force=True)
     assert links(bridge) == before
     seen = out.read_text()

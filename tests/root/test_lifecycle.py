@@ -28,19 +28,9 @@ from runtime import (
     WrongStatus,
 )
 from tests import leftovers
-from tests.containers import Box, Traces, without_namespace
+from tests.containers import Box, Traces, eventually, without_namespace
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
-
-
-def eventually(condition: object, timeout_s: float = 5) -> bool:
-    deadline = time.monotonic() + timeout_s
-    assert callable(condition)
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def command_of(pid: int) -> str:
@@ -276,14 +266,14 @@ def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
             SetupFailed,
             r"nope: executable file not found in \$PATH",
         ),
-        ({"process": {"args": ["/bin/nope"]}}, SetupFailed, "/bin/nope: No such file or directory"),
-        ({"process": {"args": ["/etc/passwd"]}}, SetupFailed, "/etc/passwd: Permission denied"),
-        ({"process": {"cwd": "/etc/passwd"}}, SetupFailed, "passwd: Not a directory"),
+        ({"process": {"args": ["/bin/nope"]}}, SetupFailed, "/bin/nope: no such file or directory"),
+        ({"process": {"args": ["/etc/passwd"]}}, SetupFailed, "/etc/passwd: permission denied"),
+        ({"process": {"cwd": "/etc/passwd"}}, SetupFailed, "passwd: not a directory"),
         ({"root": {"path": "none"}}, BundleError, "none"),
         (
             {"mounts": [{"destination": "/x", "type": "bind", "source": "/nope"}]},
             SetupFailed,
-            "mounting: /nope .bind. on /x: No such file",
+            "mounting: /nope .bind. on /x: no such file",
         ),
         (
             {"mounts": [{"destination": "/x", "type": "tmpfs", "options": ["size=much"]}]},
@@ -293,7 +283,7 @@ def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
         (
             {"mounts": [{"destination": "/x", "type": "nofs"}]},
             SetupFailed,
-            "mounting: nofs on /x: No such device",
+            "mounting: nofs on /x: no such device",
         ),
         (
             {
@@ -306,12 +296,12 @@ def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
                 }
             },
             SetupFailed,
-            "joining network namespace /none: No such file",
+            "joining network namespace: /none: no such file",
         ),
         (
             {"linux": {"sysctl": {"net.nothing.here": "1"}}},
             SetupFailed,
-            "setting kernel parameters: /proc/sys/net/nothing/here: No such file",
+            "setting kernel parameters: /proc/sys/net/nothing/here: no such file",
         ),
         (
             {"hooks": {"createRuntime": [{"path": "/bin/false"}]}},
@@ -341,7 +331,7 @@ def test_a_create_that_fails_says_why_and_leaves_nothing(
 
 def test_a_pid_file_that_cannot_be_written_undoes_the_create(box: Box) -> None:
     before = Traces.now(box.root)
-    with pytest.raises(SetupFailed, match="writing the pid file: /none/pid: No such file"):
+    with pytest.raises(SetupFailed, match=r"writing the pid file /none/pid: .*no such file"):
         box.create(pid_file=Path("/none/pid"))
     assert Traces.now(box.root) == before
 
@@ -352,7 +342,7 @@ def test_a_program_that_cannot_be_executed_fails_start_and_leaves_it_stopped(box
     path.chmod(0o755)
     box.program("broken")
     container = box.create()
-    with pytest.raises(SetupFailed, match="exec: /bin/broken: Exec format error"):
+    with pytest.raises(SetupFailed, match="exec: /bin/broken: exec format error"):
         container.start()
     assert container.status() is Status.STOPPED
     container.delete()
@@ -364,7 +354,7 @@ def test_run_of_what_cannot_be_executed_leaves_nothing(box: Box) -> None:
     path.chmod(0o755)
     box.program("broken")
     before = Traces.now(box.root)
-    with pytest.raises(SetupFailed, match="No such file or directory"):
+    with pytest.raises(SetupFailed, match="no such file or directory"):
         box.run()
     assert Traces.now(box.root).processes == before.processes
     assert os.listdir(box.root) == []
