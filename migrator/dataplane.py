@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
 STREAM_TIMEOUT_S = 30.0
+#: a cut link is noticed after this long: until then the container may be frozen
+LINK_TIMEOUT_S = 5
 MAX_HEADER = 4096
 CHUNK = 1 << 20
 
@@ -76,8 +78,7 @@ class Listener:
     def _run(self, raw: socket.socket) -> None:
         self._open.add(raw)
         try:
-            raw.settimeout(STREAM_TIMEOUT_S)
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(raw)
             with self._context.wrap_socket(raw, server_side=True) as stream:
                 self._open.add(stream)
                 try:
@@ -106,7 +107,6 @@ def connect(
     SSH, taken when that fails. Raises DestinationUnreachable, PeerLost.
     """
     raw = _direct(peer_address, port) or forward(address, port)
-    raw.settimeout(STREAM_TIMEOUT_S)
     try:
         stream = context.wrap_socket(raw)
         stream.sendall(json.dumps(header).encode() + b"\n")
@@ -126,8 +126,15 @@ def _direct(address: str, port: int) -> socket.socket | None:
             "data plane: port %d of %s cannot be reached (%s): through ssh", port, address, error
         )
         return None
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _tune(raw)
     return raw
+
+
+def _tune(raw: socket.socket) -> None:
+    """Small records at once; a peer that acknowledges nothing is given up (tcp(7))."""
+    raw.settimeout(STREAM_TIMEOUT_S)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LINK_TIMEOUT_S * 1000)
 
 
 def _read_header(stream: ssl.SSLSocket) -> dict[str, Any]:

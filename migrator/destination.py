@@ -8,7 +8,6 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from migrator import messages as m
@@ -46,6 +45,7 @@ class DestinationAgent:
         self._prepared: m.Prepared | None = None
         self._tls: ssl.SSLContext | None = None
         self._over = threading.Event()
+        self._lost: PeerLost | None = None
 
     @classmethod
     def open(cls, destination: Destination) -> DestinationAgent:
@@ -166,7 +166,14 @@ class DestinationAgent:
             raise ProtocolError(self.host, f"{type(got).__name__} where {answer.__name__} was due")
         return got
 
+    def ensure_connected(self) -> None:
+        """Raise PeerLost when the connection has ended."""
+        if self._lost is not None:
+            raise self._lost
+
     def _ping(self) -> None:
-        with suppress(PeerLost):
+        try:
             while not self._over.wait(PING_S):
                 self._channel.send(m.Ping())
+        except PeerLost as error:
+            self._lost = error

@@ -17,6 +17,7 @@ import shutil
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from migrator.errors import PeerLost, ProtocolError
@@ -91,13 +92,16 @@ class ImageSender:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self) -> dict[str, int]:
+    def finish(self, alive: Callable[[], None] = lambda: None) -> dict[str, int]:
         """The dump is complete: send what is left. Returns every file sent and its size.
 
+        alive: called about ten times a second meanwhile; what it raises ends the wait.
         Raises what went wrong on the way: PeerLost for the stream, OSError for the files.
         """
         self._complete.set()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            alive()
         if self._error is not None:
             raise self._error
         return dict(self._sent)

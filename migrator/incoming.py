@@ -192,6 +192,7 @@ def settle(root: Path, record: Journal) -> str:
     if not record.entries or record.has("dead"):
         return "dead"
     if record.has("running"):
+        _remove_images(record)
         return "running"
     armed, restored = record.last("armed"), record.last("restored")
     if armed is not None:

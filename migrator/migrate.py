@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -198,10 +199,10 @@ class Migration:
         """With the container dumped and held: complete the destination's copy, then commit."""
         assert self.sender is not None
         with self.recorder.phase("send images"):
-            files = self.sender.finish()
+            files = self.sender.finish(self._alive)
         if self.final_sync is not None:
             with self.recorder.phase("sync rootfs again"):
-                self.rootfs_bytes += self.final_sync.finish()
+                self.rootfs_bytes += self.final_sync.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
         with self.recorder.phase("restore"):
             restored = self.agent.restore(files, alive=self._alive)
@@ -288,6 +289,7 @@ class Migration:
     def _alive(self) -> None:
         """What must hold while we wait inside the hold."""
         self.source.ensure_criu_holds()
+        self.agent.ensure_connected()
         self.interrupts.check()
 
     def _add_phases(self, phases: list[list[Any]]) -> None:
@@ -330,11 +332,13 @@ class _Sync:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self) -> int:
-        """Wait for it (starting it if nothing did); the bytes sent."""
-        if not self._thread.is_alive() and self._thread.ident is None:
+    def finish(self, alive: Callable[[], None]) -> int:
+        """Wait for it (starting it if nothing did); the bytes sent. What *alive* raises ends it."""
+        if self._thread.ident is None:
             self._thread.start()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            alive()
         if self._error is not None:
             raise self._error
         return self._sent

@@ -17,6 +17,7 @@ from pathlib import Path
 from criu_rpc import (
     Criu,
     CriuError,
+    CriuNotFound,
     CriuRequestFailed,
     CriuTooOld,
     NetworkLock,
@@ -239,7 +240,11 @@ def _space(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
 def _tools(needs: Preflight, root: Path, criu: str | None) -> Iterator[str]:
     if needs.rootfs_mode == "sync" and not shutil.which("rsync"):
         yield "rsync is not installed there: install it, or use --rootfs shared"
-    if network_lock(find_criu(criu)) is NetworkLock.SKIP:
+    try:
+        lock = network_lock(find_criu(criu))
+    except CriuNotFound:
+        return  # _criu has said so
+    if lock is NetworkLock.SKIP:
         yield (
             "neither iptables-restore nor nftables is there: criu cannot lock the network without "
             "one; install iptables"

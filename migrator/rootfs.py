@@ -147,8 +147,12 @@ def _run_near(arguments: list[str], stream: ssl.SSLSocket, keep_fds: list[int]) 
         with theirs:
             near = subprocess.Popen(
                 ["sh", "-c", _NEAR, "rsync", *arguments],
-                stdin=theirs.fileno(), stdout=output, stderr=output, env=_environment(), pass_fds=keep_fds,
-            )  # fmt: skip
+                stdin=theirs.fileno(),
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                pass_fds=keep_fds,
+            )
         logger.debug("started rsync %s as pid %d", arguments, near.pid)
         try:
             pump(stream, ours.fileno(), ours.fileno())

@@ -21,14 +21,13 @@ from typing import Any
 
 import paramiko
 
+from migrator.dataplane import LINK_TIMEOUT_S
 from migrator.errors import DestinationUnreachable, UsageProblem
 from migrator.plan import Destination
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 15.0
-#: a cut link is noticed after this long: until then the container may be frozen
-LINK_TIMEOUT_S = 5
 
 
 class SshConnection:

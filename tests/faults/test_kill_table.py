@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 SOURCE, DESTINATION = "source", "destination"
+EITHER = f"{SOURCE} or {DESTINATION}"
 MIGRATOR, AGENT = "source's migrator", "destination's agent"
 SOURCE_CRIU, DESTINATION_CRIU = "source's criu", "destination's criu"
 
@@ -73,7 +74,8 @@ TABLE = {
         DESTINATION_CRIU: SOURCE,
     },
     (DESTINATION, "run"): {
-        MIGRATOR: SOURCE,
+        # told to run, and not yet noted: the agent and the guardian's question are a race
+        MIGRATOR: EITHER,
         AGENT: SOURCE,
         SOURCE_CRIU: DESTINATION,
         DESTINATION_CRIU: SOURCE,
@@ -118,4 +120,4 @@ def test_one_copy_runs_whoever_is_killed(
     status, said = move.finish()
     runs = counter.where_it_runs()
     counter.remove(runs)
-    assert runs == outcome, (status, said)
+    assert runs in outcome.split(" or "), (status, said)

@@ -1,0 +1,130 @@
+"""A link cut, a disk that fills up, an interrupt: one copy runs, and the rest can be resolved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from migrator.lab.host import Host
+from tests.faults.moves import CLEANING, NAME, Counter, Move, counting, eventually, processes
+from tests.lab.hosts import TwoHosts
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_criu,
+    pytest.mark.needs_sshd,
+    pytest.mark.needs_rsync,
+    pytest.mark.needs_busybox,
+]
+
+UPLINK = "mig-up"
+
+
+@pytest.fixture
+def counter(two_hosts: TwoHosts) -> Iterator[Counter]:
+    with counting(two_hosts) as counter:
+        yield counter
+
+
+@contextmanager
+def cut(host: Host) -> Iterator[None]:
+    """Nothing reaches the host or leaves it."""
+    host.run("ip", "link", "set", UPLINK, "down")
+    try:
+        yield
+    finally:
+        host.run("ip", "link", "set", UPLINK, "up")
+
+
+def settled(hosts: TwoHosts) -> None:
+    """The destination's agent has noticed too."""
+    eventually(lambda: not processes(hosts.destination, CLEANING), "the agent gives up", 40)
+
+
+@pytest.mark.parametrize("phase", ["arm", "send images", "restore"])
+def test_a_link_cut_before_the_commit_leaves_it_on_the_source(
+    two_hosts: TwoHosts, counter: Counter, phase: str
+) -> None:
+    move = Move(two_hosts, "source", phase)
+    move.wait_until_stopped()
+    with cut(two_hosts.destination):
+        move.go_on()
+        said = move.process.communicate(timeout=60)[1]
+        assert move.process.returncode == 5, said
+        assert "it runs on here as before" in said
+        settled(two_hosts)
+    assert counter.where_it_runs() == "source"
+    counter.remove("source")
+
+
+@pytest.mark.parametrize(
+    ("side", "phase", "outcome"),
+    [("source", "commit", "source"), ("destination", "running", "destination")],
+)
+def test_a_link_cut_around_the_commit_is_resolved_when_it_is_back(
+    two_hosts: TwoHosts, counter: Counter, side: str, phase: str, outcome: str
+) -> None:
+    move = Move(two_hosts, side, phase)
+    move.wait_until_stopped()
+    with cut(two_hosts.destination):
+        move.go_on()
+        said = move.process.communicate(timeout=60)[1]
+        assert move.process.returncode == 6, said
+        assert f"run: migrator resolve {NAME}" in said
+        assert counter.status(two_hosts.source) == "paused"
+        again = two_hosts.source.run("migrator", "resolve", NAME, check=False)
+        assert again.returncode == 6, "it cannot be known as long as the link is cut"
+        assert counter.status(two_hosts.source) == "paused"
+        settled(two_hosts)
+    two_hosts.source.run("migrator", "resolve", NAME)
+    assert counter.where_it_runs() == outcome
+    counter.remove(outcome)
+    nothing = two_hosts.source.run("migrator", "resolve", NAME, check=False)
+    assert (nothing.returncode, "no migration" in nothing.stderr) == (1, True)
+
+
+def test_a_disk_that_fills_up_on_the_way(two_hosts: TwoHosts, counter: Counter) -> None:
+    there = two_hosts.destination
+    there.run("sh", "-c", "mkdir /srv/small; mount -t tmpfs -o size=100m small /srv/small")
+    move = Move(two_hosts, "source", "sync rootfs", "--bundle", "/srv/small/counter")
+    move.wait_until_stopped()
+    there.run("sh", "-c", "cat /dev/zero > /srv/small/filler", check=False)
+    move.go_on()
+    status, said = move.finish()
+    there.run("sh", "-c", "umount /srv/small; rmdir /srv/small /run/mount")
+    assert (status, "No space left on device" in said) == (5, True), said
+    assert counter.where_it_runs() == "source"
+    counter.remove("source")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["sync rootfs", "send images", "restore"])
+def test_an_interrupt_undoes_everything(
+    two_hosts: TwoHosts, counter: Counter, phase: str, number: signal.Signals
+) -> None:
+    move = Move(two_hosts, "source", phase)
+    move.wait_until_stopped()
+    for pid in processes(two_hosts.source, "migrator migrate"):
+        two_hosts.source.run("kill", f"-{number.value}", str(pid))
+    move.go_on()
+    status, said = move.finish()
+    assert (status, said) == (130, "migrator: interrupted\n")
+    assert counter.where_it_runs() == "source"
+    counter.remove("source")
+
+
+def test_after_the_commit_an_interrupt_waits_for_the_end(
+    two_hosts: TwoHosts, counter: Counter
+) -> None:
+    move = Move(two_hosts, "source", "commit")
+    move.wait_until_stopped()
+    for pid in processes(two_hosts.source, "migrator migrate"):
+        two_hosts.source.run("kill", "-INT", str(pid))
+    move.go_on()
+    status, said = move.finish()
+    assert (status, said) == (0, "")
+    assert counter.where_it_runs() == "destination"
+    counter.remove("destination")
