@@ -28,7 +28,7 @@ class User(NamedTuple):
 
     uid: int = 0
     gid: int = 0
-    #: None: keep the runtime's
+    #: None: 022
     umask: int | None = None
     additional_gids: tuple[int, ...] = ()
 

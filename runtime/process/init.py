@@ -73,7 +73,6 @@ def _enter_namespaces(plan: NamespacePlan, step: Steps) -> None:
 
 def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
     channel.receive(GO)
-    inherited_umask = os.umask(0)
     with step("making a session"):
         os.setsid()
     with step("opening what the host has"):
@@ -86,7 +85,6 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
         for path, value in plan["sysctl"].items():
             _write(f"/proc/sys/{path}", value)
     _make_root(plan, channel, step)
-    os.umask(inherited_umask)
     ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
     for number in _ENDING:
         exit_on_signal(number)
@@ -112,6 +110,7 @@ def _set_names(plan: InitPlan, step: Steps) -> None:
 
 def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
     root = plan["rootfs"]
+    os.umask(0)  # nodes and directories have the permissions that are asked for
     with step("mounting the root filesystem"):
         root_fd = rootfs.attach(root)
     with step("mounting"):
@@ -122,6 +121,7 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
         devices.make_nodes(root_fd, root["devices"])
     with step("making links"):
         devices.make_symlinks(root_fd, root["symlinks"])
+    os.umask(plan["process"]["umask"])
     channel.send(MOUNTED)
     channel.receive(GO)
     _run_hooks("createContainer", plan["create_container"], "creating", plan, step)

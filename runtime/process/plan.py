@@ -83,7 +83,7 @@ class ProcessPlan(TypedDict):
     uid: int
     gid: int
     additional_gids: list[int]
-    umask: int | None
+    umask: int
     capabilities: CapabilityPlan
     #: (resource, soft, hard)
     rlimits: list[tuple[int, int, int]]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         RootfsPlan,
     )
 
+# Whatever the caller's is, as with runc and crun: a supervisor's is often 0.
+_UMASK = 0o022
+
 
 def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -> InitPlan:
     """What the init of the container of *state* is to do.
@@ -62,7 +65,7 @@ def _process(process: Process, *, preserve_fds: int) -> ProcessPlan:
         "uid": process.user.uid,
         "gid": process.user.gid,
         "additional_gids": list(process.user.additional_gids),
-        "umask": process.user.umask,
+        "umask": _UMASK if process.user.umask is None else process.user.umask,
         "capabilities": _capabilities(process),
         "rlimits": rlimits.plan(process.rlimits),
         "no_new_privileges": process.no_new_privileges,

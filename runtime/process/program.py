@@ -81,8 +81,7 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
     env = _environment(plan)
     with step("exec"):
         path = find_program(plan["args"][0], env.get("PATH") or _DEFAULT_PATH)
-    if plan["umask"] is not None:
-        os.umask(plan["umask"])
+    os.umask(plan["umask"])
     return Program(path, plan["args"], env, plan["preserve_fds"])
 
 

@@ -43,6 +43,14 @@ def test_the_process_is_the_user_of_the_spec(box: Box) -> None:
     assert outcome.out.splitlines() == ["1000", "100", "100 5 6", "0027"]
 
 
+def test_the_umask_does_not_depend_on_the_callers(box: Box) -> None:
+    former = os.umask(0)
+    try:
+        assert box.shell("umask").out == "0022\n"
+    finally:
+        os.umask(former)
+
+
 def test_the_working_directory_is_made_and_entered(box: Box) -> None:
     assert box.shell("pwd", cwd="/new/deep").out == "/new/deep\n"
     assert (box.bundle.rootfs / "new/deep").is_dir()
