@@ -84,7 +84,7 @@ class Agent:
             return m.Failed(type(error).__name__, str(error) or type(error).__name__)
 
     def _hello(self, hello: m.Hello) -> m.Welcome:
-        return m.Welcome(PROTOCOL, VERSION, socket.gethostname())
+        return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), this_machine())
 
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:
@@ -112,6 +112,8 @@ class Agent:
                     raise _Discarded(said)
                 if not isinstance(said, m.Commit):
                     raise ProtocolError("the source", f"{type(said).__name__} in place of Commit")
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # told to run: it is not for us to end it
             with self._recorder.phase("run"):
                 incoming.run()
 
@@ -165,6 +167,19 @@ def serve_stdio(root: Path, *, criu: str | None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     return Agent(Channel(PipeStream(read_fd, write_fd), peer="the source"), root, criu=criu).serve()
+
+
+def this_machine() -> str:
+    """machine-id(5) and the kernel's boot id: another host of the same name, or this one after a
+    reboot, cannot know what became of a container.
+    """
+    parts = []
+    for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
+        try:
+            parts.append(Path(path).read_text().strip())
+        except OSError:
+            parts.append("")
+    return ":".join([*parts, socket.gethostname()])
 
 
 def _terminated(number: int, _: object) -> NoReturn:

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 A = TypeVar("A")
 GREETING_TIMEOUT_S = 30.0
+#: a restore that takes longer is given up: its source stands still meanwhile
+RESTORE_TIMEOUT_S = 300.0
+RESOLVE_TIMEOUT_S = 120.0
 
 
 class AgentFailed(MigrationError):
@@ -113,7 +116,7 @@ class DestinationAgent:
 
     def restore(self, files: dict[str, int], *, alive: Callable[[], None]) -> m.Restored:
         """Restore and hold. alive: raises when the source's own part is lost meanwhile."""
-        return self._ask(m.Restore(files), m.Restored, alive=alive)
+        return self._ask(m.Restore(files), m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
 
     def commit(self, *, timeout_s: float) -> m.Running:
         """Tell it to run; PeerLost leaves the outcome open."""
@@ -129,7 +132,8 @@ class DestinationAgent:
 
     def resolve(self, *, migration: str, container: str) -> str:
         """What became of a migration after a crash: "running" or "dead", for good."""
-        return self._ask(m.Resolve(migration, container), m.Resolved).outcome
+        request = m.Resolve(migration, container)
+        return self._ask(request, m.Resolved, timeout_s=RESOLVE_TIMEOUT_S).outcome
 
     def _greet(self) -> None:
         try:
@@ -138,11 +142,20 @@ class DestinationAgent:
         except (PeerLost, ProtocolError) as error:
             why = self._stream.why_it_ended() if isinstance(error, PeerLost) else str(error)
             raise DestinationUnreachable(why) from error
+        self.machine = welcome.machine
         if welcome.protocol != PROTOCOL:
             raise DestinationUnreachable(
                 f"{self.host} has migrator {welcome.version} (protocol {welcome.protocol}), here "
                 f"is {VERSION} "
                 f"(protocol {PROTOCOL}): install the same version on both hosts"
+            )
+
+    def ensure_is(self, machine: str) -> None:
+        """Raise MigrationError unless this is the machine, and the boot, that was spoken to."""
+        if self.machine != machine:
+            raise MigrationError(
+                f"{self.host} is another machine or was rebooted since: "
+                "it cannot know whether the container ran there"
             )
 
     def _ask(

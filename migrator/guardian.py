@@ -16,7 +16,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_SCRIPT = 'read -r word || exec "$@"'
+# exit status 6: the destination cannot be asked yet
+_SCRIPT = 'read -r word && exit; while "$@"; [ $? -eq 6 ]; do sleep 5; done'
 
 
 class Guardian:
@@ -39,6 +40,12 @@ class Guardian:
         assert stdin is not None
         with suppress(OSError):
             stdin.write(b"done\n")
+        self.hand_over()
+        self._process.wait()
+
+    def hand_over(self) -> None:
+        """Let it do its work now: what is left is for `resolve`."""
+        stdin = self._process.stdin
+        assert stdin is not None
         with suppress(OSError):
             stdin.close()
-        self._process.wait()

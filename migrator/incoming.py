@@ -51,8 +51,8 @@ class Incoming:
         if not self.bundle.is_absolute() or not self.rootfs.is_absolute():
             raise ProtocolError("the source", "a bundle path that is not absolute")
         self.journal = journal.open_journal(root, self.container, journal.DESTINATION)
-        if self.journal.entries:
-            settle(root, self.journal)
+        if self.journal.entries and settle(root, self.journal) == "running":
+            self.journal.keep()  # its source may still ask
         self.journal.clear()
         self._listener: Listener | None = None
         self._restore: Restore | None = None
@@ -63,9 +63,10 @@ class Incoming:
     def prepare(self, address: str) -> m.Prepared:
         """Make bundle and image directory, open the data plane on *address*."""
         request = self.request
-        new_bundle = request.rootfs_mode == "sync" and not came_by_migration(
-            self.bundle, self.container
-        )
+        new = request.rootfs_mode == "sync" and not came_by_migration(self.bundle, self.container)
+        for path in (self.rootfs, self.bundle) if new else ():
+            if not is_new(path):
+                raise MigrationError(f"{path} has files that are not {self.container}'s")
         memory = int(request.memory_bytes)
         self.images_dir = images.choose_images_dir(self.container, memory)
         self.journal.write(
@@ -75,7 +76,8 @@ class Incoming:
             agent=processes.identity(os.getpid()),
             bundle=str(self.bundle),
             rootfs=str(self.rootfs),
-            remove=outermost_new(self.bundle, self.rootfs) if new_bundle else [],
+            remove=[str(each) for each in (self.rootfs, self.bundle) if new and is_new(each)],
+            parents=missing_parents(self.bundle, self.rootfs),
             images_dir=str(self.images_dir),
         )
         self.images_dir.mkdir(mode=0o700)
@@ -195,10 +197,10 @@ def settle(root: Path, record: Journal) -> str:
         _remove_images(record)
         return "running"
     armed, restored = record.last("armed"), record.last("restored")
-    if armed is not None:
-        processes.await_death(
-            *armed.data["criu"]
-        )  # it lost its agent: it kills what it restored, or has let it run
+    if armed is not None and record.has("run"):
+        processes.await_death(*armed.data["criu"])  # it lets run what it restored, or kills it
+    elif armed is not None:
+        processes.kill(*armed.data["criu"])
     if record.has("run") and restored is not None and is_alive(*restored.data["init"]):
         record.write("running")
         _remove_images(record)
@@ -219,14 +221,14 @@ def fence(root: Path, container: str, migration: str) -> str:
         entries = journal.peek(root, container, journal.DESTINATION)
         prepared = next((entry for entry in entries if entry.step == "prepared"), None)
         if prepared is None or prepared.data.get("migration") != migration:
-            return "dead"
+            return _kept(root, container, migration)
         if not any(entry.step == "run" for entry in entries):
             processes.kill(*prepared.data["agent"])
     with journal.open_journal(
         root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
     ) as record:
         if not _is_of(record, migration):
-            return "dead"
+            return _kept(root, container, migration)
         outcome = settle(root, record)
         if outcome == "dead":
             record.remove()
@@ -236,11 +238,17 @@ def fence(root: Path, container: str, migration: str) -> str:
 def forget(root: Path, container: str, migration: str) -> None:
     """The source is gone and knows that it runs here: remove the record."""
     check_id(container)
+    journal.kept_path(root, container, migration).unlink(missing_ok=True)
     with journal.open_journal(
         root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
     ) as record:
         if not record.entries or _is_of(record, migration):
             record.remove()
+
+
+def _kept(root: Path, container: str, migration: str) -> str:
+    """The answer about a migration that another one has followed."""
+    return "running" if journal.kept_path(root, container, migration).exists() else "dead"
 
 
 def _is_of(record: Journal, migration: str) -> bool:
@@ -258,6 +266,9 @@ def _remove(root: Path, record: Journal) -> None:
     _remove_images(record)
     for path in prepared.data["remove"]:
         shutil.rmtree(path, ignore_errors=True)
+    for path in prepared.data["parents"]:
+        with suppress(OSError):  # another container's bundle has come to lie there
+            os.rmdir(path)
 
 
 def _standard_streams(record: Record) -> Stdio:
@@ -275,14 +286,12 @@ def _remove_images(record: Journal) -> None:
         shutil.rmtree(prepared.data["images_dir"], ignore_errors=True)
 
 
-def outermost_new(*paths: Path) -> list[str]:
-    """The outermost directory on the way to each path that is not there yet."""
-    found = set()
-    for path in paths:
-        if path.exists():
-            found.add(path if not any(path.iterdir()) else None)
-            continue
-        while not path.parent.exists():
-            path = path.parent
-        found.add(path)
-    return sorted(str(path) for path in found if path is not None)
+def is_new(path: Path) -> bool:
+    """Whether nothing is there that a failed migration would have to leave alone."""
+    return not path.exists() or not any(path.iterdir())
+
+
+def missing_parents(*paths: Path) -> list[str]:
+    """Directories above *paths* that are not there yet, the innermost first."""
+    missing = {parent for path in paths for parent in path.parents if not parent.exists()}
+    return [str(path) for path in sorted(missing, key=lambda each: -len(each.parts))]

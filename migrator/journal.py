@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 from migrator.errors import MigrationError, UsageProblem
 
 SOURCE, DESTINATION = "source", "destination"
+_SUFFIX = f".{DESTINATION}.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ class Journal:
     def has(self, step: str) -> bool:
         return self.last(step) is not None
 
+    def keep(self) -> None:
+        """Set aside that the container ran here, for the source that may still ask."""
+        root, container = self.path.parent.parent, self.path.name.removesuffix(_SUFFIX)
+        kept = kept_path(root, container, self.entries[0].data["migration"])
+        kept.touch(mode=0o600)
+
     def clear(self) -> None:
         """Forget what an earlier migration wrote."""
         os.ftruncate(self._fd, 0)
@@ -90,6 +98,13 @@ class Journal:
 
 def journal_path(root: Path, container: str, side: str) -> Path:
     return root / "migrations" / f"{container}.{side}.jsonl"
+
+
+def kept_path(root: Path, container: str, migration: str) -> Path:
+    """Where `keep` notes that *migration* ended with the container running here."""
+    if not re.fullmatch(r"[0-9a-f]{1,64}", migration):
+        raise MigrationError(f"{migration!r} is no migration's id")
+    return root / "migrations" / f"{container}.{migration}.ran"
 
 
 def open_journal(root: Path, container: str, side: str, *, wait_s: float = 0.0) -> Journal:

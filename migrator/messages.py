@@ -33,9 +33,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
+    """machine: machine-id and boot-id, so that an answer about the past can be believed."""
+
     protocol: int
     version: str
     hostname: str
+    machine: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from criu_rpc import CriuError, Notification
@@ -28,8 +28,10 @@ from migrator.destination import DestinationAgent
 from migrator.errors import (
     MigrationError,
     OutcomeUnknown,
+    PeerLost,
     PreflightFailed,
     RolledBack,
+    SourceLeftBehind,
     UsageProblem,
 )
 from migrator.guardian import Guardian
@@ -74,12 +76,16 @@ class Migration:
         recorder: Recorder,
     ) -> None:
         self.plan, self.source, self.agent, self.recorder = plan, source, agent, recorder
-        self.journal: Journal
         self.id = uuid.uuid4().hex
         self.undo = ExitStack()
+        self.machine = agent.machine
+        #: who may run it: "source", "destination", or "unknown" between COMMIT and the answer
+        self.owner = "source"
+        self.journal: Journal | None = None
         self.guardian: Guardian | None = None
         self.sender: ImageSender | None = None
         self.final_sync: _Sync | None = None
+        self.mapped: set[str] = set()
         self.rootfs_bytes = 0
         self.frozen_at_ms = self.restore_asked_ms = self.runs_at_ms = 0.0
         self.warnings: list[str] = []
@@ -88,18 +94,16 @@ class Migration:
         """Everything, in order."""
         with Interrupts() as self.interrupts:
             needs = self._preflight()
-            self._begin()
             try:
+                self._begin()
                 self._prepare(needs)
                 self._sync_rootfs()
                 self._arm()
                 self._dump()
-            except OutcomeUnknown:
-                raise
+                self._clean_up()
             except BaseException as error:
-                self._roll_back(error)
+                self._failed(error)
                 raise
-            self._clean_up()
         return self._report()
 
     def _preflight(self) -> m.Preflight:
@@ -117,14 +121,13 @@ class Migration:
 
     def _begin(self) -> None:
         """From here a crash leaves a record, and someone who acts by it."""
-        self.journal = open_journal(self.plan.root, self.plan.container, SOURCE)
-        self.undo.callback(self.journal.close)
-        if self.journal.entries:
-            self.undo.close()
+        journal = open_journal(self.plan.root, self.plan.container, SOURCE)
+        if journal.entries:
+            journal.close()
             raise _unfinished(self.plan.container)
-        self.undo.callback(self.journal.remove)
-        to = self.plan.destination
-        self.journal.write(
+        self.journal = journal
+        to, state = self.plan.destination, self.source.container.state
+        journal.write(
             "begin",
             migration=self.id,
             destination={
@@ -135,11 +138,12 @@ class Migration:
                 "identity": to.identity and str(to.identity.absolute()),
                 "agent": to.agent,
             },
+            machine=self.machine,
+            init=[state.init_pid, state.init_start_time],
             criu=self.source.criu_identity(),
             images_dir=str(self.source.images_dir),
         )
         self.guardian = Guardian(self.plan.root, self.plan.container)
-        self.undo.callback(self.guardian.release)
 
     def _prepare(self, needs: m.Preflight) -> None:
         with self.recorder.phase("prepare"):
@@ -153,6 +157,7 @@ class Migration:
 
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
+            self.mapped |= set(self.source.mapped_files())
             with self.recorder.phase("sync rootfs"), self.agent.open_stream("rsync") as stream:
                 self.rootfs_bytes += rootfs.push(
                     self.source.container.state.rootfs, stream, frozen=False
@@ -166,18 +171,19 @@ class Migration:
             self.undo.callback(self.sender.abort)
             self.sender.start()
             if self.plan.rootfs_mode == "sync":
-                self.final_sync = _Sync(self.source, self.agent)
+                self.final_sync = _Sync(self.source, self.agent, self.mapped)
                 self.undo.callback(self.final_sync.abort)
 
     def _dump(self) -> None:
+        assert self.journal is not None
         self.journal.write("dumping")
         try:
             self.source.dump(self._on_notify)
         except (CriuError, ContainerError) as error:
-            if not self.journal.has("moved"):
+            if self.owner != "destination":
                 raise
             logger.info("the dump of the ended source: %s", error)  # we killed what it still held
-        if not self.journal.has("moved"):
+        if self.owner != "destination":
             raise MigrationError("criu ended the dump without asking whether it may")
 
     def _on_notify(self, notification: Notification) -> None:
@@ -198,6 +204,10 @@ class Migration:
     def _hand_over(self) -> None:
         """With the container dumped and held: complete the destination's copy, then commit."""
         assert self.sender is not None
+        # Were CRIU killed from here on, its tasks would go on with their sockets in repair mode:
+        # frozen, they wait until `thaw` has set that right.
+        self.undo.callback(self.source.thaw)
+        self.source.freeze()
         with self.recorder.phase("send images"):
             files = self.sender.finish(self._alive)
         if self.final_sync is not None:
@@ -210,67 +220,82 @@ class Migration:
         self._commit()
 
     def _commit(self) -> None:
+        assert self.journal is not None
         with self.recorder.phase("fence"):
-            self.undo.callback(self.source.thaw)
-            self.source.freeze()
             self.undo.callback(self.source.reconnect)
             self.source.isolate()
+            self.source.ensure_it_lives()
             self._alive()
             self.interrupts.hold()
         with self.recorder.phase("commit"):
             self.journal.write("commit")
+            self.owner = "unknown"
             outcome = self._ask_to_run()
         if outcome != "running":
+            self.owner = "source"
             raise MigrationError(f"{self.agent.host} could not run it")
+        self.owner = "destination"
         self.runs_at_ms = self.recorder.now_ms()
         self.recorder.frozen_since_ms = None
-        self.undo.pop_all()
         with self.recorder.phase("end source"):
-            self.journal.write("moved")
+            with suppress(OSError):  # a full disk must not keep the source alive
+                self.journal.write("moved")
             self.source.end()
 
     def _ask_to_run(self) -> str:
-        """Past the point of no return: "running" or "dead"; OutcomeUnknown when the destination
-        stays silent.
-        """
+        """Past the point of no return: "running" or "dead"; OutcomeUnknown if nobody says."""
         try:
             running = self.agent.commit(timeout_s=self.plan.commit_wait_s)
-            self._add_phases(running.phases)
-            return "running"
-        except MigrationError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, only an answer may end this
             logger.warning("commit: %s", error)
             return self._ask_again(error)
+        with suppress(ValueError, TypeError):
+            self._add_phases(running.phases)
+        return "running"
 
-    def _ask_again(self, error: MigrationError) -> str:
+    def _ask_again(self, error: Exception) -> str:
         deadline = time.monotonic() + self.plan.commit_wait_s
         while True:
             try:
                 self.agent.close()
                 self.agent = DestinationAgent.open(self.plan.destination)
+                self.agent.ensure_is(self.machine)
                 return self.agent.resolve(migration=self.id, container=self.plan.container)
-            except MigrationError as again:
+            except Exception as again:  # noqa: BLE001 - as above
                 error = again
             if time.monotonic() > deadline:
-                self.undo.pop_all()
-                self.journal.close()
-                assert self.guardian is not None
-                self.guardian.release()
                 raise OutcomeUnknown(self.plan.container, self.agent.host, str(error))
             time.sleep(1.0)
 
-    def _roll_back(self, error: BaseException) -> None:
-        """Undo all; what fails of it becomes a note of *error*. Raises RolledBack in its place
-        where that says more.
-        """
-        phase = self.recorder.current
+    def _failed(self, error: BaseException) -> None:
+        """What an error means, by who may run the container now."""
         self.interrupts.hold()
+        if self.owner == "source":
+            self._roll_back(error)
+            return
+        # nothing may be undone any more: the journal says what is left to do
+        self._let_go(done=isinstance(error, OutcomeUnknown), forget=False)
+        if self.owner == "destination":
+            raise SourceLeftBehind(self.plan.container, str(error)) from error
+        if not isinstance(error, OutcomeUnknown):
+            raise OutcomeUnknown(self.plan.container, self.agent.host, str(error)) from error
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo all; what fails of it is left to the guardian, and a note of *error*.
+
+        Raises RolledBack in its place where that says more.
+        """
+        phase, undone = self.recorder.current, True
         with self.recorder.phase("roll back"):
             try:
                 self.undo.close()
+            except PeerLost as second:
+                error.add_note(f"{self.agent.host} was not told: {second}")
             except Exception as second:  # noqa: BLE001 - must not hide the first error
+                undone = False
                 error.add_note(f"undoing it: {second}")
-                logger.warning("undoing the migration: %s", second)
-        if isinstance(error, MigrationError | ContainerError | CriuError | OSError):
+            self._let_go(done=undone, forget=undone)
+        if isinstance(error, MigrationError | ContainerError | CriuError | OSError) and undone:
             raise RolledBack(self.plan.container, phase, str(error)) from error
 
     def _clean_up(self) -> None:
@@ -281,10 +306,19 @@ class Migration:
                 self.agent.finish(migration=self.id, container=self.plan.container)
             except MigrationError as error:
                 logger.info("the destination was not told that all is done: %s", error)
-            self.journal.remove()
+            self._let_go(done=True, forget=True)
+
+    def _let_go(self, *, done: bool, forget: bool) -> None:
+        """Give up journal and guardian; without *done* the guardian goes on where we stopped."""
+        if self.journal is not None:
+            if forget:
+                self.journal.remove()
             self.journal.close()
-            assert self.guardian is not None
-            self.guardian.release()
+        if self.guardian is not None:
+            if done:
+                self.guardian.release()
+            else:
+                self.guardian.hand_over()
 
     def _alive(self) -> None:
         """What must hold while we wait inside the hold."""
@@ -322,8 +356,9 @@ class _Sync:
     Its streams are opened before the freeze.
     """
 
-    def __init__(self, source: Source, agent: DestinationAgent) -> None:
+    def __init__(self, source: Source, agent: DestinationAgent, mapped: set[str]) -> None:
         self._source = source
+        self._mapped = mapped
         self._streams = [agent.open_stream("rsync"), agent.open_stream("rsync")]
         self._sent = 0
         self._error: BaseException | None = None
@@ -352,7 +387,7 @@ class _Sync:
         try:
             with self._streams[0] as stream:
                 self._sent += rootfs.push(tree, stream)
-            if mapped := self._source.mapped_files():
+            if mapped := self._source.existing(self._mapped | set(self._source.mapped_files())):
                 with self._streams[1] as stream:
                     self._sent += rootfs.push(tree, stream, only=mapped)
         except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread

@@ -211,6 +211,11 @@ def _bundle(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
                 f"rootfs {needs.rootfs} is not there: mount the shared storage, or use --rootfs "
                 "sync"
             )
+    elif not Path(needs.rootfs).is_relative_to(bundle) or bundle == Path("/"):
+        yield (
+            f"its rootfs {needs.rootfs} lies outside of its bundle, so what is there may be "
+            "another's: put it into the bundle, or use --rootfs shared"
+        )
     elif (
         bundle.exists() and any(bundle.iterdir()) and not came_by_migration(bundle, needs.container)
     ):

@@ -12,16 +12,15 @@ from __future__ import annotations
 import logging
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from migrator import incoming
+from migrator import incoming, processes
 from migrator.destination import DestinationAgent
 from migrator.errors import MigrationError, OutcomeUnknown, UsageProblem
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
-from migrator.processes import await_death
 from migrator.source import networks_of
 from runtime import Container, NoSuchContainer
 from runtime.checkpoint import unlock
@@ -43,59 +42,67 @@ class Resolution:
     note: str
 
 
-def resolve(root: Path, container: str, *, wait_s: float = 5.0) -> Resolution:
+def resolve(
+    root: Path, container: str, *, wait_s: float = 5.0, force_source: bool = False
+) -> Resolution:
     """Finish the unfinished migration of *container* that this host has a journal of.
 
-    wait_s: for a migration that is just ending. Raises UsageProblem when there is none or one is at
-    work, OutcomeUnknown when the destination cannot be asked; nothing was changed then.
+    wait_s: for a migration that is just ending; force_source: resume a committed source without
+    asking - two copies run if the destination has it. Raises UsageProblem when there is none or one
+    is at work, OutcomeUnknown when the destination cannot be asked; nothing was changed then.
     """
     check_id(container)
     for side, finish in ((SOURCE, _at_source), (DESTINATION, _at_destination)):
         if exists(root, container, side):
             with open_journal(root, container, side, wait_s=wait_s) as journal:
                 if journal.entries:
-                    return finish(root, container, journal)
+                    return finish(root, container, journal, force=force_source)
                 journal.remove()  # it died before it did anything
     raise UsageProblem(f"no migration of {container} is unfinished on this host")
 
 
-def _at_source(root: Path, name: str, journal: Journal) -> Resolution:
-    begin = journal.entries[0]
-    await_death(*begin.data["criu"])  # its peer is gone: it resumes the container and ends
-    destination = _destination(begin.data["destination"])
+def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resolution:
+    begin = journal.entries[0].data
+    destination = _destination(begin["destination"])
     if journal.has("moved"):
         return _ended(root, name, journal)
     if not journal.has("commit"):
-        note = _tell_to_discard(destination, begin.data["migration"], name)
-        return _resumed(root, name, journal, note)
+        resolution = _resumed(root, name, journal, "it was not committed: it runs here as before")
+        return replace(resolution, note=_tell_to_discard(destination, begin["migration"], name))
+    if force:
+        return _resumed(root, name, journal, "it was resumed here by force")
     try:
         with DestinationAgent.open(destination) as agent:
-            if agent.resolve(migration=begin.data["migration"], container=name) == "running":
+            agent.ensure_is(begin["machine"])
+            if agent.resolve(migration=begin["migration"], container=name) == "running":
                 resolution = _ended(root, name, journal)
                 with suppress(MigrationError):
-                    agent.finish(migration=begin.data["migration"], container=name)
+                    agent.finish(migration=begin["migration"], container=name)
                 return resolution
     except MigrationError as error:
         raise OutcomeUnknown(name, str(destination), str(error)) from error
-    return _resumed(root, name, journal, f"{destination} could not run it")
+    return _resumed(root, name, journal, f"{destination} could not run it: it runs here again")
 
 
 def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
     """Let the source run on: thawed, its network unlocked and known to the switches."""
-    container = Container.load(root, name)
-    unlock(container)
-    container.cgroup.thaw()
-    reconnect(networks_of(container), container.id)
-    if container.status().has_init:
-        announce(container.netns_path)
+    # its peer is gone: CRIU resumes what it holds, and ends
+    processes.await_death(*journal.entries[0].data["criu"])
+    container = _that_container(root, name, journal)
+    if container is not None:
+        unlock(container)
+        container.cgroup.thaw()
+        reconnect(networks_of(container), container.id)
+        if container.status().has_init:
+            announce(container.netns_path)
     _forget(journal)
     return Resolution(name, SOURCE, "here", note)
 
 
 def _ended(root: Path, name: str, journal: Journal) -> Resolution:
     """The destination has it: nothing of it may be left here."""
-    with suppress(NoSuchContainer):
-        container = Container.load(root, name)
+    container = _that_container(root, name, journal)
+    if container is not None:
         container.cgroup.kill_all()
         container.delete(force=True)
     _forget(journal)
@@ -104,7 +111,18 @@ def _ended(root: Path, name: str, journal: Journal) -> Resolution:
     )
 
 
-def _at_destination(root: Path, name: str, journal: Journal) -> Resolution:
+def _that_container(root: Path, name: str, journal: Journal) -> Container | None:
+    """The container that the journal speaks of, none when it is gone or the name is another's."""
+    try:
+        container = Container.load(root, name)
+    except NoSuchContainer:
+        return None
+    state = container.state
+    is_it = [state.init_pid, state.init_start_time] == journal.entries[0].data["init"]
+    return container if is_it else None
+
+
+def _at_destination(root: Path, name: str, journal: Journal, *, force: bool) -> Resolution:
     outcome = incoming.settle(root, journal)
     if outcome == "running":
         return Resolution(

@@ -14,7 +14,7 @@ from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
-from runtime.checkpoint import Checkpoint, CheckpointOptions
+from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.restore_options import RestoreOptions
 
@@ -90,19 +90,30 @@ class Source:
         until it was written back - and on a tmpfs never: their times do not tell whether they
         changed.
         """
-        found = set()
+        found: set[str] = set()
         for pid in self.container.processes():
             with suppress(OSError):
                 found |= _shared_writable(pid)
+        return self.existing(found)
+
+    def existing(self, names: set[str]) -> list[str]:
+        """Those of *names* that are files below the rootfs now."""
         rootfs = self.container.state.rootfs
-        return sorted(name for name in found if (rootfs / name).is_file())
+        return sorted(name for name in names if (rootfs / name).is_file())
 
     def freeze(self) -> None:
         """Freeze its cgroup: it then stays still whatever becomes of CRIU or of us."""
         self.container.cgroup.freeze()
 
     def thaw(self) -> None:
+        """Let it go on, its network too when CRIU died and left it locked."""
+        unlock(self.container)
         self.container.cgroup.thaw()
+
+    def ensure_it_lives(self) -> None:
+        """Raise NotRunning when it has ended, though it was dumped: nobody may bring it back."""
+        if not (status := self.container.status()).has_init:
+            raise NotRunning(self.container.id, status)
 
     def isolate(self) -> None:
         """Take its host ends down: not even the kernel answers for it here any more."""

@@ -62,7 +62,7 @@ class SshConnection:
                 f"`ssh {settings['user']}@{destination.host}` works without a password, or name a "
                 "key with -i"
             ) from error
-        except (paramiko.SSHException, OSError) as error:
+        except (paramiko.SSHException, OSError, EOFError) as error:
             client.close()
             raise DestinationUnreachable(
                 f"cannot reach {destination.host} by ssh: {_reason(error)}"
@@ -78,8 +78,13 @@ class SshConnection:
         """Run the agent over there; its stdin and stdout are the returned stream."""
         transport = self._client.get_transport()
         assert transport is not None
-        channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
-        channel.exec_command(f"{self.destination.agent} {arguments}")
+        try:
+            channel = transport.open_session(timeout=CONNECT_TIMEOUT_S)
+            channel.exec_command(f"{self.destination.agent} {arguments}")
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise DestinationUnreachable(
+                f"cannot start the agent on {self.destination.host}: {_reason(error)}"
+            ) from error
         return AgentStream(channel, f"{self.destination.agent} {arguments}", self.destination.host)
 
     def peer_address(self) -> str:
@@ -100,7 +105,7 @@ class SshConnection:
             channel = transport.open_channel(
                 "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S
             )
-        except paramiko.SSHException as error:
+        except (paramiko.SSHException, EOFError) as error:
             raise DestinationUnreachable(
                 f"neither port {port} of {address} nor SSH's forwarding reaches the agent there "
                 f"({error}): "

@@ -14,6 +14,7 @@ import os
 import select
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ PROTOCOL = 1
 #: the source says Ping this often; an agent that hears nothing for SILENCE_S takes it for gone
 PING_S = 1.0
 SILENCE_S = 15.0
+POLL_S = 0.1
 MAX_FRAME = 16 << 20
 _HEADER = struct.Struct(">I")
 
@@ -84,7 +86,7 @@ class Channel:
         try:
             with self._send_lock:
                 self._stream.write(_HEADER.pack(len(body)) + body)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise PeerLost(self.peer, f"cannot send {type(message).__name__}: {error}") from error
 
     def receive(
@@ -97,32 +99,31 @@ class Channel:
         PeerLost at the end of the stream, ProtocolError on anything that is not a message.
         """
         while True:
-            (length,) = _HEADER.unpack(self._take(_HEADER.size, timeout_s, alive))
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            (length,) = _HEADER.unpack(self._take(_HEADER.size, deadline, alive))
             if length > MAX_FRAME:
                 raise ProtocolError(
                     self.peer, f"a frame of {length} bytes; the limit is {MAX_FRAME}"
                 )
-            message = decode(self._take(length, timeout_s, alive), peer=self.peer)
+            message = decode(self._take(length, deadline, alive), peer=self.peer)
             if not isinstance(message, messages.Ping):
                 return message
 
     def close(self) -> None:
         self._stream.close()
 
-    def _take(self, size: int, timeout_s: float | None, alive: Callable[[], None] | None) -> bytes:
-        waited, step = 0.0, 0.1
+    def _take(self, size: int, deadline: float | None, alive: Callable[[], None] | None) -> bytes:
         while len(self._buffer) < size:
             if alive is not None:
                 alive()
-            self._stream.set_timeout(step if alive is not None or timeout_s is not None else None)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise PeerLost(self.peer, "no answer in time")
+            self._stream.set_timeout(POLL_S if alive or deadline is not None else None)
             try:
                 data = self._stream.read(1 << 16)
             except TimeoutError:
-                waited += step
-                if timeout_s is not None and waited >= timeout_s:
-                    raise PeerLost(self.peer, f"no answer for {timeout_s:g} s") from None
                 continue
-            except OSError as error:
+            except (OSError, EOFError) as error:
                 raise PeerLost(self.peer, str(error)) from error
             if not data:
                 raise PeerLost(self.peer, "the connection was closed")

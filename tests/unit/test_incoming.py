@@ -31,7 +31,7 @@ def dead() -> list[int]:
 
 @pytest.fixture
 def left(tmp_path):
-    """Writes the journal of a migration m1 of c1 that reached *steps*; returns what it made."""
+    """Writes the journal of a migration a1 of c1 that reached *steps*; returns what it made."""
 
     def write(*steps: str, agent: list[int] | None = None, init: list[int] | None = None):
         images, bundle = tmp_path / "images", tmp_path / "srv" / "c1"
@@ -39,10 +39,11 @@ def left(tmp_path):
         (bundle / "rootfs").mkdir(parents=True)
         data = {
             "prepared": {
-                "migration": "m1",
+                "migration": "a1",
                 "container": "c1",
                 "agent": agent or dead(),
-                "remove": [str(tmp_path / "srv")],
+                "remove": [str(bundle)],
+                "parents": [str(bundle.parent)],
                 "images_dir": str(images),
             },
             "armed": {"criu": dead()},
@@ -102,7 +103,7 @@ def test_run_and_not_alive_is_dead_for_good(tmp_path, left):
 
 def test_a_source_that_asks_kills_an_agent_that_was_not_told_to_run(tmp_path, left, sleeper):
     left("prepared", "armed", agent=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "m1") == "dead"
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "dead"
     assert sleeper.wait(5) == -9
     assert not exists(tmp_path / "root", "c1", DESTINATION)
 
@@ -110,22 +111,22 @@ def test_a_source_that_asks_kills_an_agent_that_was_not_told_to_run(tmp_path, le
 def test_an_agent_that_was_told_to_run_is_not_killed(tmp_path, left, sleeper):
     identity = processes.identity(sleeper.pid)
     left("prepared", "armed", "restored", "run", agent=identity, init=identity)
-    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
     assert sleeper.poll() is None
 
 
 def test_running_is_answered_again_and_again_until_the_source_is_done(tmp_path, left, sleeper):
     left("prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
-    assert incoming.fence(tmp_path / "root", "c1", "m1") == "running"
-    incoming.forget(tmp_path / "root", "c1", "m1")
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
+    incoming.forget(tmp_path / "root", "c1", "a1")
     assert not exists(tmp_path / "root", "c1", DESTINATION)
 
 
 def test_another_migrations_record_is_left_alone(tmp_path, left, sleeper):
     images, _ = left("prepared", agent=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "m2") == "dead"
-    incoming.forget(tmp_path / "root", "c1", "m2")
+    assert incoming.fence(tmp_path / "root", "c1", "a2") == "dead"
+    incoming.forget(tmp_path / "root", "c1", "a2")
     assert sleeper.poll() is None
     assert images.exists()
     assert steps_of(tmp_path) == ["prepared"]
@@ -140,14 +141,27 @@ def test_a_live_migration_is_not_settled_by_another(tmp_path, left):
         open_journal(tmp_path / "root", "c1", DESTINATION)
 
 
-def test_only_what_is_new_is_to_be_removed(tmp_path):
+def test_parents_are_removed_only_if_nothing_else_came_to_lie_there(tmp_path):
+    parents = incoming.missing_parents(tmp_path / "srv" / "a" / "rootfs", tmp_path / "srv" / "a")
+    assert parents == [str(tmp_path / "srv" / "a"), str(tmp_path / "srv")]
+    assert incoming.missing_parents(tmp_path / "c") == []
+
+
+def test_what_is_there_is_not_new(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     (tmp_path / "empty").mkdir()
-    found = incoming.outermost_new(
-        tmp_path / "there" / "a" / "b",
-        tmp_path / "there",
-        tmp_path / "empty",
-        tmp_path / "new" / "x",
-    )
-    assert found == sorted(str(tmp_path / p) for p in ("there/a", "empty", "new"))
+    new = [incoming.is_new(tmp_path / name) for name in ("there", "empty", "missing")]
+    assert new == [False, True, True]
+
+
+def test_a_later_migration_does_not_make_a_running_one_forgotten(tmp_path, left, sleeper):
+    left("prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid))
+    with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
+        assert incoming.settle(tmp_path / "root", journal) == "running"
+        journal.keep()
+        journal.clear()
+        journal.write("prepared", migration="a2", agent=dead())
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
+    incoming.forget(tmp_path / "root", "c1", "a1")
+    assert incoming.fence(tmp_path / "root", "c1", "a1") == "dead"
