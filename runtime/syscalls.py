@@ -303,6 +303,12 @@ def default_signal(number: int) -> None:
         _syscall(c_long(_NR_RT_SIGACTION), c_int(number), action, None, c_size_t(8))
 
 
+def signalfd() -> int:
+    """A descriptor that every signal can be read from that the reading thread blocks."""
+    every = (c_uint64 * 16)(2**64 - 1)  # sigset_t is 128 bytes, the kernel's part of it the first 8
+    return _checked(_libc.signalfd(c_int(-1), every, c_int(os.O_CLOEXEC)))
+
+
 def exit_on_signal(number: int) -> None:
     """Have signal *number* end this process, without a step back into Python."""
     _libc.signal(number, ctypes.cast(_libc._exit, c_void_p))

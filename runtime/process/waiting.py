@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+from runtime.syscalls import signalfd
+
+_SIGINFO_BYTES = 128  # struct signalfd_siginfo, which begins with the number
 # About ourselves, not for the container.
 _KEPT = frozenset((signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH))
 
@@ -30,13 +35,24 @@ def signals_held() -> Iterator[None]:
 def wait_forwarding(pid: int) -> int:
     """Wait for our child *pid* while passing on signals; return its exit status, as a shell's.
 
-    To be called in `signals_held`. The child is not reaped before its status is returned, so its
-    pid cannot be another's.
+    To be called in `signals_held`. The end is taken from a pidfd and not from SIGCHLD: that may go
+    to another thread.
     """
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return exit_status(status)
-        received = signal.sigwaitinfo(signal.valid_signals()).si_signo
-        if received not in _KEPT:
-            os.kill(pid, received)
+    with ExitStack() as stack:
+        child, signals = os.pidfd_open(pid), signalfd()
+        poll = select.poll()
+        for fd in (child, signals):
+            stack.callback(os.close, fd)
+            poll.register(fd, select.POLLIN)
+        while child not in (ready := {fd for fd, _ in poll.poll()}):
+            if signals in ready:
+                _pass_on(signals, child)
+        _, status = os.waitpid(pid, 0)
+        return exit_status(status)
+
+
+def _pass_on(signals: int, child: int) -> None:
+    number = int.from_bytes(os.read(signals, _SIGINFO_BYTES)[:4], sys.byteorder)
+    if number not in _KEPT:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, number)

@@ -117,6 +117,20 @@ def test_run_passes_signals_on(box: Box) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
+def test_run_notices_the_end_whichever_thread_gets_the_signal(box: Box) -> None:
+    box.program("true")
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [box.run().status for _ in range(10)] == [0] * 10
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 @pytest.mark.parametrize("wrong", ["", ".", "..", "a/b", "a b", "ü"])
 def test_an_id_that_is_none_is_refused(box: Box, wrong: str) -> None:
     with pytest.raises(InvalidId):
