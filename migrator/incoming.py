@@ -227,6 +227,8 @@ def fence(root: Path, container: str, migration: str) -> str:
     with journal.open_journal(
         root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
     ) as record:
+        if not record.entries:
+            record.remove()  # somebody else has settled it meanwhile
         if not _is_of(record, migration):
             return _kept(root, container, migration)
         outcome = settle(root, record)

@@ -151,6 +151,15 @@ def exists(root: Path, container: str, side: str) -> bool:
     return journal_path(root, container, side).exists()
 
 
+def ensure_no_migration(root: Path, container: str) -> None:
+    """Raise UsageProblem while a migration holds *container* here, frozen: it may run elsewhere."""
+    if peek(root, container, SOURCE):
+        raise UsageProblem(
+            f"a migration holds container {container}: wait for its end, or run "
+            f"migrator resolve {container}"
+        )
+
+
 def _same_file(fd: int, path: Path) -> bool:
     try:
         found, ours = path.stat(), os.fstat(fd)

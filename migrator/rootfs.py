@@ -41,7 +41,12 @@ _FAR_ARGUMENT = re.compile(
     r"-[A-Za-z]+(\.[A-Za-z]*)?|-@-1|--(delete(-before|-during|-after|-delay)?|numeric-ids|modify-window=-1"
     r"|from0|no-r|no-relative|ignore-times|sparse|stats|dirs|files-from=-)"
 )
-_VANISHED = 24  # rsync(1), EXIT VALUES
+# rsync(1), EXIT VALUES
+_VANISHED = 24
+_MEANINGS = {
+    11: "a file could not be written at the destination: is its disk full?",
+    12: "the connection to the destination broke",
+}
 _SENT = re.compile(r"Total bytes sent: ([\d,.]+)")
 
 
@@ -71,9 +76,8 @@ def push(
     if status == _VANISHED and not frozen:
         status = 0  # what came and went while it runs is looked at again
     if status != 0:
-        raise MigrationError(
-            f"rsync of {rootfs} failed: {_last_line(output) or f'exit status {status}'}"
-        )
+        why = _last_line(output) or _MEANINGS.get(status, f"exit status {status}")
+        raise MigrationError(f"rsync of {rootfs} failed: {why}")
     sent = _SENT.search(output)
     return int(re.sub(r"\D", "", sent[1])) if sent else 0
 

@@ -175,7 +175,7 @@ class Checkpoint:
         """Undo what CRIU may have left, but not what somebody else did to hold the container."""
         frozen = self.container.cgroup.frozen()
         if frozen and Script.POST_DUMP in self._passed and not self._was_paused:
-            logger.warning("container %s was frozen by hand and stays so", self.container.id)
+            logger.info("container %s was frozen by hand and stays so", self.container.id)
             return
         if frozen and not self._was_paused:
             self.container.cgroup.thaw()  # criu died while it froze the cgroup

@@ -7,6 +7,7 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from runtime.restore_options import RestoreOptions
 from runtime.restore_plan import RestorePlan
 from runtime.state import Status, check_id, process_stat
 from runtime.undo import Undo
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Restore", "RestoreOptions", "restore"]
 
@@ -112,6 +115,7 @@ class _Prepared:
     def __init__(self, plan: RestorePlan, directory: Path, undo: Undo) -> None:
         self.plan, self._directory, self.undo = plan, directory, undo
         self._init_pid = 0
+        self._runs = False
         self._cgroup = manager("", paths=plan.state.cgroup_paths)
         undo.on_error(plan.remove_network)
         self._cgroup.create()
@@ -132,7 +136,13 @@ class _Prepared:
         # where files are read and written is only known when the container stands still
         record = records.load(images_dir, self.plan.state.id)
         descriptors.place(record.descriptors, self._streams)
-        self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
+        try:
+            self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
+        except CriuError as error:
+            if not self._runs:
+                raise
+            # It has run and may have answered somebody: to end it now would lose what it said.
+            logger.warning("container %s runs, though %s", self.plan.state.id, error)
 
     def on_notify(self, notification: Notification) -> None:
         """What is ours to do at CRIU's points."""
@@ -143,6 +153,8 @@ class _Prepared:
             case Script.POST_RESTORE:
                 self._adopt(notification.pid)
                 self._complete()
+            case Script.POST_RESUME:
+                self._runs = True
 
     def _adopt(self, pid: int | None) -> None:
         """Note who init is; it is our own child (criu_opts.rst_sibling)."""

@@ -10,4 +10,7 @@ from runtime.container import Container
 @on_container
 def command(container: Container) -> None:
     """Let all processes of a paused CONTAINER go on."""
+    from migrator.journal import ensure_no_migration
+
+    ensure_no_migration(container.root, container.id)
     container.resume()
