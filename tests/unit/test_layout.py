@@ -38,6 +38,7 @@ HOMES = {
         "runtime/process/*",
         "migrator/rootfs.py",
         "migrator/guardian.py",
+        "migrator/commands/ps.py",
         "migrator/lab/*",
         "scenarios/*",
     ],

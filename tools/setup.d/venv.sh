@@ -30,6 +30,9 @@ make_venv() {
     site=$("$venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     # site.py takes a relative line of a .pth file as relative to the directory of that file.
     echo ../../../opt/criu/python >"$site/pycriu.pth"
+    # Else every start compiles what it imports anew where nobody may write or PYTHONDONTWRITEBYTECODE is set.
+    PYTHONDONTWRITEBYTECODE='' "$venv/bin/python" -m compileall -q "$site" "$opt/criu/python" \
+        "$root"/{criu_rpc,runtime,migrator,scenarios}
 }
 
 # The parts fit each other and this kernel.
