@@ -1,5 +1,4 @@
-"""The agent: what the source starts over SSH on the destination. It serves one migration over its
-stdio.
+"""The agent: what the source starts over SSH on the destination, for one migration.
 
 No port for control, no daemon: whoever may run commands here over SSH may move containers here.
 When the source falls silent before it said Commit, everything of the migration is removed; after
@@ -170,8 +169,10 @@ def serve_stdio(root: Path, *, criu: str | None) -> int:
 
 
 def this_machine() -> str:
-    """machine-id(5) and the kernel's boot id: another host of the same name, or this one after a
-    reboot, cannot know what became of a container.
+    """machine-id(5), the kernel's boot id and the host's name.
+
+    Another machine of the same name, or this one after a reboot, cannot know what became of a
+    container.
     """
     parts = []
     for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
@@ -187,8 +188,6 @@ def _terminated(number: int, _: object) -> NoReturn:
 
 
 def _our_address() -> str:
-    """The address that the source reached us by, as sshd tells it: the data plane listens on no
-    other.
-    """
+    """The address that sshd was reached by: the data plane listens on no other."""
     fields = os.environ.get("SSH_CONNECTION", "").split()
     return fields[2] if len(fields) == 4 else "127.0.0.1"

@@ -1,5 +1,4 @@
-"""The bulk side of a migration: TLS streams between source and destination, beside the control
-channel.
+"""The bulk side of a migration: TLS streams beside the control channel.
 
 The agent listens on the address that SSH reached it by, on a port of the kernel's choice, for the
 time of one migration. Both sides make a certificate for that one migration and tell it to each
@@ -17,6 +16,7 @@ import selectors
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
 STREAM_TIMEOUT_S = 30.0
+HANDSHAKE_TIMEOUT_S = 5.0
+#: connections whose certificate was not seen yet
+MAX_STRANGERS = 16
 #: a cut link is noticed after this long: until then the container may be frozen
 LINK_TIMEOUT_S = 5
 MAX_HEADER = 4096
@@ -34,8 +37,7 @@ CHUNK = 1 << 20
 
 
 class Listener:
-    """The destination's end: accepts the source's streams and hands each to *serve* in a thread of
-    its own.
+    """The destination's end: hands each stream of the source to *serve* in a thread of its own.
 
     serve(header, stream): reads and writes the stream; its exception is logged and ends that stream
     alone.
@@ -52,6 +54,7 @@ class Listener:
         self._context = context
         self._serve = serve
         self._open: set[socket.socket] = set()
+        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = False
         self.address = address
         self.port = int(self._socket.getsockname()[1])
@@ -71,15 +74,19 @@ class Listener:
         while not self._closed:
             try:
                 raw, _ = self._socket.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if not self._closed:
+                    logger.warning("data plane: %s", error)
+                    time.sleep(0.1)
+                continue
+            if not self._strangers.acquire(blocking=False):
+                raw.close()  # whoever floods the port is not let in
+                continue
             threading.Thread(target=self._run, args=(raw,), name="stream", daemon=True).start()
 
     def _run(self, raw: socket.socket) -> None:
-        self._open.add(raw)
         try:
-            _tune(raw)
-            with self._context.wrap_socket(raw, server_side=True) as stream:
+            with self._authenticated(raw) as stream:
                 self._open.add(stream)
                 try:
                     self._serve(_read_header(stream), stream)
@@ -88,9 +95,15 @@ class Listener:
         except Exception as error:  # noqa: BLE001 - ends one stream, never the agent
             if not self._closed:
                 logger.warning("data plane: a stream ended: %s", error)
+
+    def _authenticated(self, raw: socket.socket) -> ssl.SSLSocket:
+        try:
+            raw.settimeout(HANDSHAKE_TIMEOUT_S)
+            stream = self._context.wrap_socket(raw, server_side=True)
         finally:
-            self._open.discard(raw)
-            raw.close()
+            self._strangers.release()
+        _tune(stream)
+        return stream
 
 
 def connect(
@@ -108,10 +121,13 @@ def connect(
     """
     raw = _direct(peer_address, port) or forward(address, port)
     try:
-        stream = context.wrap_socket(raw)
-        stream.sendall(json.dumps(header).encode() + b"\n")
+        stream = context.wrap_socket(raw)  # which closes what it cannot wrap
+        try:
+            stream.sendall(json.dumps(header).encode() + b"\n")
+        except OSError:
+            stream.close()
+            raise
     except OSError as error:
-        raw.close()
         raise PeerLost("the data plane", str(error)) from error
     return stream
 
@@ -151,8 +167,7 @@ def _read_header(stream: ssl.SSLSocket) -> dict[str, Any]:
 
 
 def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
-    """Carry bytes both ways between a TLS stream and a program's pipes until the program closes its
-    end.
+    """Carry bytes both ways between a TLS stream and a program until the program closes its end.
 
     read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both).
     One thread does it, since OpenSSL's state may not be used by two at once. Ends when *read_fd* is

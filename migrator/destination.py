@@ -1,6 +1,4 @@
-"""The agent at the destination as the source sees it: one method a request, each with its only
-right answer.
-"""
+"""The agent as the source sees it: one method a request, each with its only right answer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Someone who outlives us: when this process dies in the middle of a migration, its guardian
-resolves it.
+"""Someone who outlives us: when this process dies in a migration, its guardian resolves it.
 
 A shell that only waits for its standard input to end. A word before the end is the all-clear; the
 end without one means that we were killed, and it becomes `migrator resolve CONTAINER`, which acts

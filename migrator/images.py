@@ -37,9 +37,7 @@ LOCAL_ONLY = re.compile(r".*\.log|stats-.*|.*\.pid|.*\.socket")
 
 
 def place_for(memory_bytes: int) -> Path | None:
-    """Where images of that much memory can lie for a while: in memory if it is plenty, else on
-    disk.
-    """
+    """Where images of that size can lie for a while: in memory if there is plenty, else on disk."""
     for place in (Path("/dev/shm"), Path("/var/tmp")):
         try:
             free = shutil.disk_usage(place).free
@@ -72,8 +70,7 @@ def _available_memory() -> int:
 
 
 class ImageSender:
-    """Follows *images_dir* and sends what appears in it; `finish()` sends the rest and waits for
-    the answer.
+    """Sends what appears in *images_dir* as it appears; `finish()` sends the rest.
 
     Owns the stream. Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts
     what left so far.

@@ -1,5 +1,4 @@
-"""One migration as the destination lives it: everything that it makes, and the one way to remove it
-all.
+"""One migration at its destination: all that it makes, and the one way to remove it all.
 
 What was made is written to the journal before it is made, so that `discard` works for the agent
 itself, for the next agent and for `migrator resolve` alike, from the journal alone.

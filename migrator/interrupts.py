@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM during a migration: an error at a place where it can be undone, and a note
-where it cannot.
-"""
+"""Ctrl-C and SIGTERM in a migration: an error where it can be undone, a note where not."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """While it is entered, signals raise KeyboardInterrupt in the main thread; after `hold` they
-    only wait.
+    """While entered, signals raise KeyboardInterrupt; after `hold` they only wait.
 
     Outside of the main thread (an embedding program) signals are left to that program.
     """

@@ -43,9 +43,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What the destination must offer. criu_version: of the source; cpuinfo: CRIU's cpuinfo.img,
-    base64.
-    """
+    """What the destination must offer; cpuinfo is CRIU's cpuinfo.img in base64."""
 
     container: str
     bundle: str
@@ -109,9 +107,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """phases: what the destination did, [name, seconds since the Restore request came, duration in
-    seconds].
-    """
+    """phases: of the destination: name, ms since Restore came, duration in ms."""
 
     pid: int
     phases: list[list[Any]]

@@ -1,8 +1,7 @@
-"""The migration of one running container, from preflight to the end of its source: the story on one
-page.
+"""The migration of one running container: the story on one page.
 
-    preflight -> prepare -> sync rootfs -> arm -> [ freeze, dump, sync again, restore, fence |
-    COMMIT | run ] -> clean up
+    preflight -> prepare -> sync rootfs -> arm
+        -> [ freeze, dump, sync again, restore, fence | COMMIT | run ] -> clean up
 
 What stands in brackets happens inside CRIU's hold of the frozen source; the bar is the point of no
 return. Up to it every step has pushed its undo, and any error - also an interrupt, also our own
@@ -62,7 +61,9 @@ def migrate(plan: Plan, observer: Observer | None = None) -> Report:
                 raise _unfinished(plan.container)
         with recorder.phase("connect"):
             agent = stack.enter_context(DestinationAgent.open(plan.destination))
-        return Migration(plan, source, agent, recorder).run()
+        migration = Migration(plan, source, agent, recorder)
+        stack.callback(lambda: migration.agent.close())
+        return migration.run()
 
 
 class Migration:
@@ -112,9 +113,10 @@ class Migration:
             self.source.probe()
             self.source.plan_dump()
             needs = preflight.needs(self.plan, self.source.container, self.source.criu)
-            reasons = preflight.objections(self.plan, self.source.container) + self.agent.preflight(
-                needs
-            )
+            reasons = preflight.objections(self.plan, self.source.container)
+            reasons += self.agent.preflight(needs)
+            if left := self.source.started_by_exec():
+                self.warnings.append(f"processes {left} were started by exec: they did not move")
         if reasons:
             raise PreflightFailed(self.plan.container, self.agent.host, reasons)
         return needs
@@ -295,7 +297,9 @@ class Migration:
                 undone = False
                 error.add_note(f"undoing it: {second}")
             self._let_go(done=undone, forget=undone)
-        if isinstance(error, MigrationError | ContainerError | CriuError | OSError) and undone:
+        began = self.journal is not None
+        explained = isinstance(error, MigrationError | ContainerError | CriuError | OSError)
+        if began and explained and undone:
             raise RolledBack(self.plan.container, phase, str(error)) from error
 
     def _clean_up(self) -> None:
@@ -350,8 +354,7 @@ class Migration:
 
 
 class _Sync:
-    """The last look at the files, beside the dump: started when all stands still, waited for before
-    the restore.
+    """The last look at the files: started when all stands still, beside the dump.
 
     Its streams are opened before the freeze.
     """

@@ -1,5 +1,4 @@
-"""Why a container cannot move, found out before anything is touched - on the source, then on the
-destination.
+"""Why a container cannot move, found out before anything is touched, on both hosts.
 
 `needs` looks at the container and says what a destination must offer; `check` runs at the
 destination (in the agent) and returns every reason against it at once, each with its remedy.

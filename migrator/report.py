@@ -1,6 +1,4 @@
-"""What a migration did and how long each part took: phases as they happen, and the report at the
-end.
-"""
+"""What a migration did and how long each part took: phases as they pass, then the report."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished migration. downtime_ms: from CRIU's word that it freezes to the destination's that
-    it runs.
-    """
+    """A finished migration; downtime_ms is from CRIU's word that it freezes to "running"."""
 
     container: str
     destination: str

@@ -1,5 +1,4 @@
-"""Finish what a crash left of a migration, by the journals - at the source, at the destination, or
-both.
+"""Finish what a crash left of a migration, by the journals of either side.
 
 At the source: without a commit the container is resumed and the destination told to discard; with
 one, the destination is asked, and its answer is final: "running" ends the source, "dead" resumes

@@ -1,5 +1,4 @@
-"""The container's files: moved by rsync over a data-plane stream, first while it runs, again under
-the freeze.
+"""The container's files: moved by rsync while it runs, and again under the freeze.
 
 rsync(1) does the comparing; its two halves talk through our own stream instead of a second ssh.
 Whatever rsync would wrongly take for unchanged is named to it: nanosecond times are compared, and
@@ -83,8 +82,7 @@ def push(
 
 
 def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
-    """The far half: read rsync's command line from *stream*, run it inside *rootfs*, carry its
-    bytes.
+    """The far half: run the rsync that the source asks for inside *rootfs*, carry its bytes.
 
     Only what `push` asks for is run: a receiver that writes below its own directory.
     """

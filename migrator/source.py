@@ -16,6 +16,7 @@ from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network import Networks, announce, isolate, reconnect
+from runtime.processes import strangers
 from runtime.restore_options import RestoreOptions
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,10 @@ class Source:
         """Those of *names* that are files below the rootfs now."""
         rootfs = self.container.state.rootfs
         return sorted(name for name in names if (rootfs / name).is_file())
+
+    def started_by_exec(self) -> list[int]:
+        """Its processes that CRIU does not dump, since they do not descend from its init."""
+        return strangers(self.container.state.init_pid, self.container.processes())
 
     def freeze(self) -> None:
         """Freeze its cgroup: it then stays still whatever becomes of CRIU or of us."""

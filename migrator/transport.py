@@ -288,9 +288,7 @@ def _reason(error: Exception) -> str:
 
 
 def _as_socket(channel: paramiko.Channel) -> socket.socket:
-    """A real socket whose other end is pumped to and from *channel* by two threads: TLS wants a
-    descriptor.
-    """
+    """A real socket, pumped to and from *channel* by two threads: TLS wants a descriptor."""
     ours, theirs = socket.socketpair()
 
     def outward() -> None:

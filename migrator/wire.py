@@ -167,9 +167,7 @@ def _build(cls: type[M], fields: dict[str, Any], peer: str) -> M:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value has the shape of an annotation (str, int, list[str], dict[str, Any],
-    unions).
-    """
+    """Whether a JSON value has the shape of an annotation: str, list[int], dict[str, Any] ..."""
     if hint is Any:
         return True
     origin, args = get_origin(hint), get_args(hint)
