@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource as current
+
 from runtime.syscalls import prlimit
 
 TYPE_CHECKING = False
@@ -29,6 +31,7 @@ _NUMBERS = {
     "RLIMIT_RTPRIO": 14,
     "RLIMIT_RTTIME": 15,
 }
+_NOFILE = _NUMBERS["RLIMIT_NOFILE"]
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
@@ -38,10 +41,22 @@ def plan(limits: Iterable[Rlimit]) -> list[tuple[int, int, int]]:
 
 
 def apply(limits: Iterable[tuple[int, int, int]]) -> None:
-    """Set the limits of this process; OSError names the one that was refused."""
+    """Set the limits of this process; OSError names the one that was refused.
+
+    The number of descriptors is only raised, which takes privileges: the rest of the way to the
+    program needs some, and `lower_descriptors` is for the moment before it.
+    """
     for resource, soft, hard in limits:
+        now = current.getrlimit(resource) if resource == _NOFILE else (0, 0)
         try:
-            prlimit(0, resource, soft, hard)
+            prlimit(0, resource, max(soft, now[0]), max(hard, now[1]))
         except OSError as exc:
             exc.filename = f"{_NAMES[resource]} to {soft}:{hard}"
             raise
+
+
+def lower_descriptors(limits: Iterable[tuple[int, int, int]]) -> None:
+    """Set the limit of descriptors as it is to be; lowering it is never refused."""
+    for resource, soft, hard in limits:
+        if resource == _NOFILE:
+            prlimit(0, resource, soft, hard)

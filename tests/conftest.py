@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from migrator.lab import lab as labs
 from tests import bundles, leftovers
+from tests.lab.hosts import TwoHosts
 
 _numbers = itertools.count()
 
@@ -71,3 +73,22 @@ def fresh_netns(name: str) -> Iterator[Path]:
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield leftovers.NETNS / name
     subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[labs.Lab]:
+    """A lab of this session's own, with cables as fast as the machine."""
+    with labs.up(leftovers.own("lab"), bandwidth="off", owned=True) as up:
+        yield up
+
+
+@pytest.fixture
+def two_hosts(lab: labs.Lab) -> Iterator[TwoHosts]:
+    """The hosts of the lab; what a test leaves in them is removed when it ends."""
+    hosts = TwoHosts(lab)
+    yield hosts
+    for host in lab.hosts:
+        script = (
+            'for id in $(migrator list -q); do migrator delete --force "$id"; done; rm -rf /srv/*'
+        )
+        host.run("sh", "-c", script, check=False)

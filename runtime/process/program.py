@@ -32,11 +32,12 @@ _MAX_PASSWD_BYTES = 1 << 20
 class Program:
     """What exec is called with, once everything else is done."""
 
-    def __init__(self, path: str, args: list[str], env: dict[str, str], preserve_fds: int) -> None:
+    def __init__(self, path: str, env: dict[str, str], plan: ProcessPlan) -> None:
         self._path = path
-        self._args = args
+        self._args = plan["args"]
         self._env = env
-        self._preserve_fds = preserve_fds
+        self._preserve_fds = plan["preserve_fds"]
+        self._limits = plan["rlimits"]
 
     def execute(self) -> None:
         """Become the program; only returns by raising OSError."""
@@ -46,6 +47,7 @@ class Program:
         close_range_cloexec(3)
         for fd in range(3, 3 + self._preserve_fds):
             os.set_inheritable(fd, True)
+        rlimits.lower_descriptors(self._limits)
         try:
             os.execve(self._path, self._args, self._env)
         except OSError as exc:
@@ -82,7 +84,7 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
     with step("exec"):
         path = find_program(plan["args"][0], env.get("PATH") or _DEFAULT_PATH)
     os.umask(plan["umask"])
-    return Program(path, plan["args"], env, plan["preserve_fds"])
+    return Program(path, env, plan)
 
 
 def _set_oom_score_adj(value: int | None, proc_fd: int) -> None:
