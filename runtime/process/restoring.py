@@ -13,6 +13,7 @@ from runtime import rootfs
 from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
+from runtime.resolve import make_directory
 from runtime.syscalls import (
     fsconfig_create,
     fsmount,
@@ -64,7 +65,7 @@ def _mount_tmpfs(path: str) -> None:
 
 
 def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None:
-    """Mount everything in a namespace that is left at once: what stays are the mount points.
+    """Mount everything in a namespace that is left at once: what stays are the directories.
 
     One inside another mount is made in that: only so is it where CRIU will look for it.
     """
@@ -74,6 +75,8 @@ def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None
             unshare(CLONE_NEWNS)
             root_fd = rootfs.attach(plan["rootfs"])
             rootfs.mount_all(root_fd, plan["rootfs"]["mounts"])
+            # where CRIU puts a directory of its own: it cannot make one in a read-only root
+            os.close(make_directory(root_fd, "/tmp"))
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     if status:

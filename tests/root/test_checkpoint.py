@@ -233,6 +233,14 @@ def test_bind_mounts_come_from_the_bundle_that_restores(migratory: Migratory, ro
         subprocess.run(["umount", deep / "inner"], check=True)
 
 
+def test_a_read_only_root_without_a_tmp_is_restored(migratory: Migratory) -> None:
+    (migratory.box.bundle.rootfs / "tmp").rmdir()
+    migratory.box.update(root={"path": "rootfs", "readonly": True})
+    migratory.start("while :; do sleep 1; done")
+    migratory.checkpoint()
+    assert migratory.restore().status() is Status.RUNNING
+
+
 def test_masked_and_readonly_paths_stay_so(migratory: Migratory) -> None:
     migratory.start()
     for _ in range(2):
