@@ -1,0 +1,84 @@
+"""A container that counts moves to the other host, back again, and on shared storage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrator.lab.host import Host
+from tests import bundles
+from tests.faults.moves import COUNT, NAME, Counter, counting, eventually
+from tests.lab.hosts import TwoHosts
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_criu,
+    pytest.mark.needs_sshd,
+    pytest.mark.needs_rsync,
+    pytest.mark.needs_busybox,
+]
+
+
+@pytest.fixture
+def counter(two_hosts: TwoHosts) -> Iterator[Counter]:
+    with counting(two_hosts) as counter:
+        yield counter
+
+
+def migrate(hosts: TwoHosts, source: Host, destination: Host, *more: str) -> dict[str, Any]:
+    """The report of a migration from one host to the other."""
+    done = source.run(
+        "migrator", "migrate", "-F", str(hosts.lab.ssh_config), "--json", *more,
+        "--bridge", f"{source.bridge}={destination.bridge}", NAME, f"root@{destination.name}",
+    )  # fmt: skip
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_there_and_back_again(two_hosts: TwoHosts, counter: Counter) -> None:
+    alpha, beta = two_hosts.source, two_hosts.destination
+    there = migrate(two_hosts, alpha, beta)
+    assert counter.where_it_runs() == "destination"
+    counter.last = counter.count(beta)
+    back = migrate(two_hosts, beta, alpha)
+    assert counter.where_it_runs() == "source"
+    assert back["rootfs_bytes"] < there["rootfs_bytes"] / 10, "the files were there already"
+    beta.run("rm", "-rf", f"/srv/{NAME}")
+    counter.remove("source")
+
+
+def test_the_report_says_what_happened(two_hosts: TwoHosts, counter: Counter) -> None:
+    report = migrate(two_hosts, two_hosts.source, two_hosts.destination)
+    assert (report["container"], report["outcome"], report["mode"]) == (NAME, "migrated", "cold")
+    assert report["destination"] == two_hosts.destination.name
+    assert 0 < report["downtime_ms"] < report["total_ms"]
+    assert report["bytes"] == report["image_bytes"] + report["rootfs_bytes"] > 0
+    names = [phase["name"] for phase in report["phases"] if phase["host"] == "source"]
+    expected = "load connect preflight prepare arm dump restore fence commit end clean"
+    assert [name.split()[0] for name in names if name.split()[0] in expected] == expected.split()
+    frozen = {phase["name"] for phase in report["phases"] if phase["frozen"]}
+    assert {"dump", "send images", "restore", "fence", "commit"} <= frozen
+    assert not frozen & {"connect", "preflight", "prepare", "sync rootfs", "arm", "clean up"}
+    counter.remove("destination")
+
+
+def test_on_shared_storage_no_file_moves(two_hosts: TwoHosts) -> None:
+    alpha, beta = two_hosts.source, two_hosts.destination
+    shared = Path(two_hosts.lab.ssh_config).parent / "shared"
+    bundle = bundles.make(shared, "sh", "-c", COUNT)
+    count = bundle.rootfs / "tmp/count"
+    network = f"type=veth,name=eth0,bridge={alpha.bridge},address=10.77.9.9/16"
+    script = 'exec </dev/null >/dev/null 2>&1; exec migrator run -d --network "$1" -b "$2" "$3"'
+    alpha.run("sh", "-c", script, "sh", network, str(shared), NAME)
+    eventually(count.exists, "it counts")
+    report = migrate(two_hosts, alpha, beta, "--rootfs", "shared")
+    assert report["rootfs_bytes"] == 0
+    before = int(count.read_text())
+    eventually(lambda: int(count.read_text()) > before > 0, "it goes on counting")
+    beta.run("migrator", "delete", "--force", NAME)
+    shutil.rmtree(shared)
