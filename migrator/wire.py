@@ -24,7 +24,7 @@ from migrator.errors import PeerLost, ProtocolError
 PROTOCOL = 1
 #: the source says Ping this often; an agent that hears nothing for SILENCE_S takes it for gone
 PING_S = 1.0
-SILENCE_S = 15.0
+SILENCE_S = 8.0
 POLL_S = 0.1
 MAX_FRAME = 16 << 20
 _HEADER = struct.Struct(">I")

@@ -73,6 +73,7 @@ Host *
     StrictHostKeyChecking yes
     UpdateHostKeys no
     BatchMode yes
+    ConnectTimeout 3
     LogLevel ERROR
 """
 
