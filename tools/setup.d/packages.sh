@@ -20,6 +20,8 @@ missing_packages() {
         [[ -n $(suitable_python) ]] || if [[ $family == dnf ]]; then echo python3; else echo python3-venv; fi
         [[ $family == bookworm || -n $(system_criu) ]] ||
             if [[ $family == dnf ]]; then echo criu python3-criu; else echo criu python3-pycriu; fi
+        # Only Debian's packages are unpacked without installing them.
+        [[ $family != dnf || -n $(redis_path) ]] || echo redis
     } | sort -u | xargs
 }
 
