@@ -88,7 +88,7 @@ class Agent:
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:
             raise ProtocolError("the source", "a second Prepare")
-        self._incoming = Incoming(self._root, request, criu=self._criu, recorder=self._recorder)
+        self._incoming = Incoming(self._root, request, criu=self._criu)
         self._guardian = Guardian(self._root, self._incoming.container)
         with self._recorder.phase("prepare"):
             return self._incoming.prepare(_our_address())

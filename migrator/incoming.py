@@ -23,7 +23,6 @@ from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import Journal
 from migrator.preflight import came_by_migration, mark
-from migrator.report import Recorder
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
 from runtime.descriptors import Kind
@@ -36,15 +35,13 @@ from runtime.state import check_id, is_alive, write_atomic
 class Incoming:
     """The destination's part of one migration, from `prepare` to `finish` or `discard`."""
 
-    def __init__(
-        self, root: Path, request: m.Prepare, *, criu: str | None, recorder: Recorder
-    ) -> None:
+    def __init__(self, root: Path, request: m.Prepare, *, criu: str | None) -> None:
         """Reserve the container's id: the journal stays locked until `close`.
 
         What a dead migration left of this container is removed first. Raises UsageProblem when a
         live one is at work.
         """
-        self.root, self.request, self._criu, self._recorder = root, request, criu, recorder
+        self.root, self.request, self._criu = root, request, criu
         self.container = check_id(request.container)
         self.bundle, self.rootfs = Path(request.bundle), Path(request.rootfs)
         if not self.bundle.is_absolute() or not self.rootfs.is_absolute():

@@ -33,8 +33,6 @@ from runtime.cgroups.detect import cgroup_version
 from runtime.network import bridge_exists, network_lock
 from runtime.state import check_id
 
-_EXTERNAL_KINDS = ("network", "pid")
-
 
 def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
     """What the destination must offer for *container*; *criu* is the source's, already started."""

@@ -20,10 +20,9 @@ from migrator.destination import DestinationAgent
 from migrator.errors import MigrationError, OutcomeUnknown, UsageProblem
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
-from migrator.source import networks_of
 from runtime import Container, NoSuchContainer
 from runtime.checkpoint import unlock
-from runtime.network import announce, reconnect
+from runtime.network import Networks, announce, reconnect
 from runtime.state import check_id
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
     if container is not None:
         unlock(container)
         container.cgroup.thaw()
-        reconnect(networks_of(container), container.id)
+        reconnect(Networks.of(container.state), container.id)
         if container.status().has_init:
             announce(container.netns_path)
     _forget(journal)

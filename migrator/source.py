@@ -122,11 +122,11 @@ class Source:
 
     def isolate(self) -> None:
         """Take its host ends down: not even the kernel answers for it here any more."""
-        isolate(networks_of(self.container), self.container.id)
+        isolate(Networks.of(self.container.state), self.container.id)
 
     def reconnect(self) -> None:
         """Host ends up again."""
-        reconnect(networks_of(self.container), self.container.id)
+        reconnect(Networks.of(self.container.state), self.container.id)
 
     def announce(self) -> None:
         """Tell the switches that its addresses are here."""
@@ -145,12 +145,6 @@ class Source:
         self.criu.close()
         if self.images_dir is not None:
             shutil.rmtree(self.images_dir, ignore_errors=True)
-
-
-def networks_of(container: Container) -> Networks:
-    """Its interfaces and routes, as its state keeps them."""
-    state = container.state
-    return Networks.from_json({"networks": state.networks, "routes": state.routes})
 
 
 def memory_bytes(container: Container) -> int:

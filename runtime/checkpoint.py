@@ -259,7 +259,7 @@ def _record(
         container_id=container.id,
         spec_sha256=spec_digest(state.spec),
         descriptors=tuple(standard),
-        networks=Networks.from_json({"networks": state.networks, "routes": state.routes}),
+        networks=Networks.of(state),
         submounts=tuple(submounts),
         dumped=Dumped(
             tcp_established=options.tcp_established,

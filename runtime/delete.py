@@ -96,7 +96,7 @@ def _remove_network(state: State) -> None:
     if state.networks:
         from runtime.network import Networks, teardown  # noqa: PLC0415 - lazy: 40 ms
 
-        wanted = Networks.from_json({"networks": state.networks, "routes": state.routes})
+        wanted = Networks.of(state)
         teardown(wanted, state.id)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from runtime.errors import InvalidNetwork
 from runtime.network import checks
+
+if TYPE_CHECKING:
+    from runtime.state import State
 
 LOOPBACK = "loopback"
 VETH = "veth"
@@ -222,6 +225,11 @@ class Networks:
             "networks": [network.to_json() for network in self.networks],
             "routes": [route.to_json() for route in self.routes],
         }
+
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """Those that the state of a container keeps."""
+        return cls.from_json({"networks": state.networks, "routes": state.routes})
 
     @classmethod
     def from_json(cls, data: object, *, where: str = "networks") -> Self:
