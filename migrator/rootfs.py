@@ -35,6 +35,9 @@ _OPTIONS = (
     "--archive", "--hard-links", "--acls", "--xattrs", "--numeric-ids", "--sparse",
     "--modify-window=-1", "--one-file-system", "--stats",
 )  # fmt: skip
+# Directories of an instant, which CRIU makes in the container's mount namespace to see a tmpfs that
+# others are mounted on (criu/mount.c: open_mountpoint): the only thing that moves under the freeze.
+_OF_CRIU = ("--exclude=/tmp/cr-tmpfs.??????", "--exclude=/cr-tmpfs.??????")
 # what rsync 3.2 and newer asks of its far half for these options
 _FAR_ARGUMENT = re.compile(
     r"-[A-Za-z]+(\.[A-Za-z]*)?|-@-1|--(delete(-before|-during|-after|-delay)?|numeric-ids|modify-window=-1"
@@ -65,7 +68,7 @@ def push(
         fds.append(_fed("\0".join(names).encode("utf-8", "surrogateescape")))
         selection = [f"--files-from=/dev/fd/{fds[0]}", "--from0", "--ignore-times"]
     else:
-        selection = ["--delete"]
+        selection = ["--delete", *(_OF_CRIU if frozen else ())]
     arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
     try:
         status, output = _run_near(arguments, stream, fds)

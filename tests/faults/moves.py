@@ -76,7 +76,7 @@ class Move:
         eventually(self.is_stopped, f"{self.side} stops at {self.phase}: {self.process.poll()}")
 
     def is_stopped(self) -> bool:
-        assert self.process.poll() is None, f"it ended: {self.process.stderr.read()}"
+        assert self.process.poll() is None, f"it ended: {self.process.communicate()[1]}"
         for pid in processes(self.stopped_on, self.pattern):
             state = self.stopped_on.run("cat", f"/proc/{pid}/status", check=False).stdout
             if STOPPED.search(state):

@@ -190,14 +190,16 @@ def test_options_that_criu_rejects_are_a_failure(counter: Counter, images: Path)
 
 
 def test_a_failure_names_the_option_that_would_help(images: Path) -> None:
-    child = subprocess.Popen(["/bin/sleep", "1000"])
-    try:
-        with Criu.start() as criu, pytest.raises(CriuRequestFailed, match="--shell-job"):
-            criu.dump(DumpOptions(pid=child.pid, images_dir=images))
-        assert child.poll() is None
-    finally:
-        child.kill()
-        child.wait()
+    command = ["/bin/sh", "-c", "sleep 1000 & echo $!; wait"]
+    # its own session, which the one that is dumped belongs to but does not lead
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as leader:
+        child = int(leader.stdout.readline())
+        try:
+            with Criu.start() as criu, pytest.raises(CriuRequestFailed, match="--shell-job"):
+                criu.dump(DumpOptions(pid=child, images_dir=images))
+            assert leader.poll() is None
+        finally:
+            os.killpg(leader.pid, signal.SIGKILL)
 
 
 def test_damaged_images_are_a_failure(images: Path) -> None:
