@@ -26,9 +26,19 @@ def stats() -> Any:
 
 def pagemap() -> Any:
     """The messages of the memory maps (pagemap.proto)."""
-    # it imports what it needs by a name that only pycriu's own directory has
-    sys.modules.setdefault("opts_pb2", _generated("images/opts_pb2"))
-    return _generated("images/pagemap_pb2")
+    return _importing("pagemap", "opts")
+
+
+def mm() -> Any:
+    """The messages of an address space (mm.proto)."""
+    return _importing("mm", "opts", "vma")
+
+
+def _importing(name: str, *needed: str) -> ModuleType:
+    """An image's module, which imports others by names that only pycriu's own directory has."""
+    for each in needed:
+        sys.modules.setdefault(f"{each}_pb2", _generated(f"images/{each}_pb2"))
+    return _generated(f"images/{name}_pb2")
 
 
 @cache
