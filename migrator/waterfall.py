@@ -19,7 +19,7 @@ SHORTEST_MS = 0.1
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _COLOURS = {"source": "cyan", "destination": "magenta"}
-_SLACK_MS = 0.05  # phases are timed one by one: an inner one may seem to end after the outer
+_SLACK_MS = 0.2  # both hosts time their own phases: an inner one may seem to stick out a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +61,20 @@ def waterfall(
 
 
 def rows(phases: Sequence[Phase], window_start_ms: float, window_end_ms: float) -> list[Row]:
-    """Every phase that has a part in the window, cut to it, in the order in which they begin."""
-    inside = sorted(_cut(phases, window_start_ms, window_end_ms), key=_outer_first)
-    depths = _depths(inside)
+    """Every phase that has a part in the window, cut to it; inner ones follow their outer one."""
+    inside = sorted(_cut(phases, window_start_ms, window_end_ms), key=lambda p: p.start_ms)
+    parents = [_parent(inside, number) for number in range(len(inside))]
+    depths = [_depth(parents, number) for number in range(len(inside))]
     owned = _owned(inside, depths, window_end_ms - window_start_ms)
-    found = [
-        Row(phase.name, phase.host, depth, phase.start_ms, phase.duration_ms, own)
-        for phase, depth, own in zip(inside, depths, owned, strict=True)
-    ]
-    gaps = [
-        Row(BETWEEN, "", 0, start, end - start, end - start)
-        for start, end in _gaps(inside, window_end_ms - window_start_ms)
-    ]
-    return sorted([*found, *gaps], key=lambda row: row.start_ms)
+    found = {
+        _path(inside, parents, n): Row(
+            p.name, p.host, depths[n], p.start_ms, p.duration_ms, owned[n]
+        )
+        for n, p in enumerate(inside)
+    }
+    for start, end in _gaps(inside, window_end_ms - window_start_ms):
+        found[((start, -1),)] = Row(BETWEEN, "", 0, start, end - start, end - start)
+    return [found[place] for place in sorted(found)]
 
 
 def window_of(report: Mapping[str, Any]) -> tuple[list[Phase], float, float]:
@@ -94,23 +95,35 @@ def _cut(phases: Iterable[Phase], start_ms: float, end_ms: float) -> Iterator[Ph
             yield Phase(phase.name, begin - start_ms, end - begin, phase.host, phase.frozen)
 
 
-def _outer_first(phase: Phase) -> tuple[float, float]:
-    return phase.start_ms, -phase.duration_ms
-
-
 def _end(phase: Phase) -> float:
     return phase.start_ms + phase.duration_ms
 
 
-def _depths(phases: Sequence[Phase]) -> list[int]:
-    """In how many others each lies; *phases* are sorted, outer ones first."""
-    depths, around = [], list[Phase]()
-    for phase in phases:
-        while around and _end(around[-1]) + _SLACK_MS < _end(phase):
-            around.pop()
-        depths.append(len(around))
-        around.append(phase)
-    return depths
+def _parent(phases: Sequence[Phase], number: int) -> int | None:
+    """The shortest of those within whose time the *number*th lies; of equals the first."""
+    inner = phases[number]
+    around = [
+        (outer.duration_ms, -n, n)
+        for n, outer in enumerate(phases)
+        if outer.start_ms <= inner.start_ms + _SLACK_MS
+        and _end(inner) <= _end(outer) + _SLACK_MS
+        and (outer.duration_ms, -n) > (inner.duration_ms, -number)
+    ]
+    return min(around)[2] if around else None
+
+
+def _path(
+    phases: Sequence[Phase], parents: Sequence[int | None], number: int
+) -> tuple[tuple[float, int], ...]:
+    """Where it stands: start and number of the outermost phase around it, and so on inwards."""
+    parent = parents[number]
+    before = () if parent is None else _path(phases, parents, parent)
+    return *before, (phases[number].start_ms, number)
+
+
+def _depth(parents: Sequence[int | None], number: int) -> int:
+    parent = parents[number]
+    return 0 if parent is None else 1 + _depth(parents, parent)
 
 
 def _owned(phases: Sequence[Phase], depths: Sequence[int], total_ms: float) -> list[float]:

@@ -12,6 +12,9 @@ _LABELS = {
     "lost": "of them lost or changed",
     "connection": "the client's connection",
     "ticks": "ticks counted",
+    "pages_written": "pages written",
+    "pages_compared": "pages compared",
+    "pages_wrong": "of them not as written",
 }
 
 
@@ -28,6 +31,17 @@ def answers(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "frozen", f"{migration['downtime_ms']:.1f} ms"
     mib = migration["bytes"] / (1 << 20)
     yield "moved", f"{mib:.1f} MiB in {migration['total_ms'] / 1000:.2f} s, {facts['bandwidth']}"
+
+
+def rounds(migration: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each round of copying while the container ran; the last one says why it was."""
+    for a_round in migration.get("rounds") or ():
+        mib, seconds = a_round["bytes"] / (1 << 20), a_round["seconds"]
+        why = f", the last: {a_round['why']}" if a_round.get("why") else ""
+        yield (
+            f"round {a_round['number']}: {a_round['pages']} pages, {mib:.1f} MiB "
+            f"in {seconds:.2f} s, {a_round['dirty_pages']} written meanwhile{why}"
+        )
 
 
 def _copies(count: int) -> str:

@@ -8,12 +8,12 @@ import shutil
 from migrator.lab.errors import StepFailed
 from migrator.lab.host import Host
 from migrator.lab.lab import Lab
+from scenarios.errors import ScenarioFailed
 from scenarios.workload import (
     CONTAINER_ADDRESS,
     CONTAINER_MAC,
     PREFIX_LENGTH,
     Move,
-    ScenarioFailed,
     Workload,
     bundle_on,
 )

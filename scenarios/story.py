@@ -11,10 +11,10 @@ from typing import Any, Protocol, cast
 
 from migrator.lab import lab
 from scenarios.by_migrator import ByMigrator
+from scenarios.errors import ScenarioFailed
 from scenarios.workload import (
     Listener,
     Outcome,
-    ScenarioFailed,
     Workload,
     migrate_under_observation,
 )

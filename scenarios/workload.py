@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from migrator.lab.host import Host
 from migrator.lab.lab import Lab
 from scenarios.bundle import Bundle
+from scenarios.progress import Progress
 
 CONTAINER_ADDRESS = "10.77.1.1"
 PREFIX_LENGTH = 16
@@ -18,24 +19,20 @@ CONTAINER_MAC = "02:6d:69:67:01:01"
 SETTLE_S = 0.5
 
 
-class ScenarioFailed(Exception):
-    """The story could not be told to its end; str() says why."""
-
-    exit_code = 1
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What was seen of the container while it moved.
 
     silence_ms: how long it did nothing, as its client or it itself saw it; noise_ms: the most that
-    the observer's own scheduling can have added; problems: empty when nothing was lost.
+    the observer's own scheduling can have added; problems: empty when nothing was lost; progress:
+    how far it was from time to time, if it says so.
     """
 
     silence_ms: float
     noise_ms: float
     facts: Mapping[str, object] = field(default_factory=dict)
     problems: Sequence[str] = ()
+    progress: Sequence[Progress] = ()
 
 
 class Workload(Protocol):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from migrator.commands._common import OneDash
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.group()
@@ -54,20 +57,31 @@ def _print(facts: Mapping[str, Any]) -> None:
     from rich.console import Console  # lazy: 60 ms
     from rich.table import Table
 
-    from scenarios.answers import answers
+    from migrator.waterfall import waterfall, window_of
+    from scenarios.answers import answers, rounds
 
     summary = Table.grid(padding=(0, 2))
     for label, answer in answers(facts):
         summary.add_row(label, answer)
-    phases = Table("phase", "host", box=None, padding=(0, 2, 0, 0))
-    for heading in ("starts, ms", "takes, ms"):
-        phases.add_column(heading, justify="right")
-    phases.add_column("container")
-    for phase in facts["migration"]["phases"]:
-        times = (f"{phase['start_ms']:.1f}", f"{phase['duration_ms']:.1f}")
-        state = "frozen" if phase["frozen"] else "runs"
-        phases.add_row(phase["name"], phase["host"], *times, state)
+    migration = facts["migration"]
     console = Console(highlight=False)
     console.width = max(console.width, 100)
-    for part in ("", summary, "", phases):
+    for part in ("", summary, "", _before(migration), *rounds(migration), ""):
         console.print(part)
+    console.print("while it was frozen:")
+    for line in waterfall(*window_of(migration), console.width - 1, markup=True):
+        console.print(line)
+
+
+def _before(migration: Mapping[str, Any]) -> Table:
+    """The phases that cost the container nothing."""
+    from rich.table import Table
+
+    phases = Table("while it ran", "host", box=None, padding=(0, 2, 0, 0))
+    for heading in ("starts, ms", "takes, ms"):
+        phases.add_column(heading, justify="right")
+    for phase in migration["phases"]:
+        if not phase["frozen"]:
+            times = (f"{phase['start_ms']:.1f}", f"{phase['duration_ms']:.1f}")
+            phases.add_row(phase["name"], phase["host"], *times)
+    return phases

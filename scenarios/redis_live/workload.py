@@ -12,8 +12,9 @@ from typing import Any
 from migrator.lab.host import Host
 from migrator.lab.lab import Lab
 from scenarios.bundle import Bundle
+from scenarios.errors import ScenarioFailed
 from scenarios.redis_live import writer
-from scenarios.workload import CONTAINER_ADDRESS, Observation, ScenarioFailed
+from scenarios.workload import CONTAINER_ADDRESS, Observation
 
 PORT = 6379
 

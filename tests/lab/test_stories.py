@@ -12,14 +12,17 @@ from scenarios.by_migrator import ByMigrator
 from scenarios.idle.workload import IdleWorkload
 from scenarios.redis_live.workload import RedisWorkload
 from scenarios.workload import Workload, migrate_under_observation
+from scenarios.write_heavy.workload import ScribeWorkload
 from tests.lab.hosts import TwoHosts, nothing_left_behind
 
 MIGRATOR = Path(sys.prefix, "bin/migrator")
 
+SCRIBE = ScribeWorkload(mib=32, working_mib=8, mb_per_second=20, half_zero=True)
+
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu]
 
 
-@pytest.mark.parametrize("name", ["idle", "redis-live"])
+@pytest.mark.parametrize("name", ["idle", "redis-live", "write-heavy"])
 def test_the_story_ends_as_expected(name: str) -> None:
     command = [MIGRATOR, "scenario", "run", name, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -30,7 +33,7 @@ def test_the_story_ends_as_expected(name: str) -> None:
     assert f"story-{name}" not in labs.names()
 
 
-@pytest.mark.parametrize("workload", [IdleWorkload(), RedisWorkload(fill_mib=4)])
+@pytest.mark.parametrize("workload", [IdleWorkload(), RedisWorkload(fill_mib=4), SCRIBE])
 def test_a_migration_leaves_nothing_behind_on_either_host(
     two_hosts: TwoHosts, workload: Workload
 ) -> None:
@@ -43,4 +46,6 @@ def test_an_unknown_story_is_refused_in_one_line() -> None:
     command = [MIGRATOR, "scenario", "run", "nonsense"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "migrator: no story nonsense: there are idle, redis-live\n"
+    assert done.stderr == (
+        "migrator: no story nonsense: there are half-zero, idle, redis-live, write-heavy\n"
+    )

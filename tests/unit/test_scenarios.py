@@ -9,8 +9,9 @@ import pytest
 
 from scenarios import answers, story
 from scenarios.bundle import Bundle
+from scenarios.errors import ScenarioFailed
 from scenarios.redis_live import writer
-from scenarios.workload import Move, Observation, Outcome, ScenarioFailed
+from scenarios.workload import Move, Observation, Outcome
 
 
 class Talk(writer.Connection):
@@ -116,7 +117,7 @@ def test_a_result_is_held_against_what_is_expected() -> None:
 
 
 def test_every_story_has_what_a_story_needs() -> None:
-    assert story.names() == ["idle", "redis-live"]
+    assert story.names() == ["half-zero", "idle", "redis-live", "write-heavy"]
     for name in story.names():
         directory = Path(story.__file__).parent / name.replace("-", "_")
         assert (directory / "README.md").read_text().startswith(f"# {name}: ")
@@ -125,7 +126,7 @@ def test_every_story_has_what_a_story_needs() -> None:
 
 
 def test_an_unknown_story_is_named_with_those_there_are() -> None:
-    with pytest.raises(ScenarioFailed, match="no story nonsense: there are idle, redis-live"):
+    with pytest.raises(ScenarioFailed, match="no story nonsense: there are half-zero, idle"):
         story.load("nonsense")
 
 

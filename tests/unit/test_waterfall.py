@@ -49,9 +49,15 @@ def test_of_two_side_by_side_the_one_waited_for_owns_the_time() -> None:
     assert named("send pages").own_ms == pytest.approx(25.0)
 
 
-def test_an_inner_phase_that_seems_to_end_a_little_later_is_still_within() -> None:
-    inner = [Phase("outer", 0.0, 10.0), Phase("inner", 5.0, 5.02)]
-    assert [row.depth for row in rows(inner, 0.0, 20.0)] == [0, 1, 0]
+def test_what_sticks_out_a_little_is_still_within() -> None:
+    inner = [Phase("inner", 4.9, 5.2), Phase("outer", 5.0, 10.0), Phase("last", 9.0, 6.1)]
+    found = [(row.name, row.depth) for row in rows(inner, 0.0, 20.0)]
+    assert found == [(BETWEEN, 0), ("outer", 0), ("inner", 1), ("last", 1), (BETWEEN, 0)]
+
+
+def test_of_two_equal_phases_one_is_within_the_other() -> None:
+    twins = [Phase("a", 0.0, 10.0), Phase("b", 0.0, 10.0)]
+    assert [(row.name, row.depth) for row in rows(twins, 0.0, 10.0)] == [("a", 0), ("b", 1)]
 
 
 def test_a_window_without_phases_is_one_gap() -> None:

@@ -24,9 +24,10 @@ from rich.console import Console
 from migrator.lab import lab
 from migrator.lab.errors import LabError
 from scenarios.by_migrator import ByMigrator
+from scenarios.errors import ScenarioFailed
 from scenarios.idle.workload import IdleWorkload
 from scenarios.redis_live.workload import RedisWorkload
-from scenarios.workload import Mover, ScenarioFailed, Workload, migrate_under_observation
+from scenarios.workload import Mover, Workload, migrate_under_observation
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
     "Redis 64 MiB": lambda: RedisWorkload(64),

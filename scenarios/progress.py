@@ -1,0 +1,68 @@
+"""How far a process was from time to time, and what a migration did to its pace. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+PAGE_BYTES = 4096
+#: A report counts from where migrator begins; its interpreter began a little earlier.
+COMMAND_START_S = 0.5
+
+
+class Progress(NamedTuple):
+    """At a time (s, real-time clock): pages written so far, seconds of CPU taken so far."""
+
+    at_s: float
+    writes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Before the migration and while it was tracked.
+
+    slowed: by how much of its pace, by the clock; slowed_cpu: of its pace per second of CPU that it
+    got, so without what others on the machine took from it; rewritten_bytes: in the tracked time,
+    pages written twice counted twice.
+    """
+
+    before_mb_s: float
+    slowed: float
+    slowed_cpu: float
+    rewritten_bytes: int
+
+
+def pace(progress: Sequence[Progress], report: Mapping[str, Any]) -> Pace | None:
+    """What the progress shows beside the migration's report; None without rounds or samples.
+
+    The freeze is the longest time between two samples; it is where both clocks meet.
+    """
+    tracked_s = sum(a_round["seconds"] for a_round in report.get("rounds") or ())
+    if len(progress) < 4 or not tracked_s:
+        return None
+    frozen_ms = min((p["start_ms"] for p in report["phases"] if p["frozen"]), default=0.0)
+    frozen_at = max(pairwise(progress), key=lambda pair: pair[1].at_s - pair[0].at_s)[0].at_s
+    began_at = frozen_at - frozen_ms / 1000 - COMMAND_START_S
+    before = [p for p in progress if p.at_s <= began_at]
+    tracked = [p for p in progress if frozen_at - tracked_s <= p.at_s <= frozen_at]
+    if len(before) < 2 or len(tracked) < 2:
+        return None
+    return Pace(
+        before_mb_s=_per_second(before) * PAGE_BYTES / 1e6,
+        slowed=1 - _per_second(tracked) / _per_second(before),
+        slowed_cpu=1 - _per_cpu_second(tracked) / _per_cpu_second(before),
+        rewritten_bytes=(tracked[-1].writes - tracked[0].writes) * PAGE_BYTES,
+    )
+
+
+def _per_second(samples: Sequence[Progress]) -> float:
+    first, last = samples[0], samples[-1]
+    return (last.writes - first.writes) / (last.at_s - first.at_s)
+
+
+def _per_cpu_second(samples: Sequence[Progress]) -> float:
+    first, last = samples[0], samples[-1]
+    return (last.writes - first.writes) / max(last.cpu_s - first.cpu_s, 1e-9)
