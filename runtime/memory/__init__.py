@@ -1,0 +1,25 @@
+"""The memory of running processes: which pages are there, which were written, where they are kept.
+
+Names are loaded when they are first used, as in the package above.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.memory.maps import Mapping
+    from runtime.memory.pagemap import Pagemap
+    from runtime.memory.runs import Run
+
+__all__ = ["Mapping", "Pagemap", "Run"]
+
+_HOME = {"Mapping": "maps", "Pagemap": "pagemap", "Run": "runs"}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
