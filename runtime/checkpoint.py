@@ -25,7 +25,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo, processes
+from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
 from runtime.image_directory import written
@@ -58,6 +58,9 @@ class CheckpointOptions:
     shell_job: bool = False
     file_locks: bool = False
     link_remap: bool = False
+    #: the content of tmpfs mounts is packed by us, not by CRIU's tar: quicker, but such images are
+    #: restored by this program alone
+    own_tmpfs: bool = False
     ghost_limit_bytes: int | None = None
     timeout_s: int | None = None
     manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
@@ -106,10 +109,15 @@ class Checkpoint:
         )
         points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid)
         below = externals.submounts(points, binds, table)
+        moved = _tmpfs(options, table, [*points, *below])
         #: what a restore is told; positions in files are only known when the container stands still
-        self.record = _record(container, options, table, [mount.name for mount in below])
-        self.dump_options = self._dump_options([*points, *below])
+        self.record = replace(
+            _record(container, options, table, [mount.name for mount in below]), tmpfs=moved
+        )
+        ours = [externals.ExternalMount(mount.point, mount.name) for mount in moved]
+        self.dump_options = self._dump_options([*points, *below, *ours])
         self._passed: set[str] = set()
+        self._tmpfs: tmpfs.Opened | None = None
 
     def run(self, on_notify: Handler | None = None, *, criu: Criu | None = None) -> DumpStats:
         """Dump it, into an image directory that is made if it is missing.
@@ -131,6 +139,7 @@ class Checkpoint:
             self._make_directories(stack)
             if criu is None:
                 criu = stack.enter_context(Criu.start(find_criu(self.options.criu)))
+            self._open_tmpfs(stack)
             try:
                 return self._dump(criu, on_notify)
             except BaseException:
@@ -146,6 +155,14 @@ class Checkpoint:
             why = f"{exc.filename}: {exc.strerror}"
             raise CheckpointFailed(self.container.id, why) from exc
 
+    def _open_tmpfs(self, stack: ExitStack) -> None:
+        try:
+            mounts = tmpfs.opened(self.container.state.init_pid, self.record.tmpfs)
+            self._tmpfs = stack.enter_context(mounts)
+        except OSError as exc:
+            why = f"its mount {exc.filename}: {exc.strerror}"
+            raise CheckpointFailed(self.container.id, why) from exc
+
     def _dump(self, criu: Criu, on_notify: Handler | None) -> DumpStats:
         try:
             handler = first_of(self._on_notify, on_notify, self._on_agreed)
@@ -158,11 +175,21 @@ class Checkpoint:
         self._passed.add(notification.script)
         # the first point at which all stand still
         if notification.script == Script.QUERY_EXT_FILES:
+            self._save_tmpfs()
             places = descriptors.with_positions(
                 self.record.descriptors, self.container.state.init_pid
             )
             self.record = replace(self.record, descriptors=tuple(places))
             self.record.write(self.options.image_path)
+
+    def _save_tmpfs(self) -> None:
+        assert self._tmpfs is not None
+        try:
+            self._tmpfs.save(self.options.image_path)
+        except OSError as exc:
+            about = exc.filename or self.options.image_path
+            why = f"packing its tmpfs mounts: {about}: {exc.strerror}"
+            raise CheckpointFailed(self.container.id, why) from exc
 
     def _on_agreed(self, notification: Notification) -> None:
         """After everybody has let the dump go on."""
@@ -243,6 +270,17 @@ def _check_status(container: Container) -> bool:
     if status not in (Status.RUNNING, Status.PAUSED):
         raise WrongStatus(container.id, status, ("running", "paused"))
     return status is Status.PAUSED
+
+
+def _tmpfs(
+    options: CheckpointOptions,
+    table: list[mountinfo.MountInfo],
+    external: list[externals.ExternalMount],
+) -> tuple[tmpfs.Tmpfs, ...]:
+    """The mounts that we move: with link_remap none, since CRIU makes files in them as it dumps."""
+    if not options.own_tmpfs or options.link_remap:
+        return ()
+    return tuple(tmpfs.movable(table, (mount.point for mount in external)))
 
 
 def _record(

@@ -5,6 +5,7 @@ Part of what a container's init imports: no import of its own.
 
 # linux/sched.h
 CLONE_NEWTIME = 0x0000_0080
+CLONE_FS = 0x0000_0200
 CLONE_PARENT = 0x0000_8000
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,16 @@ class MountInfo(NamedTuple):
 
     id: int
     point: str
+    #: what of the filesystem it shows
+    root: str = "/"
+    #: st_dev of the filesystem
+    device: int = 0
+    #: the optional fields: peer groups, "unbindable"
+    propagation: tuple[str, ...] = ()
+    fstype: str = ""
+    source: str = ""
+    #: the filesystem's own, not the mount's
+    options: tuple[str, ...] = ()
 
 
 def of_process(pid: int) -> list[MountInfo]:
@@ -23,8 +34,22 @@ def of_process(pid: int) -> list[MountInfo]:
 
 def parse(text: str) -> list[MountInfo]:
     """Read the lines of mountinfo."""
-    fields = (line.split(" ") for line in text.splitlines())
-    return [MountInfo(int(each[0]), _plain(each[4])) for each in fields]
+    return [_line(line.split(" ")) for line in text.splitlines()]
+
+
+def _line(fields: list[str]) -> MountInfo:
+    separator = fields.index("-", 6)
+    major, minor = fields[2].split(":")
+    return MountInfo(
+        id=int(fields[0]),
+        point=_plain(fields[4]),
+        root=_plain(fields[3]),
+        device=os.makedev(int(major), int(minor)),
+        propagation=tuple(fields[6:separator]),
+        fstype=fields[separator + 1],
+        source=_plain(fields[separator + 2]),
+        options=tuple(fields[separator + 3].split(",")),
+    )
 
 
 def _plain(text: str) -> str:

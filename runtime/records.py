@@ -18,11 +18,14 @@ from typing import Any, Self
 from runtime.descriptors import STANDARD, Descriptor, Kind
 from runtime.errors import InvalidNetwork, RestoreFailed
 from runtime.network.models import Networks
+from runtime.tmpfs import Tmpfs
 
 RECORD_FILE = "migrator.json"
 DESCRIPTORS_FILE = "descriptors.json"
 
 _FORMAT = 1
+#: with tmpfs mounts that the images do not hold in CRIU's way: not to be read as if there were none
+_FORMAT_TMPFS = 2
 _MAX_BYTES = 1 << 20
 
 
@@ -48,32 +51,38 @@ class Record:
     networks: Networks = field(default_factory=Networks)
     #: names of mounts that came along with recursive bind mounts
     submounts: tuple[str, ...] = ()
+    #: those whose content lies beside CRIU's images
+    tmpfs: tuple[Tmpfs, ...] = ()
     dumped: Dumped = field(default_factory=Dumped)
 
     def to_json(self) -> dict[str, Any]:
         """The object that from_json takes."""
         return {
-            "version": _FORMAT,
+            "version": _FORMAT_TMPFS if self.tmpfs else _FORMAT,
             "container_id": self.container_id,
             "spec_sha256": self.spec_sha256,
             "descriptors": [each.to_json() for each in self.descriptors],
             "networks": self.networks.to_json(),
             "submounts": list(self.submounts),
+            "tmpfs": [each.to_json() for each in self.tmpfs],
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
         }
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Raises ValueError when *data* is no such object."""
-        if not isinstance(data, dict) or data.get("version") != _FORMAT:
-            raise ValueError(f"it is not of format version {_FORMAT}")
-        match data:
+        formats = (_FORMAT, _FORMAT_TMPFS)
+        if not isinstance(data, dict) or data.get("version") not in formats:
+            raise ValueError(f"it is not of format version {_FORMAT} or {_FORMAT_TMPFS}")
+        found: dict[str, Any] = {"tmpfs": [], **data}
+        match found:
             case {
                 "container_id": str(container_id),
                 "spec_sha256": str(spec_sha256),
                 "descriptors": [_, _, _] as descriptors,
                 "networks": dict(networks),
                 "submounts": list(submounts),
+                "tmpfs": list(tmpfs),
                 "dumped": dict(dumped),
             }:
                 return cls(
@@ -82,6 +91,7 @@ class Record:
                     descriptors=tuple(Descriptor.from_json(each) for each in descriptors),
                     networks=_networks(networks),
                     submounts=tuple(_submount(each) for each in submounts),
+                    tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
                     dumped=_dumped(dumped),
                 )
         raise ValueError("fields are missing or of another type")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
-from runtime import descriptors, hook_points, namespaces, processes, records
+from runtime import descriptors, hook_points, namespaces, processes, records, tmpfs
 from runtime.cgroups import manager
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
@@ -78,8 +78,8 @@ class Restore:
         """
         with _failing(self.container_id), Undo() as undo:
             directory = reserve(self.root, self.container_id, undo)
-            plan = RestorePlan.make(self.container_id, self.bundle, self.options)
-            self._prepared = _Prepared(plan, directory, undo)
+            plan = RestorePlan.make(self.container_id, self.bundle, self.options, directory)
+            self._prepared = _Prepared(plan, undo)
             self._prepared.undo = undo.pop_all()
 
     def run(self, on_notify: Handler | None = None) -> Container:
@@ -112,8 +112,8 @@ class Restore:
 class _Prepared:
     """A criu in its place, and what it is told when the images are there."""
 
-    def __init__(self, plan: RestorePlan, directory: Path, undo: Undo) -> None:
-        self.plan, self._directory, self.undo = plan, directory, undo
+    def __init__(self, plan: RestorePlan, undo: Undo) -> None:
+        self.plan, self.undo = plan, undo
         self._init_pid = 0
         self._runs = False
         self._cgroup = manager("", paths=plan.state.cgroup_paths)
@@ -122,7 +122,7 @@ class _Prepared:
         undo.on_error(destroy_cgroup, self._cgroup)
         undo.on_error(self._end_processes)
         # From here on what is in it is ours to kill: only now may others read of it in the state.
-        plan.state.save(directory)
+        plan.state.save(plan.directory)
         self._streams = plan.options.stdio.open(undo)
         self.criu = start_criu(plan, self._streams, self._cgroup.join, undo)
         self.criu.require()
@@ -136,6 +136,7 @@ class _Prepared:
         # where files are read and written is only known when the container stands still
         record = records.load(images_dir, self.plan.state.id)
         descriptors.place(record.descriptors, self._streams)
+        self._fill_tmpfs(images_dir)
         try:
             self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
         except CriuError as error:
@@ -143,6 +144,16 @@ class _Prepared:
                 raise
             # It has run and may have answered somebody: to end it now would lose what it said.
             logger.warning("container %s runs, though %s", self.plan.state.id, error)
+
+    def _fill_tmpfs(self, images_dir: Path) -> None:
+        """They lie in criu's mount namespace."""
+        root = f"/proc/{self.criu.pid}/root"
+        places = {point: root + place for point, place in self.plan.tmpfs_places().items()}
+        try:
+            tmpfs.fill(images_dir, places)
+        except ValueError as error:
+            why = f"{images_dir / tmpfs.CONTENT_FILE} cannot be used: {error}"
+            raise RestoreFailed(self.plan.state.id, why) from error
 
     def on_notify(self, notification: Notification) -> None:
         """What is ours to do at CRIU's points."""
@@ -183,7 +194,7 @@ class _Prepared:
             namespace_paths=namespaces.paths_of(self._init_pid),
             external_descriptors=descriptors.links(self._init_pid),
         )
-        self.plan.state.save(self._directory)
+        self.plan.state.save(self.plan.directory)
         if self.plan.options.pid_file:
             pidfile.write(self.plan.options.pid_file, self._init_pid)
 

@@ -36,9 +36,13 @@ class RestorePlan:
     networks: Networks
     #: CRIU's key -> path of network and pid namespaces given by path
     namespaces: Mapping[str, Path]
+    #: the container's own, where its state is: criu needs nothing of it
+    directory: Path
 
     @classmethod
-    def make(cls, container_id: str, bundle: Path, options: RestoreOptions) -> Self:
+    def make(
+        cls, container_id: str, bundle: Path, options: RestoreOptions, directory: Path
+    ) -> Self:
         """Read bundle and record, and check what this host has to offer for them.
 
         Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed, BadImages.
@@ -61,6 +65,7 @@ class RestorePlan:
             state=first_state(container_id, bundle, spec, networks),
             networks=networks,
             namespaces=externals.namespaces_by_path(spec),
+            directory=directory,
         )
 
     def change_state(self, **changes: Any) -> None:
@@ -79,25 +84,45 @@ class RestorePlan:
             },
             "cgroup_namespace": namespace is not None and not namespace.path,
             "private_tmp": not self._uses_tmp(),
+            "tmpfs_directory": str(self.directory),
+            "tmpfs": [
+                {
+                    "name": str(number),
+                    "source": mount.source,
+                    "options": [tuple(each.partition("=")[::2]) for each in mount.options],
+                }
+                for number, mount in enumerate(self.record.tmpfs)
+            ],
+        }
+
+    def tmpfs_places(self) -> dict[str, str]:
+        """Mount point in the container -> where the launcher has mounted it, as criu sees it."""
+        return {
+            mount.point: f"{self.directory}/{number}"
+            for number, mount in enumerate(self.record.tmpfs)
         }
 
     def _uses_tmp(self) -> bool:
         """Whether CRIU will open something below /tmp by its path."""
         binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
         sources = (Path(source) for _, source in externals.mounts_to_restore(binds, ()))
-        paths = (self.state.rootfs, *self.namespaces.values(), *sources)
+        paths = (self.state.rootfs, self.directory, *self.namespaces.values(), *sources)
         return any(path.resolve().is_relative_to("/tmp") for path in paths)
 
     def criu_options(self, criu_pid: int) -> CriuOptions:
         """The request."""
         options = self.options
         binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
+        places = self.tmpfs_places()
         return CriuOptions(
             images_dir=options.image_path,
             work_dir=options.work_path,
             root=self.state.rootfs,
             config_file=criu_config(self.state.annotations),
-            ext_mnt=tuple(externals.mounts_to_restore(binds, self.record.submounts)),
+            ext_mnt=(
+                *externals.mounts_to_restore(binds, self.record.submounts),
+                *((mount.name, places[mount.point]) for mount in self.record.tmpfs),
+            ),
             veths=tuple(
                 VethPair(network.name, f"{network.host_interface_name}@{network.bridge}")
                 for network in self.networks.veths

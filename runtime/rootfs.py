@@ -169,7 +169,7 @@ def _filesystem(root_fd: int, mount: MountPlan) -> int:
     options = dict(mount["options"])
     if mount["fstype"] == "tmpfs" and "mode" not in options:
         options |= _mode_of(root_fd, mount["destination"])
-    mount_fd = _new_filesystem(mount["fstype"], mount["source"], options, _attributes(mount))
+    mount_fd = new_filesystem(mount["fstype"], mount["source"], options, _attributes(mount))
     target_fd = make_directory(root_fd, mount["destination"], symlinks=symlinks)
     _attach(root_fd, mount_fd, target_fd, is_proc=mount["fstype"] == "proc")
     return mount_fd
@@ -186,9 +186,10 @@ def _mode_of(root_fd: int, path: str) -> dict[str, str | None]:
     return {"mode": f"{mode:o}"}
 
 
-def _new_filesystem(
+def new_filesystem(
     fstype: str, source: str, options: dict[str, str | None], attributes: int
 ) -> int:
+    """A detached mount of a new filesystem; OSError has what the kernel says of the options."""
     fs_fd = fsopen(fstype)
     try:
         fsconfig_set(fs_fd, "source", source or fstype)
@@ -233,7 +234,7 @@ def mask(root_fd: int, paths: list[str]) -> None:
         if target_fd is None:
             continue
         if is_directory(target_fd):
-            mount_fd = _new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
+            mount_fd = new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
         else:
             mount_fd = open_tree(null_fd, "")
         mount_setattr(mount_fd, propagation=MS_PRIVATE)

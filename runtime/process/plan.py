@@ -141,6 +141,16 @@ class ExecPlan(TypedDict):
     process: ProcessPlan
 
 
+class TmpfsPlan(TypedDict):
+    """A tmpfs of the container that the runtime fills, not CRIU."""
+
+    #: of its directory
+    name: str
+    source: str
+    #: "" for one without a value
+    options: list[tuple[str, str]]
+
+
 class RestorePlan(TypedDict):
     """The place in which criu restores a container."""
 
@@ -150,3 +160,6 @@ class RestorePlan(TypedDict):
     cgroup_namespace: bool
     #: nothing that criu is to find lies below /tmp
     private_tmp: bool
+    #: hidden from criu by what is mounted there for it
+    tmpfs_directory: str
+    tmpfs: list[TmpfsPlan]

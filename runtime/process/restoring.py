@@ -14,19 +14,11 @@ from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
 from runtime.resolve import make_directory
-from runtime.syscalls import (
-    fsconfig_create,
-    fsmount,
-    fsopen,
-    mount_setattr,
-    move_mount,
-    prctl,
-    unshare,
-)
+from runtime.syscalls import mount_setattr, move_mount, prctl, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.process.plan import RestorePlan
+    from runtime.process.plan import RestorePlan, TmpfsPlan
 
 
 def main(fd: int, command: list[str]) -> None:
@@ -44,8 +36,12 @@ def main(fd: int, command: list[str]) -> None:
         with step("mounting the rootfs"):
             os.close(rootfs.attach(plan["rootfs"]))
         if plan["private_tmp"]:
+            # CRIU makes a directory in /tmp (mount-v2.c), and leaves it there when it is killed
             with step("mounting a /tmp for criu"):
-                _mount_tmpfs("/tmp")
+                _mount_tmpfs("/tmp", {})
+        if plan["tmpfs"]:
+            with step("mounting the container's tmpfs"):
+                _mount_for_container(plan["tmpfs_directory"], plan["tmpfs"])
         channel.send(READY)
         os.set_inheritable(fd, False)
         with step(f"executing {command[0]}"):
@@ -56,12 +52,22 @@ def main(fd: int, command: list[str]) -> None:
         step.fail(exc)
 
 
-def _mount_tmpfs(path: str) -> None:
-    """CRIU makes a directory in /tmp (mount-v2.c), and leaves it there when it is killed."""
-    fs_fd = fsopen("tmpfs")
-    fsconfig_create(fs_fd)
+def _mount_tmpfs(path: str, options: dict[str, str | None], source: str = "tmpfs") -> None:
+    mount_fd = rootfs.new_filesystem("tmpfs", source, options, 0)
     target_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    move_mount(fsmount(fs_fd, 0), target_fd)
+    move_mount(mount_fd, target_fd)
+    os.close(target_fd)
+    os.close(mount_fd)
+
+
+def _mount_for_container(directory: str, mounts: list[TmpfsPlan]) -> None:
+    """Where the runtime fills them and criu takes them from; seen by criu alone."""
+    _mount_tmpfs(directory, {"mode": "700"})
+    for mount in mounts:
+        path = f"{directory}/{mount['name']}"
+        os.mkdir(path, 0o700)
+        options = {name: value or None for name, value in mount["options"]}
+        _mount_tmpfs(path, options, mount["source"])
 
 
 def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None:

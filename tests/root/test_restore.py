@@ -330,7 +330,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "record of a deep nest": (rewrite("migrator.json", b"[" * 100_000), UNUSABLE),
     "record too long": (rewrite("migrator.json", b" " * 2_000_000), UNUSABLE),
     "record a link": (make_link("migrator.json", "/etc/passwd"), "is not a plain file"),
-    "record of another version": (damage_record(version=2), "format version"),
+    "record of another version": (damage_record(version=3), "format version"),
     "record with a bad key": (
         damage_record(descriptors=[BAD_DESCRIPTOR] * 3),
         "is not CRIU's name of a file",

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from runtime.mountinfo import MountInfo
 from runtime.network import nftables
 from runtime.records import Dumped, Record, spec_digest
 from runtime.restore import RestoreOptions
+from runtime.tmpfs import Tmpfs
 
 INSIDE = Descriptor(Kind.INSIDE, "/dev/null")
 PIPE = Descriptor(Kind.PIPE, "pipe:[12]", "pipe:[12]")
@@ -31,6 +33,7 @@ RECORD = Record(
     descriptors=(INSIDE, PIPE, FILE),
     networks=Networks((ETH0,)),
     submounts=("/data/inner",),
+    tmpfs=(Tmpfs("/dev/shm", "shm", ("size=65536k",)),),
     dumped=Dumped(tcp_established=True),
 )
 
@@ -69,7 +72,15 @@ def test_whatever_a_field_holds_a_record_is_read_or_refused(field: str, value: A
     except ValueError:
         pass
     else:
-        assert field in ("container_id", "spec_sha256", "submounts", "networks") or value == 1
+        may_be_anything = ("container_id", "spec_sha256", "submounts", "networks", "tmpfs")
+        assert field in may_be_anything or value in (1, 2)
+
+
+def test_a_record_without_tmpfs_is_one_of_the_first_version() -> None:
+    plain = replace(RECORD, tmpfs=())
+    assert plain.to_json()["version"] == 1
+    first = {name: value for name, value in plain.to_json().items() if name != "tmpfs"}
+    assert Record.from_json(first) == plain
 
 
 @given(JSON)
@@ -143,7 +154,11 @@ def test_mountinfo_is_read_with_its_escapes() -> None:
         "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n"
         "37 35 0:5 / /back\\134slash rw - tmpfs tmpfs rw\n"
     )
-    assert mountinfo.parse(text) == [MountInfo(36, "/mnt 2"), MountInfo(37, "/back\\slash")]
+    ext3 = MountInfo(
+        36, "/mnt 2", "/mnt1", os.makedev(98, 0), ("master:1",), "ext3", "/dev/root", ("rw",)
+    )
+    tmpfs = MountInfo(37, "/back\\slash", "/", os.makedev(0, 5), (), "tmpfs", "tmpfs", ("rw",))
+    assert mountinfo.parse(text) == [ext3, tmpfs]
 
 
 def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:
