@@ -58,6 +58,7 @@ class Source:
             file_locks=self.plan.file_locks,
             ext_unix_sk=self.plan.ext_unix_sk,
             link_remap=self.plan.link_remap,
+            own_tmpfs=True,
             criu=self.plan.criu,
         )
         self._checkpoint = Checkpoint(self.container, options)
