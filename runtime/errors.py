@@ -213,6 +213,14 @@ class NetworkError(ContainerError):
         self.why = why
 
 
+class NetworkNotCarried(ContainerError):
+    """A network namespace that was described cannot be made again on this host."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the container's network namespace cannot be made again here: {why}")
+        self.why = why
+
+
 class InvalidNetwork(ContainerError):
     """A field of libcontainer's Network or Route cannot be used; nothing was made."""
 

@@ -75,8 +75,8 @@ def adopt(networks: Networks, container_id: str) -> list[HostEnd]:
                 host.link(
                     "set",
                     index=end.index,
-                    address=_host_mac(end.name),
-                    ifalias=_label(container_id),
+                    address=host_mac(end.name).hex(":"),
+                    ifalias=label(container_id),
                     **attributes,
                 )
             _set_hairpin(host, network, end)
@@ -94,7 +94,7 @@ def teardown(networks: Networks, container_id: str) -> None:
         return
     with rtnetlink.connect() as host:
         for name in remaining:
-            if _label_of(host, name) in (None, _label(container_id)):
+            if _label_of(host, name) in (None, label(container_id)):
                 _remove(host, name)
 
 
@@ -155,7 +155,7 @@ def _make_pair(
             ifname=name,
             kind="veth",
             master=bridge["index"],
-            address=_host_mac(name),
+            address=host_mac(name).hex(":"),
             peer=peer | {"net_ns_fd": namespace.fileno()},
             **attributes,
         )
@@ -171,7 +171,7 @@ def _both_ends(network: Network, *, mtu: int) -> dict[str, int]:
 
 def _configure(host: Any, inside: Any, network: Network, end: HostEnd, container_id: str) -> None:
     with rtnetlink.failing_as(network.name, f"bring up its host end {end.name}"):
-        host.link("set", index=end.index, ifalias=_label(container_id), state="up")
+        host.link("set", index=end.index, ifalias=label(container_id), state="up")
     _set_hairpin(host, network, end)
     index = rtnetlink.index_in(inside, network.name)
     for address in filter(None, (network.address, network.ipv6_address)):
@@ -219,13 +219,12 @@ def _undo_pair(host: Any, name: str) -> None:
         logger.warning("left behind: %s", exc)
 
 
-def _host_mac(name: str) -> str:
+def host_mac(name: str) -> bytes:
     """A bridge without an address of its own takes its ports' lowest: this one is never that."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return ":".join(f"{byte:02x}" for byte in (0xFE, *digest[:5]))
+    return b"\xfe" + hashlib.sha256(name.encode()).digest()[:5]
 
 
-def _label(container_id: str) -> str:
+def label(container_id: str) -> str:
     """The interface's alias, as `ip link` shows it: whose it is."""
     return f"migrator {container_id}"[:255]
 

@@ -1,36 +1,40 @@
-"""As much of nf_tables as it takes to find and remove what another program has put there.
+"""As much of nf_tables as it takes to lock a network, and to remove what another program put there.
 
-Speaks netlink itself, with the few messages of linux/netfilter/nf_tables.h that it needs: it runs
-where a container waits for its network, and pyroute2 alone would take 190 ms to import.
+The few messages of linux/netfilter/nf_tables.h that it needs, and one thing of its own: a lock.
 Rules of iptables are found too, wherever its programs keep them in nf_tables.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-_NETLINK_NETFILTER = 12
-_SUBSYSTEM = 10 << 8
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_NESTED = 0x8000 | 0x4000
+from runtime.network import netlink
+from runtime.network.netlink import (
+    ACK,
+    CREATE,
+    DUMP,
+    EXCLUSIVE,
+    REQUEST,
+    attribute,
+    attributes,
+    string,
+    text,
+)
 
-_GET_TABLE, _DEL_TABLE = _SUBSYSTEM | 1, _SUBSYSTEM | 2
-_DEL_CHAIN = _SUBSYSTEM | 5
+_SUBSYSTEM_NUMBER = 10
+_SUBSYSTEM = _SUBSYSTEM_NUMBER << 8
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+
+_NEW_TABLE, _GET_TABLE, _DEL_TABLE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2
+_NEW_CHAIN, _DEL_CHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 5
 _GET_RULE, _DEL_RULE = _SUBSYSTEM | 7, _SUBSYSTEM | 8
 _GET_ELEMENTS = _SUBSYSTEM | 13
 _GET_GENERATION = _SUBSYSTEM | 16
 
-_HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.Struct("!BBH")
-_ATTRIBUTE = struct.Struct("=HH")
-_BUFFER_BYTES = 1 << 20
-_TIMEOUT_S = 5.0
+_INET, _LOCAL_IN, _DROP = 1, 1, 0  # linux/netfilter.h
 
 
 class Table(NamedTuple):
@@ -59,9 +63,7 @@ class Nftables:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        self._socket.settimeout(_TIMEOUT_S)
-        self._number = 0
+        self._socket = netlink.Netlink(netlink.NETFILTER)
         self._batch: list[bytes] = []
 
     def __enter__(self) -> Self:
@@ -72,145 +74,99 @@ class Nftables:
 
     def check(self) -> None:
         """Raise OSError unless the kernel has nf_tables."""
-        self._send(self._message(_GET_GENERATION, _REQUEST, 0, b""))
-        list(self._answers(1))
+        self._socket.send(self._message(_GET_GENERATION, REQUEST, 0, b""))
+        list(self._socket.answers(1))
 
     def tables(self) -> Iterator[Table]:
         """Every table there is."""
-        for family, attributes in self._dump(_GET_TABLE, b""):
-            yield Table(family, _text(attributes[1]))
+        for family, found in self._dump(_GET_TABLE, b""):
+            yield Table(family, text(found[1]))
 
     def rules(self) -> Iterator[Rule]:
         """Every rule of every table."""
-        for family, attributes in self._dump(_GET_RULE, b""):
-            expressions = attributes.get(4, b"")
+        for family, found in self._dump(_GET_RULE, b""):
+            expressions = found.get(4, b"")
             yield Rule(
-                Table(family, _text(attributes[1])),
-                _text(attributes[2]),
-                attributes[3],
+                Table(family, text(found[1])),
+                text(found[2]),
+                found[3],
                 _target(expressions),
                 frozenset(_compared(expressions)),
             )
 
     def elements(self, table: Table, name: str) -> Iterator[bytes]:
         """The keys in the set *name* of *table*."""
-        wanted = _attribute(1, _string(table.name)) + _attribute(2, _string(name))
-        for _, attributes in self._dump(_GET_ELEMENTS, wanted, table.family):
-            for _, element in _attributes(attributes.get(3, b"")):
+        wanted = attribute(1, string(table.name)) + attribute(2, string(name))
+        for _, found in self._dump(_GET_ELEMENTS, wanted, table.family):
+            for _, element in attributes(found.get(3, b"")):
                 yield _inner(element, 1, 1)
+
+    def drop_input(self, name: str) -> None:
+        """Have a new table *name* drop all that comes in, of IPv4 and IPv6, at `commit`."""
+        table = attribute(1, string(name))
+        self._change(_NEW_TABLE, _INET, table, CREATE | EXCLUSIVE)
+        hook = attribute(1, struct.pack("!I", _LOCAL_IN)) + attribute(2, struct.pack("!i", 0))
+        chain = attribute(3, string("input")) + attribute(4, hook)
+        chain += attribute(5, struct.pack("!I", _DROP)) + attribute(7, string("filter"))
+        self._change(_NEW_CHAIN, _INET, table + chain, CREATE)
 
     def delete_table(self, table: Table) -> None:
         """Remove a table with all that is in it, at `commit`."""
-        self._change(_DEL_TABLE, table.family, _attribute(1, _string(table.name)))
+        self._change(_DEL_TABLE, table.family, attribute(1, string(table.name)))
 
     def delete_rule(self, rule: Rule) -> None:
         """Remove one rule, at `commit`."""
-        where = _attribute(1, _string(rule.table.name)) + _attribute(2, _string(rule.chain))
-        self._change(_DEL_RULE, rule.table.family, where + _attribute(3, rule.handle))
+        where = attribute(1, string(rule.table.name)) + attribute(2, string(rule.chain))
+        self._change(_DEL_RULE, rule.table.family, where + attribute(3, rule.handle))
 
     def delete_chain(self, table: Table, chain: str) -> None:
         """Remove a chain and its rules, at `commit`."""
-        in_table = _attribute(1, _string(table.name))
-        self._change(_DEL_RULE, table.family, in_table + _attribute(2, _string(chain)))
-        self._change(_DEL_CHAIN, table.family, in_table + _attribute(3, _string(chain)))
+        in_table = attribute(1, string(table.name))
+        self._change(_DEL_RULE, table.family, in_table + attribute(2, string(chain)))
+        self._change(_DEL_CHAIN, table.family, in_table + attribute(3, string(chain)))
 
     def commit(self) -> None:
         """Make all changes at once, or none of them."""
         if not self._batch:
             return
-        begin = self._message(_BATCH_BEGIN, _REQUEST, 0, b"", resource=10)
-        end = self._message(_BATCH_END, _REQUEST, 0, b"", resource=10)
+        begin = self._message(_BATCH_BEGIN, REQUEST, 0, b"", resource=_SUBSYSTEM_NUMBER)
+        end = self._message(_BATCH_END, REQUEST, 0, b"", resource=_SUBSYSTEM_NUMBER)
         changes, self._batch = self._batch, []
-        self._send(b"".join((begin, *changes, end)))
-        list(self._answers(len(changes)))
+        self._socket.send(b"".join((begin, *changes, end)))
+        list(self._socket.answers(len(changes)))
 
-    def _change(self, kind: int, family: int, attributes: bytes) -> None:
-        self._batch.append(self._message(kind, _REQUEST | _ACK, family, attributes))
+    def _change(self, kind: int, family: int, content: bytes, flags: int = 0) -> None:
+        self._batch.append(self._message(kind, REQUEST | ACK | flags, family, content))
 
     def _dump(
-        self, kind: int, attributes: bytes, family: int = 0
+        self, kind: int, content: bytes, family: int = 0
     ) -> Iterator[tuple[int, dict[int, bytes]]]:
-        self._send(self._message(kind, _REQUEST | _DUMP, family, attributes))
-        for payload in self._answers(None):
-            yield payload[0], dict(_attributes(payload[_FAMILY.size :]))
+        self._socket.send(self._message(kind, REQUEST | DUMP, family, content))
+        for _, payload in self._socket.answers(None):
+            yield payload[0], dict(attributes(payload[_FAMILY.size :]))
 
     def _message(
-        self, kind: int, flags: int, family: int, attributes: bytes, *, resource: int = 0
+        self, kind: int, flags: int, family: int, content: bytes, *, resource: int = 0
     ) -> bytes:
-        self._number += 1
-        payload = _FAMILY.pack(family, 0, resource) + attributes
-        return _HEADER.pack(_HEADER.size + len(payload), kind, flags, self._number, 0) + payload
-
-    def _send(self, data: bytes) -> None:
-        self._socket.send(data)
-
-    def _answers(self, count: int | None) -> Iterator[bytes]:
-        """Payloads until *count* messages or acknowledgements came; None: to the end of a dump."""
-        while count is None or count > 0:
-            data = self._socket.recv(_BUFFER_BYTES)
-            for kind, payload in _messages(data):
-                if kind == _DONE:
-                    return
-                if kind == _ERROR:
-                    _check(payload)
-                else:
-                    yield payload
-                count = None if count is None else count - 1
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        size, kind, *_ = _HEADER.unpack_from(data)
-        yield kind, data[_HEADER.size : size]
-        data = data[_aligned(size) :]
-
-
-def _check(payload: bytes) -> None:
-    (number,) = struct.unpack_from("=i", payload)
-    if number:
-        raise OSError(-number, f"nf_tables: {os.strerror(-number)}")
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & ~_NESTED, data[_ATTRIBUTE.size : size]
-        data = data[_aligned(max(size, _ATTRIBUTE.size)) :]
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(size, kind) + value + bytes(_aligned(size) - size)
-
-
-def _aligned(size: int) -> int:
-    return size + 3 & ~3
-
-
-def _string(text: str) -> bytes:
-    return os.fsencode(text) + b"\0"
-
-
-def _text(value: bytes) -> str:
-    return os.fsdecode(value.rstrip(b"\0"))
+        return self._socket.message(kind, _FAMILY.pack(family, 0, resource) + content, flags)
 
 
 def _inner(value: bytes, *path: int) -> bytes:
     """What nested attributes hold at *path*; nothing where they end before."""
     for kind in path:
-        value = dict(_attributes(value)).get(kind, b"")
+        value = dict(attributes(value)).get(kind, b"")
     return value
 
 
 def _expressions(value: bytes, name: str) -> Iterator[bytes]:
-    for _, expression in _attributes(value):
-        if _text(_inner(expression, 1)) == name:
+    for _, expression in attributes(value):
+        if text(_inner(expression, 1)) == name:
             yield _inner(expression, 2)
 
 
 def _target(expressions: bytes) -> str:
     verdicts = [_inner(data, 2, 2) for data in _expressions(expressions, "immediate")]
-    return next((_text(_inner(verdict, 2)) for verdict in verdicts if verdict), "")
+    return next((text(_inner(verdict, 2)) for verdict in verdicts if verdict), "")
 
 
 def _compared(expressions: bytes) -> Iterator[bytes]:

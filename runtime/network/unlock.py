@@ -21,8 +21,10 @@ from runtime.syscalls import pidfd_getfd
 
 logger = logging.getLogger(__name__)
 
+#: of the tables that lock a network, CRIU's and our own
+TABLE_PREFIX = "CRIU-"
+
 _CHAIN = "CRIU"
-_TABLE_PREFIX = "CRIU-"
 _SETS = {socket.AF_INET: "conns4", socket.AF_INET6: "conns6"}
 # soccr.h SOCCR_MARK: packets that CRIU itself sends pass the lock
 _MARK = struct.pack("=I", 0xC114)
@@ -105,7 +107,7 @@ def _connection(sock: socket.socket) -> Connection:
 def _remove_lock(tables: Nftables, _: list[Connection]) -> None:
     """Remove the lock of a whole namespace: a table by nftables, a chain by iptables."""
     for table in tables.tables():
-        if table.name.startswith(_TABLE_PREFIX):
+        if table.name.startswith(TABLE_PREFIX):
             tables.delete_table(table)
     ours = [rule for rule in tables.rules() if _CHAIN in (rule.jumps_to, rule.chain)]
     for rule in ours:
@@ -119,7 +121,7 @@ def _remove_lock(tables: Nftables, _: list[Connection]) -> None:
 def _remove_connection_locks(tables: Nftables, connections: list[Connection]) -> None:
     """Remove the locks of single connections, as CRIU makes them in a namespace that it shares."""
     for table in list(tables.tables()):
-        if table.name.startswith(_TABLE_PREFIX) and _names_one(tables, table, connections):
+        if table.name.startswith(TABLE_PREFIX) and _names_one(tables, table, connections):
             tables.delete_table(table)
     for rule in tables.rules():
         if any(_locks(rule, connection) for connection in connections):

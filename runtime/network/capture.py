@@ -1,0 +1,358 @@
+"""All that a network namespace holds, in a form that can be sent and made again (namespaces(7)).
+
+What the kernel tells by rtnetlink(7) is what it takes: addresses, routes, rules and neighbours are
+kept as the messages that they came in, as `entry` writes them. What nothing here can make again -
+other interfaces, packet filters, queueing disciplines - is named in `others`: a namespace that has
+any has to be carried by CRIU, as far as CRIU can.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self
+
+from runtime.network import namespace_sysctl, netlink
+from runtime.network.netlink import Message, Netlink, attribute, attributes, text
+from runtime.network.netns import Netns, in_netns
+from runtime.network.nftables import Nftables
+from runtime.network.unlock import TABLE_PREFIX
+
+LOOPBACK_INDEX = 1
+IFF_UP = 0x1
+# linux/if.h: up, noarp, promisc, allmulti, multicast; the rest is the driver's or a moment's
+LINK_FLAGS = IFF_UP | 0x80 | 0x100 | 0x200 | 0x1000
+
+# linux/if_link.h: what a link can be given when it is made or set; IFLA_*
+_NAME, _ADDRESS, _BROADCAST, _MTU, _QUEUE_LENGTH, _LINKINFO, _KIND = 3, 1, 2, 4, 13, 18, 1
+_ALIAS, _GROUP, _TX_QUEUES, _RX_QUEUES, _GSO_SEGMENTS, _GSO_SIZE = 20, 27, 31, 32, 40, 41
+_SETTABLE = frozenset((_MTU, _QUEUE_LENGTH, _ALIAS, _GROUP, _GSO_SEGMENTS, _GSO_SIZE))
+_LINK_ATTRIBUTES = _SETTABLE | {_ADDRESS, _BROADCAST, _TX_QUEUES, _RX_QUEUES}
+_XDP, _XDP_ATTACHED, _OTHER_NAMES = 43, 2, 52
+
+# linux/rtnetlink.h: RTM_GET*, and the headers that their messages begin with
+_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_NEIGHBOUR, _GET_RULE = 18, 22, 26, 30, 34
+_GET_QDISC, _GET_NEXTHOP = 38, 106
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS_HEADER = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_RULE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
+_QDISC = struct.Struct("=BxxxiIII")
+
+_INET, _INET6 = 2, 10
+_IFA_CACHEINFO, _IFA_FLAGS, _FOREVER = 6, 8, 0xFFFF_FFFF
+_TENTATIVE, _DAD_FAILED, NO_DAD = 0x40, 0x08, 0x02
+_OF_A_MOMENT = _TENTATIVE | _DAD_FAILED | NO_DAD | 0x04
+_RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_NEXTHOP = 9, 12, 23, 30
+_ONLINK = 0x4
+_USER_HZ = 100
+_PERMANENT, _PROXY = 0x80, 0x08
+_NDA_DESTINATION, _NDA_ADDRESS = 1, 2
+_XFRM_GET_STATE, _XFRM_GET_POLICY = 0x12, 0x15
+
+_LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
+_LIFETIME = re.compile(rf" (?:{_IFA_CACHEINFO}|{_RTA_EXPIRES})=[0-9a-f]+\Z")
+
+
+class Entry(NamedTuple):
+    """A message's own header, and its attributes in order."""
+
+    header: bytes
+    attributes: tuple[tuple[int, bytes], ...]
+
+    def __str__(self) -> str:
+        """Both in hexadecimal: `0218000002000000 1=0a010002 8=80000000`."""
+        return " ".join((self.header.hex(), *(f"{k}={v.hex()}" for k, v in self.attributes)))
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """What str() wrote. Raises ValueError."""
+        header, *rest = line.split(" ")
+        pairs = (each.split("=") for each in rest)
+        return cls(bytes.fromhex(header), tuple((int(k), bytes.fromhex(v)) for k, v in pairs))
+
+    @property
+    def payload(self) -> bytes:
+        """What a request has behind netlink's header."""
+        return self.header + b"".join(attribute(*each) for each in self.attributes)
+
+    @property
+    def settable(self) -> bytes:
+        """Of a link's attributes, those that it can be given later too."""
+        return b"".join(attribute(*each) for each in self.attributes if each[0] in _SETTABLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One interface."""
+
+    name: str
+    index: int
+    kind: str
+    flags: int
+    #: an Entry without a header: what it was given
+    given: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """One namespace. Its JSON is that of the fields: lists of strings, links as objects."""
+
+    links: tuple[Link, ...]
+    addresses: tuple[str, ...]
+    routes: tuple[str, ...]
+    rules: tuple[str, ...]
+    neighbours: tuple[str, ...]
+    #: path below /proc/sys/net -> value
+    sysctls: dict[str, str]
+    #: what is there and cannot be made again, in words
+    others: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that from_json takes."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        links = [{f.name: getattr(link, f.name) for f in fields(Link)} for link in self.links]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} | {
+            "links": links
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Raises ValueError when *data* is no such object: it may come from anywhere."""
+        lists = {f.name for f in fields(cls)} - {"links", "sysctls"}
+        if not isinstance(data, dict) or data.keys() != lists | {"links", "sysctls"}:
+            raise ValueError("the network's fields are not those of a namespace")
+        for name in lists - {"others"}:
+            for line in data[name]:
+                Entry.parse(line)
+        if not all(isinstance(v, str) and ".." not in k for k, v in data["sysctls"].items()):
+            raise ValueError("the network's parameters are not names and values")
+        return cls(
+            links=tuple(map(_link_of, data["links"])),
+            sysctls=dict(data["sysctls"]),
+            **{name: tuple(map(str, data[name])) for name in lists},
+        )
+
+    def differences(self, other: Self) -> list[str]:
+        """What *other* has that this has not, and the reverse, in words; lifetimes do not count.
+
+        Of kernel parameters those that both have: the kernels may be of different versions.
+        """
+        found = []
+        for name in ("links", "addresses", "routes", "rules", "neighbours", "others"):
+            here, there = (set(map(lasting, getattr(each, name))) for each in (self, other))
+            found += [f"{name}: {each} is missing" for each in sorted(here - there)]
+            found += [f"{name}: {each} is new" for each in sorted(there - here)]
+        for name, value in self.sysctls.items():
+            if (now := other.sysctls.get(name, value)) != value:
+                found.append(f"net/{name} is {now!r}, not {value!r}")
+        return found
+
+
+class Reader:
+    """Sockets into one namespace, to read it several times and fast. A context manager."""
+
+    def __init__(self, netns: Netns) -> None:
+        """Raises SetupFailed when there is no such namespace, OSError without rtnetlink."""
+        self._netns = netns
+        self._sockets = ExitStack()
+        with in_netns(netns), ExitStack() as undo:
+            self._route = undo.enter_context(Netlink(netlink.ROUTE))
+            self._xfrm = self._nftables = None
+            with suppress(OSError):
+                self._xfrm = undo.enter_context(Netlink(netlink.XFRM))
+            with suppress(OSError):
+                self._nftables = undo.enter_context(Nftables())
+            self._names = namespace_sysctl.names()
+            self._sockets = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sockets.close()
+
+    def read(self, *, again: bool = False) -> Description:
+        """All of it, in some 5 ms; *again*: look for parameters of interfaces that came meanwhile.
+
+        What CRIU has put there to lock the network is left out.
+        """
+        with in_netns(self._netns):
+            if again:
+                self._names = namespace_sysctl.names()
+            sysctls = namespace_sysctl.read(self._names)
+            words = [*_legacy_tables(), *_services()]
+        links = [_link(message.payload) for message in self._all(_GET_LINK, _LINK)]
+        addresses = [_address(message.payload) for message in self._all(_GET_ADDRESS)]
+        routes = [_route(message.payload) for message in self._all(_GET_ROUTE)]
+        return Description(
+            links=tuple(link for link, _ in links),
+            addresses=tuple(str(entry) for entry, _ in addresses),
+            routes=tuple(str(entry) for entry, _ in routes),
+            rules=tuple(str(_entry(_RULE, m.payload)) for m in self._all(_GET_RULE)),
+            neighbours=tuple(self._neighbours()),
+            sysctls=sysctls,
+            others=(
+                *words,
+                *(word for _, more in (*links, *addresses, *routes) for word in more),
+                *self._qdiscs(),
+                *self._nexthops(),
+                *self._tables(),
+                *self._transforms(),
+            ),
+        )
+
+    def _all(self, kind: int, header: struct.Struct = _ROUTE) -> list[Message]:
+        return self._route.dump(kind, bytes(header.size))
+
+    def _neighbours(self) -> Iterator[str]:
+        for flags in (0, _PROXY):
+            request = _NEIGHBOUR.pack(0, 0, 0, flags, 0)
+            for message in self._route.dump(_GET_NEIGHBOUR, request):
+                family, index, state, has, kind = _NEIGHBOUR.unpack_from(message.payload)
+                if state & _PERMANENT or has & _PROXY:
+                    wanted = {_NDA_DESTINATION, _NDA_ADDRESS}
+                    pairs = _entry(_NEIGHBOUR, message.payload, wanted.__contains__).attributes
+                    yield str(Entry(_NEIGHBOUR.pack(family, index, state, has, kind), pairs))
+
+    def _qdiscs(self) -> Iterator[str]:
+        for message in self._all(_GET_QDISC, _QDISC):
+            kind = text(dict(attributes(message.payload[_QDISC.size :])).get(1, b""))
+            if kind not in ("noqueue", "noop"):
+                yield f"a queueing discipline {kind}"
+
+    def _nexthops(self) -> Iterator[str]:
+        with suppress(OSError):
+            if self._route.dump(_GET_NEXTHOP, bytes(8)):
+                yield "nexthop objects"
+
+    def _tables(self) -> Iterator[str]:
+        if self._nftables is not None:
+            with suppress(OSError):
+                for table in self._nftables.tables():
+                    if not table.name.startswith(TABLE_PREFIX):
+                        yield f"the nftables table {table.name}"
+
+    def _transforms(self) -> Iterator[str]:
+        for kind, word in ((_XFRM_GET_STATE, "states"), (_XFRM_GET_POLICY, "policies")):
+            with suppress(OSError):
+                if self._xfrm is not None and self._xfrm.dump(kind, b""):
+                    yield f"IPsec {word}"
+
+
+def objections(description: Description, interfaces: Iterable[str]) -> list[str]:
+    """Why the namespace cannot be made again: everything in it but the loopback and *interfaces*,
+    veths that the caller knows.
+    """
+    known = set(interfaces)
+    found = [f"it has {word}" for word in description.others]
+    for link in description.links:
+        if link.index == LOOPBACK_INDEX:
+            if not link.flags & IFF_UP:
+                found.append("its loopback is down")  # CRIU needs it up, being in there
+        elif link.name not in known or link.kind != "veth":
+            found.append(f"it has the interface {link.name}")
+    found += [f"it has no interface {name}" for name in known - {x.name for x in description.links}]
+    return found
+
+
+def _entry(header: struct.Struct, payload: bytes, wanted: Callable[[int], bool] = bool) -> Entry:
+    pairs = attributes(payload[header.size :])
+    return Entry(payload[: header.size], tuple((k, v) for k, v in pairs if wanted(k)))
+
+
+def _link(payload: bytes) -> tuple[Link, list[str]]:
+    _, _, index, flags, _ = _LINK.unpack_from(payload)
+    found = dict(attributes(payload[_LINK.size :]))
+    name, info = text(found[_NAME]), dict(attributes(found.get(_LINKINFO, b"")))
+    xdp = dict(attributes(found.get(_XDP, b""))).get(_XDP_ATTACHED, b"\0")
+    words = [f"an XDP program on {name}"] if any(xdp) else []
+    words += [f"other names of {name}"] if found.get(_OTHER_NAMES) else []
+    pairs = tuple(sorted((k, v) for k, v in found.items() if k in _LINK_ATTRIBUTES))
+    link = Link(
+        name=name,
+        index=index,
+        kind=text(info.get(_KIND, b"")),
+        flags=flags & LINK_FLAGS,
+        given=str(Entry(b"", pairs)),
+    )
+    return link, words
+
+
+def _address(payload: bytes) -> tuple[Entry, list[str]]:
+    """Without what is the matter of a moment, and without a lifetime that does not end."""
+    family, length, flags, scope, index = _ADDRESS_HEADER.unpack_from(payload)
+    pairs = []
+    for kind, value in _entry(_ADDRESS_HEADER, payload).attributes:
+        if kind == _IFA_FLAGS:
+            (flags,) = struct.unpack("=I", value)
+            pairs.append((kind, struct.pack("=I", flags & ~_OF_A_MOMENT)))
+        elif kind != _IFA_CACHEINFO:
+            pairs.append((kind, value))
+        elif struct.unpack_from("=I", value, 4)[0] != _FOREVER:
+            ends = (kind, value)
+            pairs.append(ends)
+    pairs.sort(key=lambda pair: pair[0] == _IFA_CACHEINFO)
+    words = ["an address that failed duplicate address detection"] if flags & _DAD_FAILED else []
+    header = _ADDRESS_HEADER.pack(family, length, flags & ~_OF_A_MOMENT & 0xFF, scope, index)
+    return Entry(header, tuple(pairs)), words
+
+
+def _route(payload: bytes) -> tuple[Entry, list[str]]:
+    """Without the state of its interface; when it expires, in seconds from now."""
+    *head, flags = _ROUTE.unpack_from(payload)
+    pairs, expires = [], 0
+    for kind, value in _entry(_ROUTE, payload).attributes:
+        if kind == _RTA_CACHEINFO:
+            expires = struct.unpack_from("=i", value, 8)[0]
+        elif kind == _RTA_MULTIPATH:
+            pairs.append((kind, _without_state(value)))
+        else:
+            pairs.append((kind, value))
+    if expires > 0:
+        pairs.append((_RTA_EXPIRES, struct.pack("=I", max(1, expires // _USER_HZ))))
+    words = [] if head[0] in (_INET, _INET6) else [f"routes of family {head[0]}"]
+    return Entry(_ROUTE.pack(*head, flags & _ONLINK), tuple(pairs)), words
+
+
+def _without_state(hops: bytes) -> bytes:
+    """Flags of struct rtnexthop but for onlink: dead and linkdown are its interface's."""
+    found = bytearray(hops)
+    at = 0
+    while at + 8 <= len(found):
+        found[at + 2] &= _ONLINK
+        at += max(8, struct.unpack_from("=H", found, at)[0] + 3 & ~3)
+    return bytes(found)
+
+
+def _legacy_tables() -> Iterator[str]:
+    """Tables of iptables-legacy are there from their first use on, also when empty."""
+    for name in _LEGACY:
+        with suppress(OSError), open(f"/proc/thread-self/net/{name}") as file:
+            for table in file.read().split():
+                yield f"the {name.removesuffix('_names')} table {table}"
+
+
+def _services() -> Iterator[str]:
+    with suppress(OSError), open("/proc/thread-self/net/ip_vs") as file:
+        if len(file.readlines()) > 3:  # those of its heading
+            yield "IPVS services"
+
+
+def _link_of(data: Any) -> Link:
+    match data:
+        case {"name": str(), "index": int(), "kind": str(), "flags": int(), "given": str(given)}:
+            Entry.parse(given)
+            return Link(**data)
+    raise ValueError("an interface of the network is not described")
+
+
+def lasting(item: Any) -> str:
+    """*item* without what changes by itself."""
+    if isinstance(item, Link):
+        return f"{item.name} ({item.index}, {item.kind}, {item.flags:#x}, {item.given})"
+    return _LIFETIME.sub("", item)
