@@ -1,0 +1,213 @@
+"""A page store as every process that opens it sees it: what is where, and whether it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from runtime.memory.contents import HASH_SIZE, PAGE_SIZE, ZERO_HASH, hash_each
+from runtime.memory.hash_table import joined
+from runtime.memory.leaves import LEAF_BYTES, check_range, parts, parts_among
+from runtime.memory.page_table import FIRST_SLOT, MISSING, ZERO, PageTable
+from runtime.memory.runs import Run
+from runtime.memory.slots import SlotFile
+from runtime.memory.store_errors import CorruptStore, DamagedPages
+
+Stretch = tuple[int, int, int]
+
+
+class Piece(NamedTuple):
+    """Pages *start* to *end* of an address space, all of one kind.
+
+    source: None for zero pages; MISSING (0), not here; SERVED (2), discarded since; else where the
+    contents of all of it lie side by side in our own memory, ready for UFFDIO_COPY.
+    """
+
+    start: int
+    end: int
+    source: int | None
+
+
+class SharedPages:
+    """Context manager. Threads of one process may share it."""
+
+    def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
+        self.directory = directory
+        self._table = PageTable(directory, slot_limit)
+        self._slots = SlotFile(directory, slot_limit)
+        limit = self._table.slot_limit
+        if (self._slots.limit, self._slots.pages.size) != (limit, limit * PAGE_SIZE):
+            raise CorruptStore(directory, "its pages are cut short")
+        self._thread_lock = threading.RLock()
+        self._depth = 0
+        # Leaves found whole since we wrote to them last
+        self._verified: set[tuple[int, int]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; they stay, and so does what is in them."""
+        self._table.close()
+        self._slots.close()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Nobody else changes the store meanwhile, no thread and no process; we see it as it is.
+
+        The lock (flock(2)) is the open file's: processes that share descriptors share it.
+        """
+        with self._thread_lock:
+            if not self._depth:
+                fcntl.flock(self._table.lock_fd, fcntl.LOCK_EX)
+            self._depth += 1
+            try:
+                self._table.refresh()
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    fcntl.flock(self._table.lock_fd, fcntl.LOCK_UN)
+
+    def refresh(self) -> None:
+        """See what others have made or dropped; all that looks does so itself."""
+        self._table.refresh()
+
+    @property
+    def spaces(self) -> list[int]:
+        """The address spaces that have pages here."""
+        self._table.refresh()
+        return self._table.spaces
+
+    @property
+    def size_bytes(self) -> int:
+        """What the tables and the contents in use take of memory or disk."""
+        self._table.refresh()
+        return self._table.size_bytes + self._slots.used_bytes
+
+    def digest(self, space: int, runs: Iterable[Run]) -> bytes:
+        """See `Hashes.digest`; the source reckons its own from a `HashTable`.
+
+        Every page was hashed here as it came, so where both digests are equal, all pages of *runs*
+        are here and are what the source read: that is the check of all that was sent, end to end.
+        """
+        self._table.refresh()
+        return self._table.digest(space, runs)
+
+    def known_runs(self, space: int) -> list[Run]:
+        """The runs of *space* that are here."""
+        self._table.refresh()
+        return self._table.known_runs(space)
+
+    def pieces(self, space: int, start: int, end: int) -> Iterator[Piece]:
+        """*start* to *end* in the largest pieces that are of one kind, without gaps.
+
+        Addresses hold until the page is put here anew or discarded by whatever address has it.
+        """
+        check_range(space, start, end)
+        self._table.refresh()
+        return map(self._piece, _merged(self._stretches(space, start, end)))
+
+    def _piece(self, stretch: Stretch) -> Piece:
+        start, end, word = stretch
+        if word >= FIRST_SLOT:
+            return Piece(start, end, self._slots.address + word * PAGE_SIZE)
+        return Piece(start, end, None if word == ZERO else word)
+
+    def _stretches(self, space: int, start: int, end: int) -> Iterator[Stretch]:
+        leaves = self._table.leaves(space)
+        for part in parts_among(leaves, start, end):
+            if start < part.start:
+                yield start, part.start, MISSING
+            words = self._table.slots(leaves[part.number])[part.first : part.last].tolist()
+            for first, last, word in stretches(words):
+                yield part.start + first * PAGE_SIZE, part.start + last * PAGE_SIZE, word
+            start = part.end
+        if start < end:
+            yield start, end, MISSING
+
+    def verify(self, space: int, runs: Iterable[Run]) -> None:
+        """Hash the contents themselves again, by leaves: what was not yet since we wrote it last.
+
+        Each page was hashed when it came, so this finds what memory or disk did to it since, at the
+        speed of hashing. What was discarded is passed over. Raises DamagedPages, MissingPages.
+        """
+        wanted = list(runs)
+        self.digest(space, wanted)
+        damaged: list[int] = []
+        for number in sorted({part.number for run in wanted for part in parts(*run)}):
+            if (space, number) not in self._verified:
+                found = list(self._damaged(space, number))
+                damaged += found
+                if not found:
+                    self._verified.add((space, number))
+        if damaged:
+            raise DamagedPages(space, list(joined(damaged)))
+
+    def _damaged(self, space: int, number: int) -> Iterator[int]:
+        """The addresses of pages of a leaf that are not what their hash says."""
+        leaf = self._table.leaves(space)[number]
+        hashes = bytes(self._table.hashes_in(leaf))
+        for first, last, word in stretches(self._table.slots(leaf).tolist()):
+            if word >= FIRST_SLOT:
+                there = hash_each(self._slots.read(word, word + last - first))
+            elif word == ZERO:
+                there = [ZERO_HASH] * (last - first)
+            else:
+                continue
+            for page, content in enumerate(there, first):
+                if content != hashes[page * HASH_SIZE : (page + 1) * HASH_SIZE]:
+                    yield number * LEAF_BYTES + page * PAGE_SIZE
+
+
+def stretches(words: list[int]) -> Iterator[Stretch]:
+    """Words of a page table as (first, last, word of the first): contiguous slots, or one kind."""
+    count, word = len(words), words[0]
+    if word >= FIRST_SLOT:
+        alike = words[-1] == word + count - 1 and words == list(range(word, word + count))
+    else:
+        alike = words == [word] * count
+    if alike:
+        yield 0, count, word
+        return
+    first = 0
+    for page in range(1, count + 1):
+        if page == count or words[page] != _next(word, page - first):
+            yield first, page, word
+            if page < count:
+                first, word = page, words[page]
+
+
+def _next(word: int, pages: int) -> int:
+    return word + pages if word >= FIRST_SLOT else word
+
+
+def _merged(pieces: Iterator[Stretch]) -> Iterator[Stretch]:
+    begun: Stretch | None = None
+    for start, end, word in pieces:
+        if begun and word == _next(begun[2], (begun[1] - begun[0]) // PAGE_SIZE):
+            begun = (begun[0], end, begun[2])
+        else:
+            if begun:
+                yield begun
+            begun = (start, end, word)
+    if begun:
+        yield begun
+
+
+def contents(words: list[int]) -> list[int]:
+    """Those of *words* that are slots with contents."""
+    return [word for word in words if word >= FIRST_SLOT]

@@ -1,0 +1,213 @@
+"""The page store of a destination: (address space, address) -> page, in shared memory files.
+
+One process writes, any number look and serve. Pages of one content are kept once; zero pages take
+no room. A page written again stays in its slot where nobody shares it, so that pages side by side
+in the process lie side by side here. What a killed writer leaves is a store without the pages that
+it was about to write; nothing else is lost. For 1 GiB the tables take 5 MiB beside the pages, and
+the writer's index of contents 50 MiB of its own memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from array import array
+from pathlib import Path
+
+from runtime.memory.content_index import ContentIndex
+from runtime.memory.contents import (
+    NO_HASH,
+    PAGE_SIZE,
+    ZERO_HASH,
+    flat,
+    hash_each,
+    page_hashes,
+    split_hashes,
+)
+from runtime.memory.hash_table import HashTable, joined
+from runtime.memory.leaves import ADDRESS_LIMIT, LEAF_PAGES, Part, check_range, parts, parts_among
+from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED
+from runtime.memory.runs import Run
+from runtime.memory.served_pages import ServedPages
+from runtime.memory.shared_pages import Piece
+from runtime.memory.store_errors import MissingPages, StoreBusy, StoreFull
+
+__all__ = [
+    "MISSING",
+    "SERVED",
+    "ZERO_HASH",
+    "HashTable",
+    "MissingPages",
+    "PageStore",
+    "Piece",
+    "StoreBusy",
+    "StoreFull",
+    "page_hashes",
+]
+
+
+class PageStore(ServedPages):
+    """Made by `create`, or by `open`; a context manager."""
+
+    def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
+        super().__init__(directory, slot_limit)
+        self._index: ContentIndex | None = None
+
+    @classmethod
+    def create(cls, directory: Path, capacity_bytes: int) -> PageStore:
+        """Make a store in *directory* (there, mode 0700, without one) and be its writer.
+
+        capacity_bytes: the most that contents may take; tables may take half of that in addition.
+        Raises OSError.
+        """
+        store = cls(directory, FIRST_SLOT + -(-capacity_bytes // PAGE_SIZE))
+        store._become_writer()
+        return store
+
+    @classmethod
+    def open(cls, directory: Path, *, write: bool = False) -> PageStore:
+        """The store in *directory*, to look and to serve; with *write*, as its writer.
+
+        Raises OSError, CorruptStore, StoreBusy.
+        """
+        store = cls(directory)
+        try:
+            if write:
+                store._become_writer()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def put(
+        self, space: int, address: int, data: memoryview | bytes, *, only_missing: bool = False
+    ) -> None:
+        """The pages from *address* on are *data*.
+
+        only_missing: pages that are anything but MISSING stay what they are.
+        Raises ValueError (what no address space can have), StoreFull: the pages of *data* are then
+        missing or the new ones.
+        """
+        view = flat(data)
+        check_range(space, address, address + len(view))
+        for part in parts(address, address + len(view)):
+            pages = view[part.start - address : part.end - address]
+            hashes = hash_each(pages)
+            with self.changing():
+                self._place(space, part, hashes, pages, only_missing=only_missing)
+
+    def zero(self, space: int, address: int, pages: int) -> None:
+        """*pages* pages from *address* on are zeros. Raises as `put`."""
+        end = address + pages * PAGE_SIZE
+        check_range(space, address, end)
+        with self.changing():
+            for part in parts(address, end):
+                self._place(space, part, [ZERO_HASH] * (part.last - part.first))
+
+    def same(self, space: int, address: int, hashes: bytes) -> list[Run]:
+        """The pages from *address* on have these hashes; returns those whose content is not here.
+
+        They stay what they were until they are put. Raises as `put`.
+        """
+        each_hash = split_hashes(hashes)
+        end = address + len(each_hash) * PAGE_SIZE
+        check_range(space, address, end)
+        unknown: list[int] = []
+        with self.changing():
+            for part in parts(address, end):
+                at = (part.start - address) // PAGE_SIZE
+                wanted = each_hash[at : at + part.last - part.first]
+                unknown += (
+                    part.start + page * PAGE_SIZE for page in self._place(space, part, wanted)
+                )
+        return list(joined(unknown))
+
+    def forget(self, space: int, start: int, end: int) -> None:
+        """Nothing is at *start* to *end* any more."""
+        check_range(space, start, end)
+        with self.changing():
+            for part in list(parts_among(self._table.leaves(space), start, end)):
+                self._clear(space, part)
+
+    def drop(self, space: int) -> None:
+        """The address space is gone."""
+        self.forget(space, 0, ADDRESS_LIMIT)
+
+    def known(self) -> bytes:
+        """The hash of every content that is here, 16 bytes each."""
+        return self._writer.known()
+
+    @property
+    def _writer(self) -> ContentIndex:
+        if self._index is None:
+            raise PermissionError(errno.EPERM, "not opened to be written", str(self.directory))
+        return self._index
+
+    def _become_writer(self) -> None:
+        try:
+            fcntl.flock(self._slots.pages.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreBusy(self.directory) from None
+        self._index = ContentIndex(self._slots)
+        with self.changing():
+            self._index.recover(self._table)
+
+    def _place(
+        self,
+        space: int,
+        part: Part,
+        hashes: list[bytes],
+        pages: memoryview | None = None,
+        *,
+        only_missing: bool = False,
+    ) -> list[int]:
+        """Have the pages of *part* be what *hashes* says; returns those whose content is nowhere.
+
+        pages: their contents; without them, only what is here already is used.
+        """
+        index = self._writer
+        leaf = self._table.leaf(space, part.number)
+        slots, known = self._table.part(leaf, part)
+        before, were = slots.tolist(), split_hashes(known)
+        if only_missing:
+            hashes = [
+                h if slot == MISSING else was
+                for h, slot, was in zip(hashes, before, were, strict=True)
+            ]
+        try:
+            decide = index.plan_sharing if pages is None else index.plan_writes
+            plan = decide(hashes, before, were)
+            if plan.writes or plan.slots != before:
+                known[:] = NO_HASH * len(before)  # these pages count again once all is in place
+                if pages is not None:
+                    self._write(plan.writes, pages)
+                slots[:] = memoryview(array("I", plan.slots))
+                known[:] = b"".join(plan.hashes)
+                self._verified.discard((space, part.number))
+                index.leave(plan.left)
+        except BaseException:
+            index.recover(self._table)
+            raise
+        return plan.unknown
+
+    def _write(self, writes: list[tuple[int, int]], pages: memoryview) -> None:
+        """Each (page, slot), in pieces as large as both rise by one."""
+        done = 0
+        for at in range(1, len(writes) + 1):
+            page, slot = writes[done]
+            ahead = at - done
+            if at == len(writes) or writes[at] != (page + ahead, slot + ahead):
+                self._slots.write(slot, pages[page * PAGE_SIZE : (page + ahead) * PAGE_SIZE])
+                done = at
+
+    def _clear(self, space: int, part: Part) -> None:
+        leaf = self._table.leaves(space)[part.number]
+        slots, known = self._table.part(leaf, part)
+        left = list(zip(slots.tolist(), split_hashes(known), strict=True))
+        if part.last - part.first == LEAF_PAGES:
+            self._table.drop(space, part.number)
+        else:
+            known[:] = NO_HASH * len(left)
+            slots[:] = memoryview(bytes(4 * len(left))).cast("I")
+        self._verified.discard((space, part.number))
+        self._writer.leave(left)
