@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from migrator.page_records import Kind
 
+PREFIX_SIZE = 8
+
 
 class Group(NamedTuple):
     """Consecutive pages of a batch that go in one record: pages first <= i < last."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost, ProtocolError
-from migrator.page_batches import Contents, Group
+from migrator.page_batches import PREFIX_SIZE, Contents, Group
 from migrator.page_compression import Compressor, Flow
 from migrator.page_records import (
     MAX_ERROR,
@@ -36,6 +36,8 @@ from runtime.memory.runs import Run
 #: small records are gathered up to this size; larger payloads go by themselves
 GATHERED = 128 << 10
 ALONE = 32 << 10
+#: what is read and hashed at once
+CHUNK = MAX_PAGES * PAGE
 LAST_WORDS_S = 2.0
 #: a destination that still asks for the same pages after that many answers is not sound
 MAX_ANSWERS = 8
@@ -79,7 +81,7 @@ class Sender:
         self._contents = Contents(ZERO_HASH)
         self._readers: dict[int, Read] = {}
         self._out = bytearray()
-        self._pages = memoryview(bytearray(MAX_PAGES * PAGE))
+        self._pages = memoryview(bytearray(CHUNK))
         self._marks = 0
         self._marked = self.flow.copy()
         self._busy_since: float | None = None
@@ -156,7 +158,7 @@ class Sender:
         self._put(pack(Kind.HELLO, address=VERSION, pages=PAGE))
         self._flush()
         record, payload = self._answer()
-        while record.kind == Kind.KNOWN:
+        while record.kind == Kind.KNOWN and record.size % PREFIX_SIZE == 0:
             self._contents.learn(payload.cast("Q").tolist())
             record, payload = self._answer()
         if record.kind != Kind.HELLO or (record.address, record.pages) != (VERSION, PAGE):
@@ -167,7 +169,8 @@ class Sender:
     def _send_pages(self, space: int, start: int, end: int, *, whole: bool) -> None:
         read = self._readers[space]
         while start < end:
-            view = self._pages[: end - start]
+            # as far as the next multiple: tables are cut there too
+            view = self._pages[: min(end - start, CHUNK - start % CHUNK)]
             began = time.perf_counter()
             got = read(view, start) // PAGE * PAGE
             self.flow.read_s += time.perf_counter() - began
@@ -262,7 +265,8 @@ class Sender:
         payload = memoryview(bytes(self._reader.take(record.size)))
         if record.kind == Kind.ERROR:
             said = bytes(payload[:MAX_ERROR]).decode(errors="replace")
-            raise MigrationError(f"the destination: {' '.join(said.split())}")
+            said = "".join(c if c.isprintable() else " " for c in said)
+            raise MigrationError(f"the destination: {said}")
         return record, payload
 
     def _poll(self) -> None:
