@@ -1,0 +1,90 @@
+"""The program of the server: a fresh interpreter with one thread, in a session of its own."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runtime.memory.lazy.ending import kill_all
+from runtime.memory.lazy.layout import DONE, FAILED, W_STATUS
+from runtime.memory.lazy.local_pages import ImagePages, StorePages
+from runtime.memory.lazy.pages import Pages
+from runtime.memory.lazy.server import Server
+from runtime.memory.lazy.state import State
+from runtime.memory.lazy.twin import Succeeded, Succession
+
+#: the descriptors that it is started with; the last is held open until both processes have ended
+STATE_FD, PLAN_FD, LISTENER_FD, ORDERS_FD, LIFE_FD = range(3, 8)
+# linux/prctl.h has none for it: proc_pid_oom_score_adj(5)
+_NEVER = "-1000"
+
+
+def main() -> None:
+    """Serve; ends the process, with status 0 when every page is there."""
+    _prepare()
+    state = State.attach(STATE_FD)
+    with os.fdopen(PLAN_FD, "rb", closefd=False) as file:
+        plan = marshal.load(file)
+    # Opened once: a lock on a file that a killed server held is ours only by the same descriptor.
+    pages = _open_pages(plan)
+    succession = Succession(state)
+    while True:
+        with suppress(Succeeded):
+            _serve(state, pages, succession, discard=plan["discard"])
+
+
+def _serve(state: State, pages: Pages, succession: Succession, *, discard: bool) -> None:
+    try:
+        succession.begin()
+        if state.words[W_STATUS] == FAILED:
+            _fail(state, succession)
+        Server(
+            state,
+            pages,
+            succession,
+            listener_fd=LISTENER_FD,
+            orders_fd=ORDERS_FD,
+            discard=discard,
+        ).run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, no process may see zeros for it
+        state.say(f"{type(error).__name__}: {error}")
+        _fail(state, succession)
+    state.words[W_STATUS] = DONE
+    succession.end()
+    os._exit(0)
+
+
+def _fail(state: State, succession: Succession) -> None:
+    state.words[W_STATUS] = FAILED
+    kill_all(state.load().spaces)
+    succession.end()
+    os._exit(1)
+
+
+def _open_pages(plan: dict[str, Any]) -> Pages:
+    if plan["kind"] == "store":
+        return StorePages(Path(plan["directory"]))
+    return ImagePages(plan["files"], plan["spaces"])
+
+
+def _prepare() -> None:
+    """Only SIGKILL ends us, and it not soon."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(0o077)
+    os.chdir("/")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(OSError):  # without CAP_SYS_RESOURCE
+        Path("/proc/self/oom_score_adj").write_text(_NEVER)
+    sys.setswitchinterval(1000)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Where the pages come from: what a server asks of its source, and how a source is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class Piece(NamedTuple):
+    """Pages from start to end have one source: None zeros, an address in our memory, or ABSENT."""
+
+    start: int
+    end: int
+    source: int | None
+
+
+#: no address of ours: the page is not here (yet)
+ABSENT = -1
+
+
+class Pages(Protocol):
+    """A source of pages, named by space and the address that they had there."""
+
+    def pieces(self, space: int, start: int, end: int) -> Iterator[Piece]:
+        """The pages of [start, end), ascending, without gaps."""
+
+    def discard(self, space: int, start: int, end: int) -> None:
+        """Nobody will ask for these again."""
+
+    def want(self, space: int, start: int, end: int) -> None:
+        """Somebody waits for these, which are ABSENT."""
+
+    def refresh(self) -> None:
+        """We have taken over from a process that has been killed."""
+
+    def descriptors(self) -> list[tuple[int, int]]:
+        """What to poll, for which events: `arrived` is called when one of them is ready."""
+
+    def arrived(self) -> list[tuple[int, int, int]]:
+        """Take in what has come: runs (space, start, end) that are here now."""
