@@ -93,7 +93,7 @@ class LazyPages:
         work_dir: Path,
         pages: Mapping[str, Any],
         *,
-        expected: Mapping[int, int],
+        expected: Mapping[int, int] | None = None,
         discard: bool = False,
     ) -> Self:
         """Listen where a criu in *work_dir* connects to, and start the server behind it.
@@ -102,7 +102,7 @@ class LazyPages:
         discard: give pages back to the source as they are served. Raises OSError.
         """
         with ExitStack() as stack:
-            state = State.create(dict(expected))
+            state = State.create(expected or {})
             stack.callback(os.close, state.fd)
             plan_fd = _memfd(marshal.dumps({**pages, "discard": discard}))
             stack.callback(os.close, plan_fd)
@@ -123,8 +123,15 @@ class LazyPages:
         self,
         lazy: Mapping[int, Sequence[Run]],
         hot: Mapping[int, Sequence[Run]] | None = None,
+        *,
+        expected: Mapping[int, int] | None = None,
     ) -> None:
-        """Say which pages of each space are missing, hot ones in order; before criu connects."""
+        """Say which pages of each space are missing, hot ones in order; before criu connects.
+
+        expected: as for `start`, where it was not known then.
+        """
+        if expected is not None:
+            self._state.expect(expected)
         table = self._state.load()
         for space in table.spaces:
             runs = lazy.get(space.source, ())

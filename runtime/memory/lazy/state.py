@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 
@@ -75,19 +75,23 @@ class State:
         self.words = memoryview(self.memory)[: WORDS * 8].cast("Q")
 
     @classmethod
-    def create(cls, pid_spaces: dict[int, int]) -> State:
+    def create(cls, pid_spaces: Mapping[int, int]) -> State:
         """Memory for a server that expects these pids of CRIU (pid: number of its space)."""
         fd = os.memfd_create("migrator-lazy-pages", os.MFD_CLOEXEC)
         os.ftruncate(fd, SIZE)
         state = cls(fd)
         state.words[W_MAGIC] = MAGIC
         state.words[W_STATUS] = STARTING
+        state.expect(pid_spaces)
+        return state
+
+    def expect(self, pid_spaces: Mapping[int, int]) -> None:
+        """Say whom CRIU will send; before it has connected."""
         table = Table()
         table.spaces = [
-            Space(state.memory, [], source=space, pid=pid) for pid, space in pid_spaces.items()
+            Space(self.memory, [], source=space, pid=pid) for pid, space in pid_spaces.items()
         ]
-        state.save(table)
-        return state
+        self.save(table)
 
     @classmethod
     def attach(cls, fd: int) -> State:
