@@ -1,13 +1,13 @@
 # Every target sets up what it needs first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit bench lint format clean
+.PHONY: help setup demo test test-unit bench bench-migrate lint format clean
 SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
 levels = $(wildcard tests/unit tests/root tests/lab tests/faults)
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
 setup:  ## install what is missing and make .venv with the command in it
 	@tools/setup
@@ -21,9 +21,13 @@ test: setup  ## run all tests: unit, one host, two hosts, injected faults
 test-unit: setup  ## run the tests that need no root and take seconds
 	@$(pytest) tests/unit
 
-bench:  ## measure a migration beside a script of runc, tar and ssh
+bench:  ## measure small migrations in each mode beside scripts of runc and ssh; minutes
 	@tools/setup --bench
-	@.venv/bin/python tools/bench
+	@.venv/bin/python tools/bench --quick $(BENCH)
+
+bench-migrate:  ## the whole matrix, up to 4 GiB, and what of the targets is reached; hours
+	@tools/setup --bench
+	@.venv/bin/python tools/bench $(BENCH)
 
 lint: setup  ## check style, types and scripts
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

@@ -18,6 +18,8 @@ from scenarios.workload import (
     bundle_on,
 )
 
+PATIENCE_S = 600
+
 # The container inherits our standard streams: /dev/null exists on every host.
 _RUN = """
 exec </dev/null >/dev/null 2>&1
@@ -26,7 +28,13 @@ exec migrator --log "$1" run --detach --network "$2" --bundle "$3" "$4"
 
 
 class ByMigrator:
-    """`migrator run` on the first host, `migrator migrate` to the second."""
+    """`migrator run` on the first host, `migrator migrate` to the second, in that mode.
+
+    mode: as in `migrate --mode`; None: what it does by itself.
+    """
+
+    def __init__(self, mode: str | None = None) -> None:
+        self._options = ("--mode", mode) if mode else ()
 
     def start(self, lab: Lab, workload: Workload) -> None:
         source = lab.hosts[0]
@@ -47,8 +55,8 @@ class ByMigrator:
         source, destination = lab.hosts[:2]
         done = source.run(
             "migrator", "migrate", "-F", lab.ssh_config, "--json",
-            "--bridge", f"{source.bridge}={destination.bridge}",
-            workload.name, f"root@{destination.name}",
+            "--bridge", f"{source.bridge}={destination.bridge}", *self._options,
+            workload.name, f"root@{destination.name}", timeout_s=PATIENCE_S,
         )  # fmt: skip
         report = json.loads(done.stdout)
         return Move(report["total_ms"], report["bytes"], report["downtime_ms"], report)

@@ -17,13 +17,16 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 
 FILL_VALUE_BYTES = 1024
+POOL_BYTES = 16 << 20  # further apart than a compressor looks back
 PATIENCE_S = 60.0
-BATCH = 256
+BATCH = 512
+END_OF_BATCH = b"end of batch"
 
 
 class Connection:
@@ -35,7 +38,22 @@ class Connection:
         self._pending = b""
 
     def send(self, *commands: tuple[bytes, ...]) -> None:
-        self.socket.sendall(b"".join(map(_encode, commands)))
+        self.socket.sendall(b"".join(map(encode, commands)))
+
+    def ask(self, commands: Sequence[tuple[bytes, ...]], expected: Sequence[bytes | None]) -> bool:
+        """Whether Redis answers as *expected*; if not, the replies are still to be read.
+
+        Compared as one piece: what each reply looks like is known.
+        """
+        self.send(*commands, (b"ECHO", END_OF_BATCH))
+        end = _bulk(END_OF_BATCH)
+        while not self._pending.endswith(end):
+            self._receive()
+        wanted = b"".join(map(_bulk, expected)) + end
+        as_expected = self._pending == wanted
+        if as_expected:
+            self._pending = b""
+        return as_expected
 
     def reply(self) -> bytes | None:
         """The next reply: a status line with its sign, or a bulk string; None is Redis' nil."""
@@ -58,21 +76,37 @@ class Connection:
         return taken
 
     def _receive(self) -> None:
-        received = self.socket.recv(1 << 16)
+        received = self.socket.recv(1 << 20)
         if not received:
             raise ConnectionError("redis closed the connection")
         self._pending += received
 
 
-def _encode(command: tuple[bytes, ...]) -> bytes:
-    parts = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in command)
+def encode(command: tuple[bytes, ...]) -> bytes:
+    """A command as Redis reads it."""
+    parts = b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in command])
     return b"*%d\r\n%s" % (len(command), parts)
 
 
+def _bulk(value: bytes | None) -> bytes:
+    """A value as Redis writes it; a status stands for itself."""
+    if value == b"+OK":
+        return b"+OK\r\n"
+    return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
+
+
+@cache
+def _pool() -> bytes:
+    return hashlib.shake_128(b"fill").digest(POOL_BYTES + FILL_VALUE_BYTES)
+
+
 def fill_pair(number: int) -> tuple[bytes, bytes]:
-    """Key and value of the *number*th key that was there before; it does not compress."""
-    key = b"fill:%d" % number
-    return key, hashlib.shake_128(key).digest(FILL_VALUE_BYTES)
+    """Key and value of the *number*th key that was there before.
+
+    No value is another one's, and none compresses.
+    """
+    begin = number * FILL_VALUE_BYTES % POOL_BYTES
+    return b"fill:%d" % number, b"%016d" % number + _pool()[begin + 16 : begin + FILL_VALUE_BYTES]
 
 
 def written_pair(number: int) -> tuple[bytes, bytes]:
@@ -83,10 +117,9 @@ def written_pair(number: int) -> tuple[bytes, bytes]:
 def fill(connection: Connection, count: int) -> None:
     """Set so many keys, in batches."""
     for batch in _batches(count):
-        connection.send(*((b"SET", *fill_pair(n)) for n in batch))
-        for _ in batch:
-            if (answer := connection.reply()) != b"+OK":
-                raise ConnectionError(f"redis answered {answer!r} to SET")
+        commands = [(b"SET", *fill_pair(number)) for number in batch]
+        if not connection.ask(commands, [b"+OK"] * len(commands)):
+            raise ConnectionError(f"redis answered {connection.reply()!r} to SET")
 
 
 class Writer:
@@ -127,14 +160,16 @@ def longest_silence(acknowledged_ns: list[int]) -> tuple[float, int]:
     return longest / 1e6, gaps.index(longest) + 1 if gaps else 0
 
 
-def missing(connection: Connection, pairs: Iterator[tuple[bytes, bytes]]) -> list[str]:
-    """The keys among *pairs* whose value is not there or another."""
+def missing(
+    connection: Connection, pair_of: Callable[[int], tuple[bytes, bytes]], count: int
+) -> list[str]:
+    """The keys among the first *count* whose value is not there or another."""
     wrong = []
-    expected = list(pairs)
-    for start in range(0, len(expected), BATCH):
-        batch = expected[start : start + BATCH]
-        connection.send(*((b"GET", key) for key, _ in batch))
-        wrong += [key.decode() for key, value in batch if connection.reply() != value]
+    for batch in _batches(count):
+        pairs = list(map(pair_of, batch))
+        if not connection.ask([(b"GET", key) for key, _ in pairs], [value for _, value in pairs]):
+            wrong += [key.decode() for key, value in pairs if connection.reply() != value]
+            connection.reply()  # the end of the batch
     return wrong
 
 
@@ -179,8 +214,8 @@ def main() -> None:
         with waking_up_on_time():
             writer.run()
         acknowledged = len(writer.acknowledged_ns)
-        lost = missing(connection, map(written_pair, range(acknowledged)))
-        lost += missing(connection, map(fill_pair, range(fill_count)))
+        lost = missing(connection, written_pair, acknowledged)
+        lost += missing(connection, fill_pair, fill_count)
     except OSError as error:
         broken, lost = str(error) or type(error).__name__, []
     silence_ms, before = longest_silence(writer.acknowledged_ns)

@@ -15,7 +15,7 @@ import zlib
 PAGE = 4096
 BLOCK = 16  # so many pages that bear something stand together, then so many of zeros
 STRIDE = 3 * 23 * 587  # writes jump by so many pages, see `without_common_divisor`
-POOL_BYTES = 1 << 20
+POOL_BYTES = 16 << 20  # further apart than a compressor looks back
 TICK_S = 0.001
 KEPT = 5
 SAMPLE_EVERY_NS = 50_000_000
@@ -35,7 +35,7 @@ class Memory:
         self.working = without_common_divisor(min(working, self.full))
         self.writes = 0
         self._bytes = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._pool = memoryview(pool())
+        self._pool = os.urandom(POOL_BYTES)
         for page in range(self.full):
             self._put(page, 0)
         for start in self._zero_blocks():
@@ -72,7 +72,7 @@ class Memory:
 
     def _page(self, page: int, times: int) -> bytes:
         """Its number, how often it was written, and bytes that belong to both."""
-        begin = (page * 40_487 + times * 977) % (POOL_BYTES - PAGE)
+        begin = (page * PAGE + times * 977) % (POOL_BYTES - PAGE)
         numbers = page.to_bytes(8, "little") + times.to_bytes(8, "little")
         return numbers + self._pool[begin : begin + PAGE - 16]
 
@@ -133,7 +133,7 @@ class Work:
     def __init__(self, per_second: float) -> None:
         self._each = per_second * TICK_S
         self._due, self._rounds = 0.0, 0
-        self._data = pool()[: 16 * PAGE]
+        self._data = os.urandom(16 * PAGE)
         begin = time.perf_counter()
         while time.perf_counter() - begin < 0.5:
             zlib.crc32(self._data)
@@ -149,17 +149,6 @@ class Work:
         return count
 
 
-def pool() -> bytes:
-    """Bytes that do not compress, always the same."""
-    state, words = 88172645463325252, []
-    for _ in range(POOL_BYTES // 8):
-        state ^= state << 13 & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 7
-        state ^= state << 17 & 0xFFFFFFFFFFFFFFFF
-        words.append(state.to_bytes(8, "little"))
-    return b"".join(words)
-
-
 def without_common_divisor(working: int) -> int:
     """So many pages or a few less: STRIDE then visits each of them."""
     while working > 1 and any(working % prime == 0 for prime in (3, 23, 587)):
@@ -172,6 +161,7 @@ def answer(memory: Memory, clock: Clock) -> None:
     facts = {
         "wrong": memory.wrong_pages(),
         "pages": memory.full * (1 + memory.half_zero),
+        "not_zero": memory.full * PAGE + POOL_BYTES,
         "writes": memory.writes,
         "ticks": clock.ticks,
         "gaps": clock.gaps,

@@ -72,6 +72,7 @@ class ScribeWorkload:
             "pages_compared": seen["pages"],
             "pages_wrong": len(wrong),
             "pages_written": seen["writes"],
+            "not_zero_bytes": seen["not_zero"],
         }
         (longest, _), (second, _), *_ = seen["gaps"]
         progress = [Progress(ns / 1e9, writes, cpu / 1e9) for ns, writes, cpu in seen["samples"]]

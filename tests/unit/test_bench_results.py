@@ -1,33 +1,111 @@
-"""The benchmark's medians."""
+"""The benchmark's medians, and what is said of its targets."""
 
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-FILE = Path(__file__).parents[2] / "tools/bench/results.py"
-_spec = importlib.util.spec_from_file_location("bench_results", FILE)
-assert _spec is not None
-assert _spec.loader is not None
-results = importlib.util.module_from_spec(_spec)
-sys.modules["bench_results"] = results  # dataclasses look their module up there
-_spec.loader.exec_module(results)
+import pytest
+from rich.table import Table
+
+BENCH = Path(__file__).parents[2] / "tools/bench"
 
 
-def row(*silences: tuple[str, float | None]) -> list[str]:
-    samples = [
-        results.Sample("1gbit", "idle", mover, silence_ms=silence, total_ms=silence)
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    monkeypatch.syspath_prepend(BENCH)
+    names = ("results", "targets", "matrix", "by_hand", "lazy_criu")
+    yield {name: importlib.import_module(name) for name in names}
+    for name in names:
+        sys.modules.pop(name)
+
+
+def cells(table: Table) -> list[list[str]]:
+    columns = [list(column.cells) for column in table.columns]
+    return [[str(cell) for cell in row] for row in zip(*columns, strict=True)]
+
+
+def samples(bench: dict[str, ModuleType], *silences: tuple[str, float | None]) -> list[Any]:
+    results = bench["results"]
+    return [
+        results.Sample("1gbit", "idle", mode, silence_ms=silence, total_ms=silence)
         if silence is not None
-        else results.Sample.failed("1gbit", "idle", mover, "lost")
-        for mover, silence in silences
+        else results.Sample.failed("1gbit", "idle", mode, "lost")
+        for mode, silence in silences
     ]
-    drawn = results.table(samples)
-    return [next(iter(column.cells)) for column in drawn.columns]
 
 
-def test_medians_of_both_ways_stand_beside_each_other_with_their_ratio() -> None:
-    figures = [("migrate", 100.0), ("by hand", 400.0), ("migrate", 900.0), ("migrate", 200.0)]
-    assert row(*figures)[:5] == ["idle", "1gbit", "200", "400", "2.0x"]
+def test_medians_of_all_modes_stand_beside_each_other(bench: dict[str, ModuleType]) -> None:
+    figures = [("auto", 100.0), ("cold", 400.0), ("auto", 900.0), ("auto", 200.0)]
+    drawn = cells(bench["results"].silences(samples(bench, *figures)))
+    assert drawn == [["idle", "1gbit", "200", "400"]]
 
 
-def test_a_failed_run_counts_for_no_median() -> None:
-    assert row(("migrate", None), ("by hand", 400.0))[2:5] == ["-", "400", "-"]
+def test_a_failed_run_counts_for_no_median_and_is_said(bench: dict[str, ModuleType]) -> None:
+    found = samples(bench, ("auto", None), ("auto", 80.0), ("cold", None))
+    assert cells(bench["results"].silences(found)) == [
+        ["idle", "1gbit", "80 (1 of 2 failed)", "failed"]
+    ]
+    assert bench["results"].failures(found) == [
+        "idle, 1gbit, auto: lost",
+        "idle, 1gbit, cold: lost",
+    ]
+
+
+def test_what_a_way_does_not_tell_is_a_dash(bench: dict[str, ModuleType]) -> None:
+    drawn = cells(bench["results"].details(samples(bench, ("auto", 1500.0))))
+    assert drawn == [["idle", "1gbit", "auto", "1500", "-", "1.50", *["-"] * 5]]
+
+
+def goals(bench: dict[str, ModuleType], *found: Any) -> dict[str, tuple[float, bool]]:
+    return {
+        goal.what: (goal.measured, goal.reached)
+        for goal in bench["targets"].targets(found)
+        if goal.measured is not None
+    }
+
+
+def test_a_target_is_reached_below_its_limit(bench: dict[str, ModuleType]) -> None:
+    assert goals(bench, *samples(bench, ("auto", 99.0))) == {"idle: silence": (99.0, True)}
+    assert goals(bench, *samples(bench, ("auto", 101.0))) == {"idle: silence": (101.0, False)}
+    assert goals(bench, *samples(bench, ("cold", 99.0), ("auto", None))) == {}
+
+
+def test_targets_that_compare_two_workloads(bench: dict[str, ModuleType]) -> None:
+    sample = bench["results"].Sample
+    found = goals(
+        bench,
+        sample("1gbit", "redis-1024", "auto", silence_ms=200.0),
+        sample("1gbit", "redis-4096", "auto", silence_ms=380.0),
+        sample("1gbit", "redis-1024", "lazy-pages", silence_ms=1000.0),
+        sample("off", "redis-1024", "auto", silence_ms=1.0),
+    )
+    assert found == {
+        "Redis 1 GiB: silence": (200.0, True),
+        "Redis 1 GiB: silence, as a part of post-copy by hand": (0.2, True),
+        "Redis: further silence for each further GiB": (60.0, True),
+    }
+
+
+def test_bytes_are_held_against_what_had_to_go(bench: dict[str, ModuleType]) -> None:
+    sample = bench["results"].Sample(
+        "1gbit", "half-zero", "auto", wire_bytes=700, not_zero_bytes=500, rewritten_bytes=100
+    )
+    assert list(goals(bench, sample).values()) == [(pytest.approx(700 / 600), False)]
+
+
+def test_every_target_is_listed_also_when_nothing_was_measured(
+    bench: dict[str, ModuleType],
+) -> None:
+    drawn = cells(bench["targets"].table(bench["targets"].targets([])))
+    assert {row[-1] for row in drawn} == {"not measured"}
+
+
+def test_one_question_is_not_asked_of_every_mode(bench: dict[str, ModuleType]) -> None:
+    assert bench["matrix"].pairs(["idle", "busy-20"], ["auto", "cold"]) == [
+        ("idle", "auto"),
+        ("idle", "cold"),
+        ("busy-20", "auto"),
+    ]

@@ -51,15 +51,25 @@ def test_a_closed_connection_is_an_error() -> None:
             talk.reply()
 
 
+END = b"$12\r\nend of batch\r\n"
+
+
 def test_lost_and_changed_values_are_found() -> None:
-    pairs = [writer.written_pair(number) for number in range(3)]
     right, changed = (b"$7\r\nvalue 0\r\n", b"$7\r\nvalue 9\r\n")
-    with Talk(right, changed, b"$-1\r\n") as talk:
-        assert writer.missing(talk, iter(pairs)) == ["write:1", "write:2"]
+    with Talk(right, changed, b"$-1\r\n", END) as talk:
+        assert writer.missing(talk, writer.written_pair, 3) == ["write:1", "write:2"]
+        assert talk._pending == b""
+
+
+def test_values_that_are_all_there_are_compared_as_one_piece() -> None:
+    with Talk(b"$7\r\nvalue 0\r\n$7\r\nval", b"ue 1\r\n", END) as talk:
+        assert writer.missing(talk, writer.written_pair, 2) == []
+        assert talk._pending == b""
 
 
 def test_a_refused_write_ends_the_writing() -> None:
-    with Talk(b"-OOM command not allowed\r\n") as talk, pytest.raises(ConnectionError, match="OOM"):
+    refused = Talk(b"-OOM command not allowed\r\n", END)
+    with refused as talk, pytest.raises(ConnectionError, match="OOM"):
         writer.fill(talk, 1)
 
 

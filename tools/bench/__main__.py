@@ -1,8 +1,10 @@
-"""Measures `migrator migrate` beside the same migration by hand: same machine, same run, by turns.
+"""Measures `migrator migrate` in each mode beside what people do by hand: one machine, one run.
 
-    .venv/bin/python tools/bench [--runs 5] [--bandwidth 1gbit --bandwidth off] [--output FILE]
+    .venv/bin/python tools/bench [--quick] [--workload W ...] [--mode M ...] [--bandwidth RATE ...]
+                                 [--runs 3] [--output FILE]
 
-Prints medians, and writes every single figure to FILE as JSON. Fails when a run lost something.
+Prints medians and what of the targets is reached, and writes every single figure to FILE as JSON.
+Fails when a run of migrator's lost something or did not end; a script that fails is only said so.
 """
 
 from __future__ import annotations
@@ -13,61 +15,36 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from by_hand import ByHand
-from results import Sample, table
+from matrix import BANDWIDTHS, MODES, QUICK, WORKLOADS, pairs
+from measuring import measure
+from results import Sample, details, failures, silences
 from rich.console import Console
+from targets import table, targets
 
 from migrator.lab import lab
-from migrator.lab.errors import LabError
-from scenarios.by_migrator import ByMigrator
-from scenarios.errors import ScenarioFailed
-from scenarios.idle.workload import IdleWorkload
-from scenarios.redis_live.workload import RedisWorkload
-from scenarios.workload import Mover, Workload, migrate_under_observation
 
-WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "Redis 64 MiB": lambda: RedisWorkload(64),
-    "idle": IdleWorkload,
-}
-MOVERS: dict[str, Callable[[], Mover]] = {"migrate": ByMigrator, "by hand": ByHand}
+BY_HAND = ("stop-and-copy", "lazy-pages")
 
 
-def measure(up: lab.Lab, bandwidth: str, workload: str, mover: str) -> Sample:
-    """One migration, watched; a failure becomes a sample that says so."""
-    try:
-        outcome = migrate_under_observation(up, WORKLOADS[workload](), MOVERS[mover]())
-    except (LabError, ScenarioFailed) as error:
-        return Sample.failed(bandwidth, workload, mover, str(error))
-    seen, move = outcome.observation, outcome.move
-    return Sample(
-        bandwidth=bandwidth,
-        workload=workload,
-        mover=mover,
-        silence_ms=seen.silence_ms,
-        noise_ms=seen.noise_ms,
-        downtime_ms=move.downtime_ms,
-        total_ms=move.total_ms,
-        size_bytes=move.size_bytes,
-        problems=outcome.problems,
-    )
-
-
-def measure_all(bandwidths: Sequence[str], runs: int, console: Console) -> list[Sample]:
-    """Every combination so many times; both ways take turns, so that they meet the same noise."""
-    samples = []
-    for bandwidth in bandwidths:
+def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sample]:
+    """Every combination so many times; all ways take turns, so that they meet the same noise."""
+    wanted = pairs(options.workload, options.mode)
+    total = len(options.bandwidth) * options.runs * len(wanted)
+    done, begin = 0, time.monotonic()
+    for bandwidth in options.bandwidth:
         with lab.up("bench", bandwidth=bandwidth, owned=True) as up:
-            for run in range(runs):
-                for workload in WORKLOADS:
-                    for mover in MOVERS:
-                        sample = measure(up, bandwidth, workload, mover)
-                        console.print(f"{run + 1}/{runs} {sample}")
-                        samples.append(sample)
-    return samples
+            for workload, mode in wanted * options.runs:
+                sample = measure(up, bandwidth, workload, mode)
+                done += 1
+                console.print(
+                    f"{done}/{total}, {time.monotonic() - begin:.0f} s: {sample}", soft_wrap=True
+                )
+                yield sample
 
 
 def machine() -> dict[str, object]:
@@ -76,27 +53,58 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
         "load_before": os.getloadavg()[0],
+        "pipe_max_bytes": int(Path("/proc/sys/fs/pipe-max-size").read_text()),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="one; repeatable")
+    parser.add_argument("--mode", action="append", choices=MODES, help="one; repeatable")
     parser.add_argument("--bandwidth", action="append", metavar="RATE", help="1gbit, ... or off")
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} at 1gbit")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
-    if shutil.which("runc") is None:
+    every = [name for name in WORKLOADS if name != "redis-64"]
+    options.workload = options.workload or (list(QUICK) if options.quick else every)
+    options.mode = options.mode or list(MODES)
+    options.bandwidth = options.bandwidth or list(BANDWIDTHS[: 1 if options.quick else None])
+    if shutil.which("runc") is None and set(BY_HAND) & set(options.mode):
         parser.error("runc is not installed: `tools/setup --bench` installs it")
+    return options
+
+
+def main() -> int:
+    options = parse()
     before = machine()
-    console = Console(highlight=False, markup=False, width=110)
-    samples = measure_all(options.bandwidth or ["1gbit", "off"], options.runs, console)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figures = {"machine": before, "samples": [sample.as_json() for sample in samples]}
-    options.output.write_text(json.dumps(figures, indent=1) + "\n")
-    console.print(table(samples))
-    console.print(f"every figure: {options.output}")
-    return 1 if any(sample.problems for sample in samples) else 0
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 120)
+    samples: list[Sample] = []
+    try:
+        for sample in measure_all(options, console):
+            samples.append(sample)
+    finally:
+        _conclude(before, samples, console, options.output)
+    return 1 if any(s.problems for s in samples if s.mode not in BY_HAND) else 0
+
+
+def _conclude(
+    before: dict[str, object], samples: list[Sample], console: Console, output: Path
+) -> None:
+    """Also of a run that was interrupted: what there is."""
+    goals = targets(samples)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "machine": before,
+        "samples": [sample.as_json() for sample in samples],
+        "targets": [goal.as_json() for goal in goals],
+    }
+    output.write_text(json.dumps(figures, indent=1) + "\n")
+    for part in (silences(samples), details(samples), table(goals), *failures(samples)):
+        console.print(part, soft_wrap=isinstance(part, str))
+    console.print(f"every figure: {output}")
 
 
 if __name__ == "__main__":

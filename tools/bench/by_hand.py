@@ -7,6 +7,8 @@ import shutil
 import time
 from pathlib import Path
 
+from lazy_criu import lazy_criu
+
 from criu_rpc.process import find_criu
 from migrator.lab.host import Host
 from migrator.lab.lab import Lab
@@ -21,15 +23,21 @@ from scenarios.workload import (
 )
 
 _SCRIPT = Path(__file__).with_name("by-hand")
+PATIENCE_S = 600
 _NETNS = "/run/netns/by-hand"
 # Debian 12's runc, 1.1, knows no time namespaces.
 _NAMESPACES = tuple(name for name in NAMESPACES if name != "time")
 
 
 class ByHand:
-    """runc on both hosts, and a shell script between them."""
+    """runc on both hosts, and a shell script between them: "stop_and_copy" or "post_copy".
 
-    name = "by hand"
+    Raises ScenarioFailed where the latter cannot work.
+    """
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+        self._criu = lazy_criu() if how == "post_copy" else find_criu()
 
     def start(self, lab: Lab, workload: Workload) -> None:
         """Also prepares the second host, so that the move has nothing left to prepare."""
@@ -46,10 +54,11 @@ class ByHand:
 
     def move(self, lab: Lab, workload: Workload) -> Move:
         source, destination = lab.hosts[:2]
-        move = (_SCRIPT, "move", str(lab.ssh_config), destination.name)
+        environment = ("env", f"CRIU={self._criu}")
+        words = (str(lab.ssh_config), destination.name, f"/srv/{workload.name}", workload.name)
         begin = time.monotonic()
         done = source.run(
-            "env", f"CRIU={find_criu()}", *move, f"/srv/{workload.name}", workload.name
+            *environment, _SCRIPT, self._how, *words, source.address, timeout_s=PATIENCE_S
         )
         total_ms = (time.monotonic() - begin) * 1e3
         return Move(total_ms, int(done.stdout))

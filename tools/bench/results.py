@@ -1,45 +1,55 @@
-"""Figures of the benchmark, and their medians as a table. Pure."""
+"""Figures of the benchmark, and their medians as tables. Pure."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-_FIGURES = (
-    "silence:\nmigrate",
-    "\nby hand",
-    "\nratio",
-    "command:\nmigrate",
-    "\nby hand",
-    "frozen:\nmigrate",
-)
+Figure = Callable[["Sample"], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One migration. silence_ms: as its client or the container saw it; problems: what was lost."""
+    """One migration.
+
+    silence_ms: as its client or the container saw it; wire_bytes: what the source's cable has
+    sent, all in all; slowed, slowed_cpu, rewritten_bytes: scenarios.progress.Pace; problems: what
+    was lost, or why there is nothing else.
+    """
 
     bandwidth: str
     workload: str
-    mover: str
+    mode: str
     silence_ms: float | None = None
     noise_ms: float | None = None
-    downtime_ms: float | None = None
+    frozen_ms: float | None = None
     total_ms: float | None = None
-    size_bytes: int | None = None
-    problems: Sequence[str] = field(default_factory=tuple)
+    wire_bytes: int | None = None
+    page_bytes: int | None = None
+    not_zero_bytes: int | None = None
+    rewritten_bytes: int | None = None
+    before_mb_s: float | None = None
+    slowed: float | None = None
+    slowed_cpu: float | None = None
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+    rounds: int | None = None
+    stop_us: float | None = None
+    scan_us: float | None = None
+    problems: Sequence[str] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def failed(cls, bandwidth: str, workload: str, mover: str, why: str) -> Sample:
-        return cls(bandwidth, workload, mover, problems=(why,))
+    def failed(cls, bandwidth: str, workload: str, mode: str, why: str) -> Sample:
+        return cls(bandwidth, workload, mode, problems=(why,))
 
     def __str__(self) -> str:
-        what = f"{self.workload}, {self.bandwidth}, {self.mover}: "
+        what = f"{self.workload}, {self.bandwidth}, {self.mode}: "
         if self.problems:
             return what + "; ".join(self.problems)
         return f"{what}silence {self.silence_ms:.1f} ms, total {self.total_ms:.1f} ms"
@@ -48,40 +58,79 @@ class Sample:
         return asdict(self)
 
 
-def table(samples: Sequence[Sample]) -> Table:
-    """Medians: silence of both ways and their ratio, whole commands, migrate's frozen time."""
-    drawn = Table(title="Medians, ms", box=box.SIMPLE, title_justify="left")
-    for heading in ("workload", "bandwidth"):
-        drawn.add_column(heading)
-    for heading in _FIGURES:
-        drawn.add_column(heading, justify="right")
-    for workload, bandwidth in dict.fromkeys((s.workload, s.bandwidth) for s in samples):
-        drawn.add_row(*_row(workload, bandwidth, samples))
-    return drawn
-
-
-def _row(workload: str, bandwidth: str, samples: Sequence[Sample]) -> tuple[str, ...]:
-    def medians(value: Callable[[Sample], float | None]) -> list[float | None]:
-        return [_median(samples, (workload, bandwidth, m), value) for m in ("migrate", "by hand")]
-
-    silence, total = medians(lambda s: s.silence_ms), medians(lambda s: s.total_ms)
-    frozen = medians(lambda s: s.downtime_ms)[0]
-    ratio = f"{silence[1] / silence[0]:.1f}x" if silence[0] and silence[1] else "-"
-    return workload, bandwidth, *map(_text, silence), ratio, *map(_text, total), _text(frozen)
-
-
-def _median(
-    samples: Sequence[Sample], kind: tuple[str, str, str], value: Callable[[Sample], float | None]
+def median(
+    samples: Iterable[Sample], workload: str, bandwidth: str, mode: str, figure: Figure
 ) -> float | None:
-    """Over the runs of one kind that lost nothing."""
+    """Over the runs of one kind that lost nothing; None where there is none."""
+    kind = (workload, bandwidth, mode)
     found = [
-        figure
+        value
         for s in samples
-        if (s.workload, s.bandwidth, s.mover) == kind and not s.problems
-        if (figure := value(s)) is not None
+        if (s.workload, s.bandwidth, s.mode) == kind and not s.problems
+        if (value := figure(s)) is not None
     ]
     return statistics.median(found) if found else None
 
 
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
+def silences(samples: Sequence[Sample]) -> Table:
+    """The longest silence: a row for each workload and bandwidth, a column for each mode."""
+    modes = list(dict.fromkeys(s.mode for s in samples))
+    drawn = _table("Longest silence, ms (medians)", ["workload", "bandwidth"], modes)
+    for workload, bandwidth in dict.fromkeys((s.workload, s.bandwidth) for s in samples):
+        row = [_cell(samples, workload, bandwidth, mode) for mode in modes]
+        drawn.add_row(workload, bandwidth, *row)
+    return drawn
+
+
+def _cell(samples: Sequence[Sample], workload: str, bandwidth: str, mode: str) -> str:
+    silence = median(samples, workload, bandwidth, mode, lambda s: s.silence_ms)
+    ours = [s for s in samples if (s.workload, s.bandwidth, s.mode) == (workload, bandwidth, mode)]
+    failed = sum(bool(s.problems) for s in ours)
+    note = f" ({failed} of {len(ours)} failed)" if failed and silence is not None else ""
+    return "failed" if failed and silence is None else _number(silence) + note
+
+
+_DETAILS: dict[str, tuple[Figure, float, str]] = {
+    "silence, ms": (lambda s: s.silence_ms, 1, ".0f"),
+    "frozen, ms": (lambda s: s.frozen_ms, 1, ".0f"),
+    "total, s": (lambda s: s.total_ms, 1e3, ".2f"),
+    "wire, MiB": (lambda s: s.wire_bytes, 1 << 20, ".0f"),
+    "pages, MiB": (lambda s: s.page_bytes, 1 << 20, ".0f"),
+    "rounds": (lambda s: s.rounds, 1, ".0f"),
+    "cpu, s": (lambda s: s.cpu_s, 1, ".2f"),
+    "rss, MiB": (lambda s: s.max_rss_bytes, 1 << 20, ".0f"),
+}
+
+
+def details(samples: Sequence[Sample]) -> Table:
+    """Everything else that was measured, a row for each way; migrator's own CPU and memory too."""
+    drawn = _table("Medians of each", ["workload", "bandwidth", "mode"], list(_DETAILS))
+    for kind in dict.fromkeys((s.workload, s.bandwidth, s.mode) for s in samples):
+        figures = [
+            _number(median(samples, *kind, figure), unit, form)
+            for figure, unit, form in _DETAILS.values()
+        ]
+        drawn.add_row(*kind, *figures)
+    return drawn
+
+
+def failures(samples: Sequence[Sample]) -> list[str]:
+    """What went wrong, each reason once."""
+    return list(
+        dict.fromkeys(
+            f"{s.workload}, {s.bandwidth}, {s.mode}: {why}" for s in samples for why in s.problems
+        )
+    )
+
+
+def _table(title: str, names: Iterable[str], figures: Iterable[str]) -> Table:
+    drawn = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    for heading in names:
+        drawn.add_column(heading, no_wrap=True)
+    for heading in figures:
+        drawn.add_column(heading, justify="right")
+    return drawn
+
+
+def _number(value: float | None, unit: float = 1, form: str = ".0f") -> str:
+    return "-" if value is None else format(value / unit, form)
