@@ -55,10 +55,6 @@ class StorePages(LocalPages):
                 raise NoSuchPage(f"page {low:#x} of space {space} is not in the page store")
             yield Piece(low, high, source)
 
-    def refresh(self) -> None:
-        """See what was put into the store since."""
-        self._store.refresh()
-
     def discard(self, space: int, start: int, end: int) -> None:
         """Their memory is given back."""
         self._store.discard(space, start, end)
