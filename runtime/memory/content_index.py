@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from runtime.memory.contents import NO_HASH, ZERO_HASH, split_hashes
@@ -22,8 +21,8 @@ class Plan(NamedTuple):
 
     slots: list[int]
     hashes: list[bytes]
-    #: (page, slot) whose contents are to be written
-    writes: list[tuple[int, int]]
+    #: (page, slot, count): contents of pages to be written to slots side by side
+    writes: list[tuple[int, int, int]]
     #: (slot, hash) that pages no longer use
     left: list[tuple[int, bytes]]
     #: pages whose content is nowhere
@@ -57,20 +56,45 @@ class ContentIndex:
         self._slots.recover(uses)
         self._index = index
 
+    def plan_new(self, hashes: list[bytes]) -> Plan | None:
+        """Pages of these contents are to be written where nothing is; None if any content is known.
+
+        Raises StoreFull.
+        """
+        if len(set(hashes)) != len(hashes) or not self._index.keys().isdisjoint(hashes):
+            return None
+        plan = Plan([], hashes, [], [], [])
+        for start, end in self._slots.reserve(len(hashes)):
+            self._slots.references[start:end] = b"\1" * (end - start)
+            plan.writes.append((len(plan.slots), start, end - start))
+            plan.slots.extend(range(start, end))
+        self._index.update(zip(hashes, plan.slots, strict=True))
+        return plan
+
     def plan_writes(self, hashes: list[bytes], before: list[int], known: list[bytes]) -> Plan:
         """Pages of these contents are to be written where *before* and *known* are now.
 
         Slots are taken for them. Raises StoreFull; some may be lost then until `recover`.
         """
-        references, index = self._slots.references, self._index
-        found = [index.get(content, MISSING) for content in hashes]
-        found = [slot if references[slot] else MISSING for slot in found]
-        lacking = found.count(MISSING)
-        if lacking == len(hashes) == len(set(hashes)) and not any(before):
-            return self._plan_new(hashes)
-        fresh = self._slots.reserve(lacking)
-        plan, spare = self._plan_each(hashes, before, known, each(fresh))
-        self._slots.give_back(extents(spare))
+        fresh = each(self._slots.reserve(self._lacking(hashes)))
+        references = self._slots.references
+        plan = Plan([], hashes, [], [], [])
+        for page, (content, slot, was) in enumerate(zip(hashes, before, known, strict=True)):
+            target = self._share(content, slot, was)
+            if target == MISSING:
+                if references[slot] == 1:  # nobody else has it
+                    target = slot
+                    if self._index.get(was) == slot:
+                        del self._index[was]
+                else:
+                    target = next(fresh)
+                    references[target] = 1
+                self._index[content] = target
+                _add(plan.writes, page, target)
+            if target != slot:
+                plan.left.append((slot, was))
+            plan.slots.append(target)
+        self._slots.give_back(extents(list(fresh)))
         return plan
 
     def plan_sharing(self, hashes: list[bytes], before: list[int], known: list[bytes]) -> Plan:
@@ -94,35 +118,10 @@ class ContentIndex:
                 del self._index[content]
         self._slots.free(list(unused))
 
-    def _plan_new(self, hashes: list[bytes]) -> Plan:
-        slots: list[int] = []
-        for start, end in self._slots.reserve(len(hashes)):
-            self._slots.references[start:end] = bytes([1]) * (end - start)
-            slots.extend(range(start, end))
-        self._index.update(zip(hashes, slots, strict=True))
-        return Plan(slots, hashes, list(enumerate(slots)), [], [])
-
-    def _plan_each(
-        self, hashes: list[bytes], before: list[int], known: list[bytes], fresh: Iterator[int]
-    ) -> tuple[Plan, list[int]]:
-        references = self._slots.references
-        plan = Plan([], hashes, [], [], [])
-        for page, (content, slot, was) in enumerate(zip(hashes, before, known, strict=True)):
-            target = self._share(content, slot, was)
-            if target == MISSING:
-                if references[slot] == 1:
-                    target = slot  # nobody else has it
-                    if self._index.get(was) == slot:
-                        del self._index[was]
-                else:
-                    target = next(fresh)
-                    references[target] = 1
-                self._index[content] = target
-                plan.writes.append((page, target))
-            if target != slot:
-                plan.left.append((slot, was))
-            plan.slots.append(target)
-        return plan, list(fresh)
+    def _lacking(self, hashes: list[bytes]) -> int:
+        """How many slots they take at most."""
+        references, index = self._slots.references, self._index
+        return sum(not references[index.get(h, MISSING)] or h not in index for h in set(hashes))
 
     def _share(self, content: bytes, slot: int, was: bytes) -> int:
         """The slot with that content, used once more; MISSING where there is none."""
@@ -134,3 +133,12 @@ class ContentIndex:
             return MISSING
         self._slots.references[target] = MORE[uses]
         return target
+
+
+def _add(writes: list[tuple[int, int, int]], page: int, slot: int) -> None:
+    if writes:
+        first, begin, count = writes[-1]
+        if (page, slot) == (first + count, begin + count):
+            writes[-1] = (first, begin, count + 1)
+            return
+    writes.append((page, slot, 1))

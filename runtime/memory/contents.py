@@ -31,12 +31,10 @@ def flat(data: memoryview | bytes | bytearray) -> memoryview:
 
 def hash_each(view: memoryview) -> list[bytes]:
     """The hash of each page of *view* (as `flat` returns it), in order."""
-    slices = [slice(at, at + PAGE_SIZE) for at in range(0, len(view), PAGE_SIZE)]
     firsts = view.cast("Q")[::_WORDS].tolist()
+    slices = [slice(at, at + PAGE_SIZE) for at in range(0, len(view), PAGE_SIZE)]
     if all(firsts):  # no page begins with zeros: nothing to compare
-        return [
-            digest.digest()[:HASH_SIZE] for digest in map(sha256, map(view.__getitem__, slices))
-        ]
+        return [page.digest()[:HASH_SIZE] for page in map(sha256, map(view.__getitem__, slices))]
     return [
         ZERO_HASH
         if not first and _ZERO_PAGE == view[part]  # noqa: SIM300 - by memcmp only this way round

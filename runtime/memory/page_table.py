@@ -32,7 +32,7 @@ _MAGIC = b"MIGPAGE1"
 _FIXED = struct.Struct("<8sIIQ")
 _HEADER_BYTES = 4096
 # Words of 8 bytes of the header that change
-_COUNT, _GENERATION, MOVE_EVENT, MOVE_CURSOR = range(8, 12)
+_COUNT, _GENERATION = 8, 9
 _KEYS = _HEADER_BYTES // 8
 _NUMBER_BITS = 36
 _USED = 1 << 63
@@ -183,13 +183,6 @@ class PageTable(Hashes):
     def lock_fd(self) -> int:
         """What processes lock (flock(2)) while they change the table."""
         return self._leaves.fd
-
-    def word(self, index: int) -> int:
-        """A word of the header: MOVE_EVENT or MOVE_CURSOR."""
-        return int(self._words[index])
-
-    def set_word(self, index: int, value: int) -> None:
-        self._words[index] = value
 
     def close(self) -> None:
         self._words.release()

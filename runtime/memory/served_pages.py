@@ -1,27 +1,152 @@
-"""What a server of page faults does to a store: give back what was served, follow the process.
+"""A page store as every process that opens it sees it: what is where, and what was served already.
 
-Everything is in shared memory, under the store's lock, and each call may be made again as a whole
-by the process that follows one that died in it, before it makes any other.
+What a call has done is in shared memory, under a lock between processes. One that was killed in the
+middle of `discard` leaves it done in part: call it again.
 """
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
 
-from runtime.memory.contents import ZERO_HASH
-from runtime.memory.leaves import Part, check_range, parts, parts_among
-from runtime.memory.page_table import MISSING, MOVE_CURSOR, MOVE_EVENT, SERVED, ZERO
+from runtime.memory.contents import HASH_SIZE, PAGE_SIZE, ZERO_HASH, hash_each
+from runtime.memory.hash_table import joined
+from runtime.memory.leaves import LEAF_BYTES, check_range, parts, parts_among
+from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, PageTable
 from runtime.memory.runs import Run
-from runtime.memory.shared_pages import SharedPages, contents
-from runtime.memory.slots import extents
+from runtime.memory.slots import SlotFile, extents
+from runtime.memory.store_errors import CorruptStore, DamagedPages
 
-_MOVED = 1 << 62
-_COPIED = 1
+Stretch = tuple[int, int, int]
 
 
-class ServedPages(SharedPages):
-    """The part of a PageStore that needs no index of contents."""
+class Piece(NamedTuple):
+    """Pages *start* to *end* of an address space, all of one kind.
+
+    source: None for zero pages; MISSING (0), not here; SERVED (2), discarded since; else where the
+    contents of all of it lie side by side in our own memory, ready for UFFDIO_COPY.
+    """
+
+    start: int
+    end: int
+    source: int | None
+
+
+class ServedPages:
+    """Context manager. Threads of one process may share it."""
+
+    def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
+        """Open the store in *directory*; with *slot_limit*, make it there.
+
+        Raises OSError, CorruptStore.
+        """
+        self.directory = directory
+        self._table = PageTable(directory, slot_limit)
+        self._slots = SlotFile(directory, slot_limit)
+        limit = self._table.slot_limit
+        if (self._slots.limit, self._slots.pages.size) != (limit, limit * PAGE_SIZE):
+            raise CorruptStore(directory, "its pages are cut short")
+        self._thread_lock = threading.RLock()
+        self._depth = 0
+        # Leaves found whole since we wrote to them last
+        self._verified: set[tuple[int, int]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; they stay, and so does what is in them."""
+        self._table.close()
+        self._slots.close()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Nobody else changes the store meanwhile, no thread and no process; we see it as it is.
+
+        The lock (flock(2)) is the open file's: processes that share descriptors share it.
+        """
+        with self._thread_lock:
+            if not self._depth:
+                fcntl.flock(self._table.lock_fd, fcntl.LOCK_EX)
+            self._depth += 1
+            try:
+                self._table.refresh()
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    fcntl.flock(self._table.lock_fd, fcntl.LOCK_UN)
+
+    def refresh(self) -> None:
+        """See what others have made or dropped; all that looks does so itself."""
+        self._table.refresh()
+
+    @property
+    def spaces(self) -> list[int]:
+        """The address spaces that have pages here."""
+        self._table.refresh()
+        return self._table.spaces
+
+    @property
+    def size_bytes(self) -> int:
+        """What the tables and the contents in use take of memory or disk."""
+        self._table.refresh()
+        return self._table.size_bytes + self._slots.used_bytes
+
+    def digest(self, space: int, runs: Iterable[Run]) -> bytes:
+        """See `Hashes.digest`; the source reckons its own from a `HashTable`.
+
+        Every page was hashed here as it came, so where both digests are equal, all pages of *runs*
+        are here and are what the source read: that is the check of all that was sent, end to end.
+        """
+        self._table.refresh()
+        return self._table.digest(space, runs)
+
+    def known_runs(self, space: int) -> list[Run]:
+        """The runs of *space* that are here."""
+        self._table.refresh()
+        return self._table.known_runs(space)
+
+    def pieces(self, space: int, start: int, end: int) -> Iterator[Piece]:
+        """*start* to *end* in the largest pieces that are of one kind, without gaps.
+
+        Addresses hold until the page is put here anew or discarded by whatever address has it.
+        """
+        check_range(space, start, end)
+        self._table.refresh()
+        return map(self._piece, _merged(self._stretches(space, start, end)))
+
+    def _piece(self, stretch: Stretch) -> Piece:
+        start, end, word = stretch
+        if word >= FIRST_SLOT:
+            return Piece(start, end, self._slots.address + word * PAGE_SIZE)
+        return Piece(start, end, None if word == ZERO else word)
+
+    def _stretches(self, space: int, start: int, end: int) -> Iterator[Stretch]:
+        leaves = self._table.leaves(space)
+        for part in parts_among(leaves, start, end):
+            if start < part.start:
+                yield start, part.start, MISSING
+            words = self._table.slots(leaves[part.number])[part.first : part.last].tolist()
+            for first, last, word in stretches(words):
+                yield part.start + first * PAGE_SIZE, part.start + last * PAGE_SIZE, word
+            start = part.end
+        if start < end:
+            yield start, end, MISSING
 
     def discard(self, space: int, start: int, end: int) -> None:
         """*start* to *end* are served: what is there becomes SERVED, and its memory is given back.
@@ -32,110 +157,77 @@ class ServedPages(SharedPages):
         with self.changing():
             leaves = self._table.leaves(space)
             for part in parts_among(leaves, start, end):
-                words, _ = self._words(space, part)
-                served = [SERVED if word else MISSING for word in words]
-                self._assign(space, part, served, None)
+                slots, _ = self._table.part(leaves[part.number], part)
+                before = slots.tolist()
+                slots[:] = memoryview(array("I", [SERVED if word else MISSING for word in before]))
+                unused = self._slots.leave([word for word in before if word >= FIRST_SLOT])
+                # Not to be given out again: the index of a writer may still lead there.
+                self._slots.punch(extents(sorted(unused)))
 
-    def set_zero(self, space: int, start: int, end: int) -> None:
-        """*start* to *end* read as zeros from now on, in the leaves that there are (`expect`)."""
-        check_range(space, start, end)
-        with self.changing():
-            for part in parts_among(self._table.leaves(space), start, end):
-                pages = part.last - part.first
-                self._assign(space, part, [ZERO] * pages, ZERO_HASH * pages)
+    def verify(self, space: int, runs: Iterable[Run]) -> None:
+        """Hash the contents themselves again, by leaves: what was not yet since we wrote it last.
 
-    def expect(self, space: int, runs: Iterable[Run]) -> None:
-        """Make the leaves of *runs*: of a page without one, `set_zero` and `move` keep no trace.
-
-        Raises StoreFull.
+        Each page was hashed when it came, so this finds what memory or disk did to it since, at the
+        speed of hashing. What was discarded is passed over. Raises DamagedPages, MissingPages.
         """
-        with self.changing():
-            for start, end in runs:
-                check_range(space, start, end)
-                for part in parts(start, end):
-                    self._table.leaf(space, part.number)
+        wanted = list(runs)
+        self.digest(space, wanted)
+        damaged: list[int] = []
+        for number in sorted({part.number for run in wanted for part in parts(*run)}):
+            if (space, number) not in self._verified:
+                found = list(self._damaged(space, number))
+                damaged += found
+                if not found:
+                    self._verified.add((space, number))
+        if damaged:
+            raise DamagedPages(space, list(joined(damaged)))
 
-    def copy_space(self, space: int, new_space: int) -> None:
-        """*new_space* was forked from *space*: it has the same pages. No content is copied.
-
-        Leaves that *new_space* has already are left alone. Raises StoreFull.
-        """
-        check_range(new_space, 0, 0)
-        with self.changing():
-            table, there = self._table, self._table.leaves(new_space)
-            for number, leaf in table.leaves(space).items():
-                if number not in there:
-                    copy = table.empty_leaf()
-                    for extent in extents(contents(table.slots(leaf).tolist())):
-                        self._slots.use(*extent)
-                    table.slots(copy)[:] = table.slots(leaf)
-                    table.hashes_in(copy)[:] = table.hashes_in(leaf)
-                    table.publish(new_space, number, copy)
-
-    def move(self, space: int, old: int, new: int, length: int, *, event: int) -> None:
-        """*length* bytes of pages at *old* are now at *new* (mremap(2)); *old* reads as zeros.
-
-        event: a number, from 1, that grows with each move of this store. What was done under it is
-        not done twice, and what was begun is finished. A page at *old* whose leaf is not here is
-        taken for zeros. Raises StoreFull.
-        """
-        check_range(space, old, old + length)
-        check_range(space, new, new + length)
-        with self.changing():
-            table = self._table
-            if event > table.word(MOVE_EVENT):
-                table.set_word(MOVE_CURSOR, 0)
-                table.set_word(MOVE_EVENT, event)
-            elif event < table.word(MOVE_EVENT) or table.word(MOVE_CURSOR) == _MOVED:
-                return
-            for start, end in list(_steps(table.leaves(space), old, new, length)):
-                if end > table.word(MOVE_CURSOR):
-                    self._move(space, _part(old, start, end), _part(new, start, end), start)
-                    table.set_word(MOVE_CURSOR, end)
-            table.set_word(MOVE_CURSOR, _MOVED)
-
-    def _move(self, space: int, old: Part, new: Part, at: int) -> None:
-        """One step. A count of uses may stay too high when we die in it, never too low."""
-        pages = old.last - old.first
-        if self._table.word(MOVE_CURSOR) != at | _COPIED:
-            words, hashes = self._words(space, old)
-            for extent in extents(contents(words)):
-                self._slots.use(*extent)
-            self._assign(space, new, words, hashes)
-            self._table.set_word(MOVE_CURSOR, at | _COPIED)
-        if old.number in self._table.leaves(space):
-            self._assign(space, old, [ZERO] * pages, ZERO_HASH * pages)
-
-    def _words(self, space: int, part: Part) -> tuple[list[int], bytes]:
-        """Words and hashes of a part; of zero pages where there is no leaf."""
-        pages = part.last - part.first
-        leaf = self._table.leaves(space).get(part.number)
-        if leaf is None:
-            return [ZERO] * pages, ZERO_HASH * pages
-        slots, hashes = self._table.part(leaf, part)
-        return slots.tolist(), bytes(hashes)
-
-    def _assign(self, space: int, part: Part, words: list[int], hashes: bytes | None) -> None:
-        """Overwrite a part, and give back the memory of what nobody has any more."""
-        slots, known = self._table.part(self._table.leaf(space, part.number), part)
-        before = contents(slots.tolist())
-        slots[:] = memoryview(array("I", words))
-        if hashes is not None:
-            known[:] = hashes
-        self._verified.discard((space, part.number))
-        # Not to be used again: the index of a writer may still lead there.
-        self._slots.punch(extents(sorted(self._slots.leave(before))))
+    def _damaged(self, space: int, number: int) -> Iterator[int]:
+        """The addresses of pages of a leaf that are not what their hash says."""
+        leaf = self._table.leaves(space)[number]
+        hashes = bytes(self._table.hashes_in(leaf))
+        for first, last, word in stretches(self._table.slots(leaf).tolist()):
+            if word >= FIRST_SLOT:
+                there = hash_each(self._slots.read(word, word + last - first))
+            elif word == ZERO:
+                there = [ZERO_HASH] * (last - first)
+            else:
+                continue
+            for page, content in enumerate(there, first):
+                if content != hashes[page * HASH_SIZE : (page + 1) * HASH_SIZE]:
+                    yield number * LEAF_BYTES + page * PAGE_SIZE
 
 
-def _part(base: int, start: int, end: int) -> Part:
-    return next(parts(base + start, base + end))
+def stretches(words: list[int]) -> Iterator[Stretch]:
+    """Words of a page table as (first, last, word of the first): contiguous slots, or one kind."""
+    count, word = len(words), words[0]
+    if word >= FIRST_SLOT:
+        alike = words[-1] == word + count - 1 and words == list(range(word, word + count))
+    else:
+        alike = words == [word] * count
+    if alike:
+        yield 0, count, word
+        return
+    first = 0
+    for page in range(1, count + 1):
+        if page == count or words[page] != _next(word, page - first):
+            yield first, page, word
+            if page < count:
+                first, word = page, words[page]
 
 
-def _steps(leaves: Collection[int], old: int, new: int, length: int) -> Iterator[Run]:
-    """Offsets that cut a move so that each step is in one leaf on both sides, as far as any is."""
-    points: set[Run] = set()
-    for one, other in ((old, new), (new, old)):
-        for part in parts_among(leaves, one, one + length):
-            for cut in parts(part.start - one + other, part.end - one + other):
-                points.add((cut.start - other, cut.end - other))
-    yield from sorted(points)
+def _next(word: int, pages: int) -> int:
+    return word + pages if word >= FIRST_SLOT else word
+
+
+def _merged(pieces: Iterator[Stretch]) -> Iterator[Stretch]:
+    begun: Stretch | None = None
+    for start, end, word in pieces:
+        if begun and word == _next(begun[2], (begun[1] - begun[0]) // PAGE_SIZE):
+            begun = (begun[0], end, begun[2])
+        else:
+            if begun:
+                yield begun
+            begun = (start, end, word)
+    if begun:
+        yield begun

@@ -14,7 +14,7 @@ import fcntl
 from array import array
 from pathlib import Path
 
-from runtime.memory.content_index import ContentIndex
+from runtime.memory.content_index import ContentIndex, Plan
 from runtime.memory.contents import (
     NO_HASH,
     PAGE_SIZE,
@@ -28,8 +28,7 @@ from runtime.memory.hash_table import HashTable, joined
 from runtime.memory.leaves import ADDRESS_LIMIT, LEAF_PAGES, Part, check_range, parts, parts_among
 from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED
 from runtime.memory.runs import Run
-from runtime.memory.served_pages import ServedPages
-from runtime.memory.shared_pages import Piece
+from runtime.memory.served_pages import Piece, ServedPages
 from runtime.memory.store_errors import MissingPages, StoreBusy, StoreFull
 
 __all__ = [
@@ -79,12 +78,9 @@ class PageStore(ServedPages):
             raise
         return store
 
-    def put(
-        self, space: int, address: int, data: memoryview | bytes, *, only_missing: bool = False
-    ) -> None:
+    def put(self, space: int, address: int, data: memoryview | bytes) -> None:
         """The pages from *address* on are *data*.
 
-        only_missing: pages that are anything but MISSING stay what they are.
         Raises ValueError (what no address space can have), StoreFull: the pages of *data* are then
         missing or the new ones.
         """
@@ -94,7 +90,7 @@ class PageStore(ServedPages):
             pages = view[part.start - address : part.end - address]
             hashes = hash_each(pages)
             with self.changing():
-                self._place(space, part, hashes, pages, only_missing=only_missing)
+                self._place(space, part, hashes, pages)
 
     def zero(self, space: int, address: int, pages: int) -> None:
         """*pages* pages from *address* on are zeros. Raises as `put`."""
@@ -153,34 +149,24 @@ class PageStore(ServedPages):
             self._index.recover(self._table)
 
     def _place(
-        self,
-        space: int,
-        part: Part,
-        hashes: list[bytes],
-        pages: memoryview | None = None,
-        *,
-        only_missing: bool = False,
+        self, space: int, part: Part, hashes: list[bytes], pages: memoryview | None = None
     ) -> list[int]:
         """Have the pages of *part* be what *hashes* says; returns those whose content is nowhere.
 
         pages: their contents; without them, only what is here already is used.
         """
         index = self._writer
-        leaf = self._table.leaf(space, part.number)
-        slots, known = self._table.part(leaf, part)
-        before, were = slots.tolist(), split_hashes(known)
-        if only_missing:
-            hashes = [
-                h if slot == MISSING else was
-                for h, slot, was in zip(hashes, before, were, strict=True)
-            ]
+        slots, known = self._table.part(self._table.leaf(space, part.number), part)
+        before = slots.tolist()
         try:
-            decide = index.plan_sharing if pages is None else index.plan_writes
-            plan = decide(hashes, before, were)
+            plan = index.plan_new(hashes) if pages is not None and not any(before) else None
+            if plan is None:
+                decide = index.plan_sharing if pages is None else index.plan_writes
+                plan = decide(hashes, before, split_hashes(known))
             if plan.writes or plan.slots != before:
                 known[:] = NO_HASH * len(before)  # these pages count again once all is in place
                 if pages is not None:
-                    self._write(plan.writes, pages)
+                    self._write(plan, pages)
                 slots[:] = memoryview(array("I", plan.slots))
                 known[:] = b"".join(plan.hashes)
                 self._verified.discard((space, part.number))
@@ -190,15 +176,9 @@ class PageStore(ServedPages):
             raise
         return plan.unknown
 
-    def _write(self, writes: list[tuple[int, int]], pages: memoryview) -> None:
-        """Each (page, slot), in pieces as large as both rise by one."""
-        done = 0
-        for at in range(1, len(writes) + 1):
-            page, slot = writes[done]
-            ahead = at - done
-            if at == len(writes) or writes[at] != (page + ahead, slot + ahead):
-                self._slots.write(slot, pages[page * PAGE_SIZE : (page + ahead) * PAGE_SIZE])
-                done = at
+    def _write(self, plan: Plan, pages: memoryview) -> None:
+        for page, slot, count in plan.writes:
+            self._slots.write(slot, pages[page * PAGE_SIZE : (page + count) * PAGE_SIZE])
 
     def _clear(self, space: int, part: Part) -> None:
         leaf = self._table.leaves(space)[part.number]
