@@ -17,7 +17,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -26,7 +26,8 @@ FILL_VALUE_BYTES = 1024
 POOL_BYTES = 16 << 20  # further apart than a compressor looks back
 PATIENCE_S = 60.0
 BATCH = 512
-END_OF_BATCH = b"end of batch"
+_ECHO = b"*2\r\n$4\r\nECHO\r\n$12\r\nend of batch\r\n"
+_ECHOED = b"$12\r\nend of batch\r\n"
 
 
 class Connection:
@@ -37,22 +38,30 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pending = b""
 
-    def send(self, *commands: tuple[bytes, ...]) -> None:
-        self.socket.sendall(b"".join(map(encode, commands)))
+    def send(self, *commands: bytes) -> None:
+        self.socket.sendall(b"".join(commands))
 
-    def ask(self, commands: Sequence[tuple[bytes, ...]], expected: Sequence[bytes | None]) -> bool:
-        """Whether Redis answers as *expected*; if not, the replies are still to be read.
+    def ask(self, batches: Iterable[tuple[list[bytes], bytes]]) -> Iterator[bool]:
+        """For each batch (commands, their replies as one piece): does Redis answer like that?
 
-        Compared as one piece: what each reply looks like is known.
+        Where it does not, the replies are still to be read. Each batch is on its way before the
+        answers to the last one are read.
         """
-        self.send(*commands, (b"ECHO", END_OF_BATCH))
-        end = _bulk(END_OF_BATCH)
-        while not self._pending.endswith(end):
+        waiting = b""
+        for commands, replies in batches:
+            self.send(*commands, _ECHO)
+            if waiting:
+                yield self._answered(waiting)
+            waiting = replies + _ECHOED
+        if waiting:
+            yield self._answered(waiting)
+
+    def _answered(self, expected: bytes) -> bool:
+        while (end := self._pending.find(_ECHOED)) < 0:
             self._receive()
-        wanted = b"".join(map(_bulk, expected)) + end
-        as_expected = self._pending == wanted
+        as_expected = self._pending[: end + len(_ECHOED)] == expected
         if as_expected:
-            self._pending = b""
+            self._pending = self._pending[len(expected) :]
         return as_expected
 
     def reply(self) -> bytes | None:
@@ -82,17 +91,19 @@ class Connection:
         self._pending += received
 
 
-def encode(command: tuple[bytes, ...]) -> bytes:
-    """A command as Redis reads it."""
-    parts = b"".join([b"$%d\r\n%s\r\n" % (len(part), part) for part in command])
-    return b"*%d\r\n%s" % (len(command), parts)
+def set_command(key: bytes, value: bytes) -> bytes:
+    """SET as Redis reads it."""
+    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value)
 
 
-def _bulk(value: bytes | None) -> bytes:
-    """A value as Redis writes it; a status stands for itself."""
-    if value == b"+OK":
-        return b"+OK\r\n"
-    return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
+def get_command(key: bytes) -> bytes:
+    """GET as Redis reads it."""
+    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key), key)
+
+
+def bulk(value: bytes) -> bytes:
+    """A value as Redis writes it."""
+    return b"$%d\r\n%s\r\n" % (len(value), value)
 
 
 @cache
@@ -115,10 +126,13 @@ def written_pair(number: int) -> tuple[bytes, bytes]:
 
 
 def fill(connection: Connection, count: int) -> None:
-    """Set so many keys, in batches."""
-    for batch in _batches(count):
-        commands = [(b"SET", *fill_pair(number)) for number in batch]
-        if not connection.ask(commands, [b"+OK"] * len(commands)):
+    """Set so many keys."""
+    batches = (
+        ([set_command(*fill_pair(number)) for number in batch], b"+OK\r\n" * len(batch))
+        for batch in _batches(count)
+    )
+    for as_expected in connection.ask(batches):
+        if not as_expected:
             raise ConnectionError(f"redis answered {connection.reply()!r} to SET")
 
 
@@ -142,7 +156,7 @@ class Writer:
 
     def _write(self, number: int) -> None:
         self.sent_ns.append(time.monotonic_ns())
-        self.connection.send((b"SET", *written_pair(number)))
+        self.connection.send(set_command(*written_pair(number)))
         if (answer := self.connection.reply()) != b"+OK":
             raise ConnectionError(f"redis answered {answer!r} to write {number}")
         self.acknowledged_ns.append(time.monotonic_ns())
@@ -165,12 +179,21 @@ def missing(
 ) -> list[str]:
     """The keys among the first *count* whose value is not there or another."""
     wrong = []
-    for batch in _batches(count):
-        pairs = list(map(pair_of, batch))
-        if not connection.ask([(b"GET", key) for key, _ in pairs], [value for _, value in pairs]):
+    for batch, as_expected in zip(
+        _batches(count),
+        connection.ask(_gets(map(pair_of, batch)) for batch in _batches(count)),
+        strict=True,
+    ):
+        if not as_expected:
+            pairs = map(pair_of, batch)
             wrong += [key.decode() for key, value in pairs if connection.reply() != value]
             connection.reply()  # the end of the batch
     return wrong
+
+
+def _gets(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], bytes]:
+    keys, values = zip(*pairs, strict=True)
+    return list(map(get_command, keys)), b"".join(map(bulk, values))
 
 
 def _batches(count: int) -> Iterator[range]:

@@ -33,7 +33,7 @@ class Talk(writer.Connection):
 
 def test_a_command_is_written_as_redis_reads_it() -> None:
     with Talk() as talk:
-        talk.send((b"SET", b"k", b"v1"), (b"GET", b"k"))
+        talk.send(writer.set_command(b"k", b"v1"), writer.get_command(b"k"))
         assert talk.redis.recv(99) == (
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nv1\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
         )
