@@ -19,6 +19,7 @@ MAGIC = 0x6D69672D_6C617A79
     W_COMMIT,
     W_SERVER,
     W_TWIN,
+    W_TWIN_FD,
     W_STATUS,
     W_ORDERS,
     W_FAULTS,
@@ -29,7 +30,7 @@ MAGIC = 0x6D69672D_6C617A79
     W_EVENTS,
     W_SHORT,
     W_CONNECTION,
-) = range(14)
+) = range(15)
 WORDS = 64
 WORDS_AT = 2048  # last words: length, then UTF-8
 WORDS_END = PAGE

@@ -79,7 +79,7 @@ class Server:
         self._watch(self._succession.twin_fd, self._twin_died)
         self._resume()
         self._words[W_STATUS] = SERVING
-        while not (self._table.finished and not self._table.spaces):
+        while self._fillers or not self._table.finished:
             self._serve_once()
 
     # ---- where a killed server has left off
@@ -284,14 +284,16 @@ class Server:
         del self._fillers[space.uffd]
         # Closed first: a descriptor that is open and in no table would be served by nobody.
         os.close(space.uffd)
-        if space.pidfd >= 0:
-            os.close(space.pidfd)
         self._forget(space)
 
     def _forget(self, space: Space) -> None:
-        self._table.spaces.remove(space)
-        self._state.save(self._table)
         self._state.release(space)
+        if space.forked:
+            self._table.spaces.remove(space)
+        else:
+            # To be known still: should a child of it have to be killed, it is found by its parent.
+            space.uffd, space.areas = -1, []
+        self._state.save(self._table)
 
 
 def _forked(filler: Filler) -> bool:
@@ -299,4 +301,7 @@ def _forked(filler: Filler) -> bool:
 
 
 def _is_userfaultfd(fd: int) -> bool:
-    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[userfaultfd]"
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[userfaultfd]"
+    except FileNotFoundError:
+        return False

@@ -13,7 +13,7 @@ import select
 import signal
 from contextlib import suppress
 
-from runtime.memory.lazy.layout import DONE, W_SERVER, W_STATUS, W_TAKEOVERS, W_TWIN
+from runtime.memory.lazy.layout import DONE, W_SERVER, W_STATUS, W_TAKEOVERS, W_TWIN, W_TWIN_FD
 from runtime.memory.lazy.state import State
 from runtime.syscalls import clone3
 
@@ -57,7 +57,7 @@ class Succession:
             raise Succeeded
         self._twin = pid
         self.twin_fd = os.pidfd_open(pid)
-        self._state.words[W_TWIN] = pid
+        self._state.words[W_TWIN], self._state.words[W_TWIN_FD] = pid, self.twin_fd
 
     def end(self) -> None:
         """The twin is not needed any more."""
@@ -66,7 +66,8 @@ class Succession:
             os.waitpid(self._twin, 0)
 
     def _forget(self) -> None:
-        self._state.words[W_TWIN] = 0
+        # Before it is closed: the number may be another descriptor's soon.
+        self._state.words[W_TWIN] = self._state.words[W_TWIN_FD] = 0
         if self._twin:
             with suppress(ChildProcessError):
                 os.waitpid(self._twin, 0)
@@ -82,5 +83,7 @@ class Succession:
         poll.poll()
         if self._state.words[W_STATUS] == DONE:
             os._exit(0)
-        os.close(self._own_fd)
+        for fd in (self._own_fd, self._state.words[W_TWIN_FD]):
+            if fd > 0:  # it may have died before it had the second
+                os.close(fd)
         self._state.words[W_TAKEOVERS] += 1
