@@ -87,11 +87,14 @@ def push(
 def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
     """The far half: run the rsync that the source asks for inside *rootfs*, carry its bytes.
 
-    Only what `push` asks for is run: a receiver that writes below its own directory.
+    Only what `push` asks for is run: a receiver that writes below its own directory. A stream that
+    ends at once asks for nothing.
     """
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = stream.recv(1)
+        if not byte and not line:
+            return  # there was nothing to do for it
         if not byte or len(line) > 4096:
             raise ProtocolError("the source", "no rsync command line")
         line += byte

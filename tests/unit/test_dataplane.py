@@ -7,11 +7,14 @@ import socket
 import ssl
 import struct
 import threading
+import time
 
 import pytest
 
 from migrator import dataplane, images, rootfs
 from migrator.errors import MigrationError, PeerLost, ProtocolError
+from migrator.final_sync import FinalSync
+from migrator.rootfs_changes import Snapshot
 from migrator.tls import Credentials
 
 
@@ -229,6 +232,69 @@ def test_named_files_are_sent_whatever_their_times(pair, trees):
     with pair.connect("rsync") as stream:
         rootfs.push(source, stream, only=["file"])
     assert (target / "file").read_bytes() == content
+
+
+def looked_at_last(pair, source, snapshot, mapped=()):
+    """A FinalSync from start to finish; the bytes that it sent."""
+    streams = [pair.connect("rsync"), pair.connect("rsync")]
+    last = FinalSync(source, streams, lambda: list(mapped), snapshot)
+    last.start()
+    return last.finish(lambda: None)
+
+
+@pytest.fixture
+def equal_trees(pair, trees):
+    """Moved once, with the snapshot that was taken before."""
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target)
+    time.sleep(0.03)  # the clock of file times ticks
+    snapshot = Snapshot.of(source)
+    with pair.connect("rsync") as stream:
+        rootfs.push(source, stream, frozen=False)
+    return source, target, snapshot
+
+
+@pytest.mark.needs_rsync
+def test_where_nothing_changed_no_rsync_looks_again(pair, equal_trees):
+    source, _, snapshot = equal_trees
+    assert looked_at_last(pair, source, snapshot) == 0
+    assert pair.errors == []
+
+
+@pytest.mark.needs_rsync
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_changed_arrives_at_last(pair, equal_trees, when):
+    source, target, snapshot = equal_trees
+    last = None
+    if when == "meanwhile":
+        last = FinalSync(source, [pair.connect("rsync") for _ in "12"], list, snapshot)
+    (source / "file").write_text("changed")
+    (source / "dir with blank" / "x").unlink()
+    sent = last.finish(lambda: None) if last else looked_at_last(pair, source, snapshot)
+    assert sent > 0
+    assert (target / "hard").read_text() == "changed"
+    assert not (target / "dir with blank" / "x").exists()
+
+
+@pytest.mark.needs_rsync
+def test_mapped_files_arrive_whatever_the_snapshot_says(pair, equal_trees):
+    source, target, snapshot = equal_trees
+    (target / "file").write_text("not this")
+    assert looked_at_last(pair, source, snapshot, mapped=["file"]) > 100_000
+    assert (target / "file").read_bytes() == (source / "file").read_bytes()
+
+
+@pytest.mark.needs_rsync
+def test_without_a_snapshot_rsync_looks(pair, equal_trees):
+    source, _, _ = equal_trees
+    assert looked_at_last(pair, source, None) > 0
+
+
+def test_what_goes_wrong_in_the_last_look_comes_out(pair, trees):
+    source, target = trees
+    pair.serve = lambda header, stream: rootfs.serve(stream, target / "not-there")
+    with pytest.raises(MigrationError):
+        looked_at_last(pair, source, None)
 
 
 @pytest.mark.needs_rsync
