@@ -8,7 +8,7 @@ answer each, whatever happens, and then take its final word.
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,17 +56,22 @@ class Criu:
         inherit: Mapping[str, int] | None = None,
         launcher: Sequence[str] = (),
         keep_fds: Iterable[int] = (),
+        within: AbstractContextManager[object] | None = None,
     ) -> "Criu":
         """Start criu; it waits for requests until it is closed.
 
         inherit: CRIU's name of an external resource -> our descriptor for it, for a restore.
         launcher: argv of a program that prepares a place for criu and execs the rest of its
-        arguments; it gets *keep_fds* too.
+        arguments; it gets *keep_fds* too. within: entered by this thread for the moment in which
+        the process is made, which inherits the thread's namespaces.
         Raises CriuNotFound.
         """
         inherit = inherit or {}
         process = CriuProcess.spawn(
-            criu or find_criu(), launcher=launcher, keep_fds={*inherit.values(), *keep_fds}
+            criu or find_criu(),
+            launcher=launcher,
+            keep_fds={*inherit.values(), *keep_fds},
+            within=within or nullcontext(),
         )
         return cls(process, inherit)
 

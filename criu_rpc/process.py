@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from criu_rpc.errors import CriuNotFound
@@ -63,16 +64,25 @@ class CriuProcess:
 
     @classmethod
     def spawn(
-        cls, criu: Path, *, launcher: Sequence[str] = (), keep_fds: Iterable[int] = ()
+        cls,
+        criu: Path,
+        *,
+        within: AbstractContextManager[object],
+        launcher: Sequence[str] = (),
+        keep_fds: Iterable[int] = (),
     ) -> "CriuProcess":
-        """Start *criu*, through *launcher* if given (it execs the arguments that follow it)."""
+        """Start *criu*, through *launcher* if given (it execs the arguments that follow it).
+
+        Only the process comes to be *within*: a socket of ours would keep a namespace alive.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # a file, not a pipe: nobody has to read it for criu to go on
         stderr_fd = os.memfd_create("criu-stderr", os.MFD_CLOEXEC)
         command = [*launcher, str(criu), "swrk", str(theirs.fileno())]
         logger.debug("starting %s", command)
         try:
-            child = _popen(command, stderr_fd, (theirs.fileno(), *keep_fds))
+            with within:
+                child = _popen(command, stderr_fd, (theirs.fileno(), *keep_fds))
         except OSError as error:
             ours.close()
             os.close(stderr_fd)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from criu_rpc import (
 )
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.container import Container
-from runtime.errors import CheckpointFailed, ContainerError, WrongStatus
+from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
+from runtime.network.departure import Departure
 from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
@@ -61,6 +62,9 @@ class CheckpointOptions:
     #: the content of tmpfs mounts is packed by us, not by CRIU's tar: quicker, but such images are
     #: restored by this program alone
     own_tmpfs: bool = False
+    #: its network namespace is described in the record, where that can be done, and CRIU leaves it
+    #: alone, running in it (`Checkpoint.place`): quicker, and for this program alone
+    own_network: bool = False
     ghost_limit_bytes: int | None = None
     timeout_s: int | None = None
     manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
@@ -114,10 +118,17 @@ class Checkpoint:
         self.record = replace(
             _record(container, options, table, [mount.name for mount in below]), tmpfs=moved
         )
+        self._network = _own_network(container, options)
+        if self._network is not None:
+            self.record = replace(self.record, namespace=self._network.description)
         ours = [externals.ExternalMount(mount.point, mount.name) for mount in moved]
         self.dump_options = self._dump_options([*points, *below, *ours])
         self._passed: set[str] = set()
         self._tmpfs: tmpfs.Opened | None = None
+
+    def place(self) -> AbstractContextManager[None]:
+        """Where a criu for this dump is to be started (Criu.start, within)."""
+        return self._network.place() if self._network is not None else nullcontext()
 
     def run(self, on_notify: Handler | None = None, *, criu: Criu | None = None) -> DumpStats:
         """Dump it, into an image directory that is made if it is missing.
@@ -138,8 +149,10 @@ class Checkpoint:
             stack.enter_context(lock(self.container.dir))
             self._make_directories(stack)
             if criu is None:
-                criu = stack.enter_context(Criu.start(find_criu(self.options.criu)))
+                started = Criu.start(find_criu(self.options.criu), within=self.place())
+                criu = stack.enter_context(started)
             self._open_tmpfs(stack)
+            self._open_network(stack, criu)
             try:
                 return self._dump(criu, on_notify)
             except BaseException:
@@ -163,6 +176,36 @@ class Checkpoint:
             why = f"its mount {exc.filename}: {exc.strerror}"
             raise CheckpointFailed(self.container.id, why) from exc
 
+    def _open_network(self, stack: ExitStack, criu: Criu) -> None:
+        if self._network is None:
+            return
+        if not os.path.samefile(f"/proc/{criu.pid}/ns/net", self.container.netns_path):
+            why = "criu was started outside of its network namespace: see Checkpoint.place"
+            raise CheckpointFailed(self.container.id, why)
+        stack.enter_context(self._network)
+
+    def _lock_network(self) -> None:
+        if self._network is not None:
+            try:
+                self._network.freeze()
+            except OSError as exc:
+                why = f"locking its network: {exc.strerror}"
+                raise CheckpointFailed(self.container.id, why) from exc
+
+    def _note_network(self) -> None:
+        """Should it have changed since the other side made it again, that makes it once more."""
+        if self._network is None:
+            return
+        try:
+            changes = self._network.changes()
+        except NetworkNotCarried as error:
+            why = f"its network was changed meanwhile: {error.why}; try again"
+            raise CheckpointFailed(self.container.id, why) from error
+        if changes:
+            logger.info("the network namespace was changed meanwhile: %s", "; ".join(changes))
+            self.record = replace(self.record, namespace=self._network.description)
+            self.record.write(self.options.image_path)
+
     def _dump(self, criu: Criu, on_notify: Handler | None) -> DumpStats:
         try:
             handler = first_of(self._on_notify, on_notify, self._on_agreed)
@@ -175,12 +218,15 @@ class Checkpoint:
         self._passed.add(notification.script)
         # the first point at which all stand still
         if notification.script == Script.QUERY_EXT_FILES:
+            self._lock_network()
             self._save_tmpfs()
             places = descriptors.with_positions(
                 self.record.descriptors, self.container.state.init_pid
             )
             self.record = replace(self.record, descriptors=tuple(places))
             self.record.write(self.options.image_path)
+        elif notification.script == Script.POST_DUMP:
+            self._note_network()
 
     def _save_tmpfs(self) -> None:
         assert self._tmpfs is not None
@@ -231,9 +277,14 @@ class Checkpoint:
             timeout_s=options.timeout_s,
             orphan_pts_master=True,
             manage_cgroups_mode=options.manage_cgroups_mode,
-            network_lock=options.network_lock or network_lock(find_criu(options.criu)),
+            network_lock=self._network_lock(),
             freeze_cgroup=self._freezer(),
         )
+
+    def _network_lock(self) -> NetworkLock:
+        if self._network is not None:
+            return NetworkLock.SKIP  # it is ours: CRIU would start on single connections
+        return self.options.network_lock or network_lock(find_criu(self.options.criu))
 
     def _freezer(self) -> Path | None:
         """The freezer for CRIU to use; None to have it seize one task after the other.
@@ -281,6 +332,23 @@ def _tmpfs(
     if not options.own_tmpfs or options.link_remap:
         return ()
     return tuple(tmpfs.movable(table, (mount.point for mount in external)))
+
+
+def _own_network(container: Container, options: CheckpointOptions) -> Departure | None:
+    """None where CRIU has to dump the namespace, or there is none to dump."""
+    linux, init = container.spec.linux, container.state.init_pid
+    own = linux.namespace("network")
+    if not options.own_network or options.leave_running or not own or own.path:
+        return None
+    if linux.namespace("user"):
+        logger.info("CRIU dumps the network namespace: it belongs to a user namespace")
+        return None
+    interfaces = [network.name for network in Networks.of(container.state).veths]
+    try:
+        return Departure(init, container.processes, interfaces)
+    except NetworkNotCarried as error:
+        logger.info("CRIU dumps the network namespace: %s", error.why)
+        return None
 
 
 def _record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from criu_rpc import Criu, find_criu
@@ -24,12 +25,17 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def start_criu(
-    plan: RestorePlan, streams: Sequence[int], join_cgroup: Callable[[int], None], undo: Undo
+    plan: RestorePlan,
+    streams: Sequence[int],
+    join_cgroup: Callable[[int], None],
+    undo: Undo,
+    *,
+    within: AbstractContextManager[object],
 ) -> Criu:
     """Start criu for *plan*, and return it once it is where it is to be; it ends with *undo*.
 
     streams: ours in place of the container's standard descriptors; join_cgroup: puts a process
-    into the container's cgroups.
+    into the container's cgroups; within: see Criu.start.
     Raises CriuNotFound, SetupFailed, CgroupError, RestoreFailed.
     """
     inherit = _inherit(plan, streams, undo)
@@ -44,6 +50,7 @@ def start_criu(
                 inherit=inherit,
                 launcher=(*python, _PACKAGES, str(theirs)),
                 keep_fds=(theirs,),
+                within=within,
             )
         )
     finally:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from runtime.descriptors import STANDARD, Descriptor, Kind
 from runtime.errors import InvalidNetwork, RestoreFailed
+from runtime.network.capture import Description
 from runtime.network.models import Networks
 from runtime.tmpfs import Tmpfs
 
@@ -24,8 +25,8 @@ RECORD_FILE = "migrator.json"
 DESCRIPTORS_FILE = "descriptors.json"
 
 _FORMAT = 1
-#: with tmpfs mounts that the images do not hold in CRIU's way: not to be read as if there were none
-_FORMAT_TMPFS = 2
+#: with what CRIU's images do not hold, since it lies beside them: not to be read as if nothing did
+_FORMAT_BESIDE = 2
 _MAX_BYTES = 1 << 20
 
 
@@ -53,28 +54,31 @@ class Record:
     submounts: tuple[str, ...] = ()
     #: those whose content lies beside CRIU's images
     tmpfs: tuple[Tmpfs, ...] = ()
+    #: its network namespace, where CRIU was not to dump it
+    namespace: Description | None = None
     dumped: Dumped = field(default_factory=Dumped)
 
     def to_json(self) -> dict[str, Any]:
         """The object that from_json takes."""
         return {
-            "version": _FORMAT_TMPFS if self.tmpfs else _FORMAT,
+            "version": _FORMAT_BESIDE if self.tmpfs or self.namespace else _FORMAT,
             "container_id": self.container_id,
             "spec_sha256": self.spec_sha256,
             "descriptors": [each.to_json() for each in self.descriptors],
             "networks": self.networks.to_json(),
             "submounts": list(self.submounts),
             "tmpfs": [each.to_json() for each in self.tmpfs],
+            "namespace": self.namespace and self.namespace.to_json(),
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
         }
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Raises ValueError when *data* is no such object."""
-        formats = (_FORMAT, _FORMAT_TMPFS)
+        formats = (_FORMAT, _FORMAT_BESIDE)
         if not isinstance(data, dict) or data.get("version") not in formats:
-            raise ValueError(f"it is not of format version {_FORMAT} or {_FORMAT_TMPFS}")
-        found: dict[str, Any] = {"tmpfs": [], **data}
+            raise ValueError(f"it is not of format version {_FORMAT} or {_FORMAT_BESIDE}")
+        found: dict[str, Any] = {"tmpfs": [], "namespace": None, **data}
         match found:
             case {
                 "container_id": str(container_id),
@@ -83,6 +87,7 @@ class Record:
                 "networks": dict(networks),
                 "submounts": list(submounts),
                 "tmpfs": list(tmpfs),
+                "namespace": namespace,
                 "dumped": dict(dumped),
             }:
                 return cls(
@@ -92,6 +97,7 @@ class Record:
                     networks=_networks(networks),
                     submounts=tuple(_submount(each) for each in submounts),
                     tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
+                    namespace=namespace and Description.from_json(namespace),
                     dumped=_dumped(dumped),
                 )
         raise ValueError("fields are missing or of another type")

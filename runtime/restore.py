@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
@@ -19,6 +19,9 @@ from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
 from runtime.errors import RestoreFailed
+from runtime.network.announcement import announce
+from runtime.network.netns import in_netns
+from runtime.network.recreate import Recreated
 from runtime.process import pidfile
 from runtime.process.waiting import signals_held, wait_forwarding
 from runtime.reserve import reserve
@@ -96,7 +99,7 @@ class Restore:
         prepared, self._prepared = self._prepared, None
         late = _Late(on_notify)
         with _failing(self.container_id), prepared.undo:
-            prepared.restore(first_of(prepared.on_notify, late.ask))
+            prepared.restore(first_of(prepared.on_notify, late.ask, prepared.on_agreed))
         if late.error is not None:
             raise late.error
         return Container(self.root, prepared.plan.state)
@@ -124,10 +127,20 @@ class _Prepared:
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         plan.state.save(plan.directory)
         self._streams = plan.options.stdio.open(undo)
-        self.criu = start_criu(plan, self._streams, self._cgroup.join, undo)
+        self._network = self._make_network()
+        place = in_netns(self._network.path) if self._network else nullcontext()
+        self.criu = start_criu(plan, self._streams, self._cgroup.join, undo, within=place)
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
         plan.warm_up()
+
+    def _make_network(self) -> Recreated | None:
+        """The namespace that criu then lives in, and so all that it restores."""
+        if self.plan.namespace is None:
+            return None
+        network = self.undo.enter_context(Recreated(self.plan.networks, self.plan.state.id))
+        network.fill(self.plan.namespace)
+        return network
 
     def restore(self, on_notify: Handler) -> None:
         """The part that needs the images."""
@@ -137,6 +150,8 @@ class _Prepared:
         record = records.load(images_dir, self.plan.state.id)
         descriptors.place(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
+        if self._network is not None and record.namespace is not None:
+            self._network.fill(record.namespace)  # it may have changed up to the freeze
         try:
             self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
         except CriuError as error:
@@ -166,6 +181,13 @@ class _Prepared:
                 self._complete()
             case Script.POST_RESUME:
                 self._runs = True
+
+    def on_agreed(self, notification: Notification) -> None:
+        """After everybody has let it run: only now may it be reached."""
+        if notification.script == Script.POST_RESTORE and self._network is not None:
+            self._network.connect()
+            with suppress(OSError):
+                announce(self._network.path)
 
     def _adopt(self, pid: int | None) -> None:
         """Note who init is; it is our own child (criu_opts.rst_sibling)."""

@@ -14,6 +14,7 @@ from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
 from runtime.assemble import first_state
 from runtime.checkpoint import criu_config
+from runtime.network.capture import Description
 from runtime.network.models import Networks
 from runtime.records import Record, spec_digest
 from runtime.restore_options import RestoreOptions
@@ -67,6 +68,12 @@ class RestorePlan:
             namespaces=externals.namespaces_by_path(spec),
             directory=directory,
         )
+
+    @property
+    def namespace(self) -> Description | None:
+        """The network namespace that we are to make, in CRIU's place."""
+        own = self.spec.linux.namespace("network")
+        return self.record.namespace if own and not own.path else None
 
     def change_state(self, **changes: Any) -> None:
         """Note what has become known."""
@@ -126,6 +133,7 @@ class RestorePlan:
             veths=tuple(
                 VethPair(network.name, f"{network.host_interface_name}@{network.bridge}")
                 for network in self.networks.veths
+                if not self.namespace
             ),
             join_ns=externals.namespaces_to_join(self.spec),
             cg_roots=tuple(self._cgroup_roots(criu_pid)),
@@ -150,7 +158,7 @@ class RestorePlan:
 
     def warm_up(self) -> None:
         """Have loaded now what is needed while the container stands still."""
-        if self.networks.veths:
+        if self.networks.veths and not self.namespace:
             from runtime.network import rtnetlink  # noqa: PLC0415 - lazy: 150 ms
 
             with rtnetlink.connect():
@@ -158,7 +166,7 @@ class RestorePlan:
 
     def adopt_network(self) -> None:
         """Give the host ends that CRIU has made what it does not give them."""
-        if self.networks.veths:
+        if self.networks.veths and not self.namespace:
             from runtime.network import adopt  # noqa: PLC0415 - lazy: loaded by warm_up
 
             adopt(self.networks, self.state.id)

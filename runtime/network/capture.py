@@ -48,7 +48,7 @@ _IFA_CACHEINFO, _IFA_FLAGS, _FOREVER = 6, 8, 0xFFFF_FFFF
 _TENTATIVE, _DAD_FAILED, NO_DAD = 0x40, 0x08, 0x02
 _OF_A_MOMENT = _TENTATIVE | _DAD_FAILED | NO_DAD | 0x04
 _RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_NEXTHOP = 9, 12, 23, 30
-_ONLINK = 0x4
+_ONLINK, _TABLE_LOCAL, _BY_KERNEL = 0x4, 255, 2
 _USER_HZ = 100
 _PERMANENT, _PROXY = 0x80, 0x08
 _NDA_DESTINATION, _NDA_ADDRESS = 1, 2
@@ -174,16 +174,18 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close them."""
         self._sockets.close()
 
-    def read(self, *, again: bool = False) -> Description:
-        """All of it, in some 5 ms; *again*: look for parameters of interfaces that came meanwhile.
+    def read(self) -> Description:
+        """All of it, in some 4 ms; parameters as far as they were there when this was made.
 
-        What CRIU has put there to lock the network is left out.
+        What locks the network, as CRIU does while it dumps, is left out.
         """
         with in_netns(self._netns):
-            if again:
-                self._names = namespace_sysctl.names()
             sysctls = namespace_sysctl.read(self._names)
             words = [*_legacy_tables(), *_services()]
         links = [_link(message.payload) for message in self._all(_GET_LINK, _LINK)]
@@ -192,7 +194,7 @@ class Reader:
         return Description(
             links=tuple(link for link, _ in links),
             addresses=tuple(str(entry) for entry, _ in addresses),
-            routes=tuple(str(entry) for entry, _ in routes),
+            routes=tuple(str(entry) for entry, _ in routes if not _follows(entry)),
             rules=tuple(str(_entry(_RULE, m.payload)) for m in self._all(_GET_RULE)),
             neighbours=tuple(self._neighbours()),
             sysctls=sysctls,
@@ -317,6 +319,12 @@ def _route(payload: bytes) -> tuple[Entry, list[str]]:
         pairs.append((_RTA_EXPIRES, struct.pack("=I", max(1, expires // _USER_HZ))))
     words = [] if head[0] in (_INET, _INET6) else [f"routes of family {head[0]}"]
     return Entry(_ROUTE.pack(*head, flags & _ONLINK), tuple(pairs)), words
+
+
+def _follows(route: Entry) -> bool:
+    """Whether it is there since an address is: a moment after it, where that is asked about."""
+    _, _, _, _, table, origin, *_ = _ROUTE.unpack(route.header)
+    return (table, origin) == (_TABLE_LOCAL, _BY_KERNEL)
 
 
 def _without_state(hops: bytes) -> bytes:

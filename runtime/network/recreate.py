@@ -137,13 +137,16 @@ class Recreated:
         if network is None or link.kind != "veth":
             raise OSError(errno.EOPNOTSUPP, f"the interface {link.name} is not one of ours")
         name = network.host_end(self._id)
-        inner = _header(link.index) + attribute(_NAME, string(link.name))
-        inner += Entry.parse(link.given).payload
-        inner += attribute(_NETNS_FD, struct.pack("=I", self.fd))
-        info = attribute(_KIND, b"veth") + attribute(_DATA, attribute(_PEER, inner))
-        outer = attribute(_NAME, string(name)) + attribute(_ADDRESS, links.host_mac(name))
-        outer += _sizes(link) + attribute(_LINKINFO, info)
-        self._host.ask(_NEW_LINK, _header(0) + outer, CREATE | EXCLUSIVE)
+        with open("/proc/thread-self/ns/net", "rb") as home:
+            outer = _header(0) + attribute(_NAME, string(name)) + _sizes(link)
+            outer += attribute(_ADDRESS, links.host_mac(name))
+            outer += attribute(_NETNS_FD, struct.pack("=I", home.fileno()))
+            # only where this end is the peer does the kernel heed the other's number (veth.c)
+            info = attribute(_KIND, b"veth") + attribute(_DATA, attribute(_PEER, outer))
+            inner = _header(link.index) + attribute(_NAME, string(link.name))
+            inner += Entry.parse(link.given).payload + attribute(_LINKINFO, info)
+            inner += attribute(_NETNS_FD, struct.pack("=I", self.fd))
+            self._host.ask(_NEW_LINK, inner, CREATE | EXCLUSIVE)
         label = attribute(_ALIAS, string(links.label(self._id)))
         self._host.ask(_SET_LINK, _header(_index_of(name)) + label)
         devices.bring_up(name)
