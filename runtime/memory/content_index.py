@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from runtime.memory.contents import NO_HASH, ZERO_HASH, split_hashes
-from runtime.memory.page_table import FIRST_SLOT, MISSING, ZERO, PageTable
+from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, PageTable
 from runtime.memory.slots import MORE, SlotFile, each, extents
 
 
@@ -56,58 +57,25 @@ class ContentIndex:
         self._slots.recover(uses)
         self._index = index
 
-    def plan_new(self, hashes: list[bytes]) -> Plan | None:
-        """Pages of these contents are to be written where nothing is; None if any content is known.
+    def plan(
+        self, hashes: list[bytes], before: list[int], known: memoryview, *, writable: bool
+    ) -> Plan:
+        """Pages are to have these contents where *before* and *known* are the slots and hashes now.
 
-        Raises StoreFull.
+        writable: the contents are at hand, so that slots are taken for those that are nowhere; else
+        such pages stay what they were. Raises StoreFull; slots are lost then until `recover`.
         """
-        if len(set(hashes)) != len(hashes) or not self._index.keys().isdisjoint(hashes):
-            return None
-        plan = Plan([], hashes, [], [], [])
-        for start, end in self._slots.reserve(len(hashes)):
-            self._slots.references[start:end] = b"\1" * (end - start)
-            plan.writes.append((len(plan.slots), start, end - start))
-            plan.slots.extend(range(start, end))
-        self._index.update(zip(hashes, plan.slots, strict=True))
-        return plan
-
-    def plan_writes(self, hashes: list[bytes], before: list[int], known: list[bytes]) -> Plan:
-        """Pages of these contents are to be written where *before* and *known* are now.
-
-        Slots are taken for them. Raises StoreFull; some may be lost then until `recover`.
-        """
-        fresh = each(self._slots.reserve(self._lacking(hashes)))
-        references = self._slots.references
-        plan = Plan([], hashes, [], [], [])
-        for page, (content, slot, was) in enumerate(zip(hashes, before, known, strict=True)):
-            target = self._share(content, slot, was)
-            if target == MISSING:
-                if references[slot] == 1:  # nobody else has it
-                    target = slot
-                    if self._index.get(was) == slot:
-                        del self._index[was]
-                else:
-                    target = next(fresh)
-                    references[target] = 1
-                self._index[content] = target
-                _add(plan.writes, page, target)
-            if target != slot:
-                plan.left.append((slot, was))
-            plan.slots.append(target)
-        self._slots.give_back(extents(list(fresh)))
-        return plan
-
-    def plan_sharing(self, hashes: list[bytes], before: list[int], known: list[bytes]) -> Plan:
-        """The same where the contents did not come along: what is nowhere stays as it was."""
-        plan = Plan([], list(hashes), [], [], [])
-        for page, (content, slot, was) in enumerate(zip(hashes, before, known, strict=True)):
-            target = self._share(content, slot, was)
-            if target == MISSING:
-                plan.unknown.append(page)
-                plan.hashes[page], target = was, slot
-            elif target != slot:
-                plan.left.append((slot, was))
-            plan.slots.append(target)
+        contents = set(hashes)
+        if not any(before):
+            if contents == {ZERO_HASH}:
+                return Plan([ZERO] * len(hashes), hashes, [], [], [])
+            if writable and self._are_new(contents, len(hashes)):
+                return self._plan_new(hashes)
+        if not writable:
+            return self._plan_each(hashes, before, split_hashes(known), None)
+        reserved = each(self._slots.reserve(self._lacking(contents)))
+        plan = self._plan_each(hashes, before, split_hashes(known), reserved)
+        self._slots.give_back(extents(list(reserved)))
         return plan
 
     def leave(self, left: list[tuple[int, bytes]]) -> None:
@@ -118,14 +86,59 @@ class ContentIndex:
                 del self._index[content]
         self._slots.free(list(unused))
 
-    def _lacking(self, hashes: list[bytes]) -> int:
+    def _are_new(self, contents: set[bytes], pages: int) -> bool:
+        return len(contents) == pages and self._index.keys().isdisjoint(contents)
+
+    def _lacking(self, contents: set[bytes]) -> int:
         """How many slots they take at most."""
         references, index = self._slots.references, self._index
-        return sum(not references[index.get(h, MISSING)] or h not in index for h in set(hashes))
+        return sum(h not in index or not references[index[h]] for h in contents)
+
+    def _plan_new(self, hashes: list[bytes]) -> Plan:
+        plan = Plan([], hashes, [], [], [])
+        for start, end in self._slots.reserve(len(hashes)):
+            self._slots.references[start:end] = b"\1" * (end - start)
+            plan.writes.append((len(plan.slots), start, end - start))
+            plan.slots.extend(range(start, end))
+        self._index.update(zip(hashes, plan.slots, strict=True))
+        return plan
+
+    def _plan_each(
+        self,
+        hashes: list[bytes],
+        before: list[int],
+        known: list[bytes],
+        fresh: Iterator[int] | None,
+    ) -> Plan:
+        plan = Plan([], list(hashes), [], [], [])
+        for page, (content, slot, was) in enumerate(zip(hashes, before, known, strict=True)):
+            target = self._share(content, slot, was)
+            if target == MISSING:
+                if fresh is None:
+                    plan.unknown.append(page)
+                    plan.hashes[page], target = was, slot
+                else:
+                    target = self._take(content, slot, was, fresh)
+                    _add(plan.writes, page, target)
+            if target != slot:
+                plan.left.append((slot, was))
+            plan.slots.append(target)
+        return plan
+
+    def _take(self, content: bytes, slot: int, was: bytes, fresh: Iterator[int]) -> int:
+        """The slot to write that content to: its own where nobody else has it, else a fresh one."""
+        if self._slots.references[slot] == 1:
+            if self._index.get(was) == slot:
+                del self._index[was]
+        else:
+            slot = next(fresh)
+            self._slots.references[slot] = 1
+        self._index[content] = slot
+        return slot
 
     def _share(self, content: bytes, slot: int, was: bytes) -> int:
         """The slot with that content, used once more; MISSING where there is none."""
-        if content == was and slot != MISSING:
+        if content == was and slot not in (MISSING, SERVED):
             return slot
         target = self._index.get(content, MISSING)
         uses = self._slots.references[target]

@@ -130,6 +130,11 @@ class PageTable(Hashes):
         hashes = self.hashes_in(leaf)[part.first * HASH_SIZE : part.last * HASH_SIZE]
         return self.slots(leaf)[part.first : part.last], hashes
 
+    def check_room(self, start: int, end: int) -> None:
+        """StoreFull where *start* to *end* has more leaves than there can be."""
+        if (end - start) // LEAF_BYTES > self._limit:
+            raise StoreFull(self.directory, self._limited())
+
     def leaf(self, space: int, number: int) -> int:
         """The leaf of that number, made with nothing in it where it is not there yet.
 
@@ -147,7 +152,7 @@ class PageTable(Hashes):
         count = self._words[_COUNT]
         leaf: int = self._free[-1] if self._free else count
         if leaf >= self._limit:
-            raise StoreFull(self.directory, f"{count} leaves of {LEAF_BYTES >> 20} MiB are taken")
+            raise StoreFull(self.directory, self._limited())
         try:
             self._leaves.ensure(_HEADER_BYTES + (leaf + 1) * 8)
             self._slots.ensure((leaf + 1) * SLOT_BYTES)
@@ -157,6 +162,9 @@ class PageTable(Hashes):
         self.slots(leaf)[:] = _NO_SLOTS
         self.hashes_in(leaf)[:] = NO_HASH * LEAF_PAGES
         return leaf
+
+    def _limited(self) -> str:
+        return f"it has tables for {self._limit} places of {LEAF_BYTES >> 20} MiB"
 
     def publish(self, space: int, number: int, leaf: int) -> None:
         """Give the leaf of `empty_leaf`, filled meanwhile, to its address space."""

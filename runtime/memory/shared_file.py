@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -15,7 +16,7 @@ _STEP = 1 << 18
 
 
 class SharedFile:
-    """`view`: its bytes. Closes with `close`, after every view taken of it is gone."""
+    """`view`: all of its bytes, writable."""
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         """Make it, of *size* bytes; without one, open what is there."""
@@ -37,6 +38,10 @@ class SharedFile:
             self._ensured = upto
 
     def close(self) -> None:
+        """Let go of it; where somebody has a view of it yet, the mapping goes with that one."""
         self.view.release()
-        self._map.close()
-        os.close(self.fd)
+        with suppress(BufferError):
+            self._map.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -85,7 +85,7 @@ class PageStore(ServedPages):
         missing or the new ones.
         """
         view = flat(data)
-        check_range(space, address, address + len(view))
+        self._check(space, address, address + len(view))
         for part in parts(address, address + len(view)):
             pages = view[part.start - address : part.end - address]
             hashes = hash_each(pages)
@@ -95,7 +95,7 @@ class PageStore(ServedPages):
     def zero(self, space: int, address: int, pages: int) -> None:
         """*pages* pages from *address* on are zeros. Raises as `put`."""
         end = address + pages * PAGE_SIZE
-        check_range(space, address, end)
+        self._check(space, address, end)
         with self.changing():
             for part in parts(address, end):
                 self._place(space, part, [ZERO_HASH] * (part.last - part.first))
@@ -107,7 +107,7 @@ class PageStore(ServedPages):
         """
         each_hash = split_hashes(hashes)
         end = address + len(each_hash) * PAGE_SIZE
-        check_range(space, address, end)
+        self._check(space, address, end)
         unknown: list[int] = []
         with self.changing():
             for part in parts(address, end):
@@ -139,6 +139,10 @@ class PageStore(ServedPages):
             raise PermissionError(errno.EPERM, "not opened to be written", str(self.directory))
         return self._index
 
+    def _check(self, space: int, start: int, end: int) -> None:
+        check_range(space, start, end)
+        self._table.check_room(start, end)
+
     def _become_writer(self) -> None:
         try:
             fcntl.flock(self._slots.pages.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,10 +163,7 @@ class PageStore(ServedPages):
         slots, known = self._table.part(self._table.leaf(space, part.number), part)
         before = slots.tolist()
         try:
-            plan = index.plan_new(hashes) if pages is not None and not any(before) else None
-            if plan is None:
-                decide = index.plan_sharing if pages is None else index.plan_writes
-                plan = decide(hashes, before, split_hashes(known))
+            plan = index.plan(hashes, before, known, writable=pages is not None)
             if plan.writes or plan.slots != before:
                 known[:] = NO_HASH * len(before)  # these pages count again once all is in place
                 if pages is not None:
