@@ -27,6 +27,8 @@ _END = _RECORD.pack(0, 0, 0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHUNK = 1 << 20
 POLL_S = 0.002
+#: of images that are sent in one piece
+_TOGETHER = 1 << 16
 #: kept free besides what is known to be needed
 SPARE_BYTES = 32 << 20
 PREFIX = "migrator-images-"
@@ -81,6 +83,7 @@ class ImageSender:
         self.bytes_sent = 0
         self._stream = stream
         self._sent: dict[str, int] = {}
+        self._buffer = bytearray()
         self._complete = threading.Event()
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -113,11 +116,14 @@ class ImageSender:
     def _run(self) -> None:
         try:
             while not self._complete.is_set() and not self._stop.is_set():
-                if not self._send_new("pages-"):
+                if self._send_new("pages-"):
+                    self._flush()
+                else:
                     self._complete.wait(POLL_S)
             if not self._stop.is_set():
                 self._send_new("")
-                self._stream.sendall(_END)
+                self._put(_END)
+                self._flush()
                 if self._stream.recv(1) != b"\0":
                     raise PeerLost("the data plane", "the image files did not arrive")
         except OSError as error:
@@ -128,7 +134,10 @@ class ImageSender:
             self._stream.close()
 
     def _send_new(self, prefix: str) -> int:
-        """Send the bytes that files of this prefix have gained; returns how many."""
+        """Send the bytes that files of this prefix have gained; returns how many.
+
+        What is small may stay in the buffer, for the next to go with it.
+        """
         sent = 0
         for name in sorted(os.listdir(self.images_dir)):
             if name.startswith(prefix) and not LOCAL_ONLY.fullmatch(name):
@@ -143,12 +152,24 @@ class ImageSender:
         with path.open("rb", buffering=0) as file:
             file.seek(done)
             while (data := file.read(CHUNK)) or name not in self._sent:
-                self._stream.sendall(_RECORD.pack(len(name), done, len(data)) + name.encode())
-                self._stream.sendall(data)
+                self._put(_RECORD.pack(len(name), done, len(data)) + name.encode())
+                self._put(data)
                 done += len(data)
                 self._sent[name] = done
         self.bytes_sent += done - start
         return done - start
+
+    def _put(self, data: bytes) -> None:
+        """Small images go together: each write of its own is a TLS record and a packet."""
+        if len(self._buffer) + len(data) <= _TOGETHER:
+            self._buffer += data
+            return
+        self._flush()
+        self._stream.sendall(data)
+
+    def _flush(self) -> None:
+        self._stream.sendall(self._buffer)
+        self._buffer.clear()
 
 
 def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
@@ -159,14 +180,14 @@ def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
     """
     files: dict[str, int] = {}
     total = 0
-    buffer = bytearray(CHUNK)
+    reader = _Reader(stream)
     try:
         while True:
-            length, offset, count = _RECORD.unpack(_exactly(stream, _RECORD.size))
+            length, offset, count = _RECORD.unpack(reader.exactly(_RECORD.size))
             if not length:
                 stream.sendall(b"\0")
                 return total
-            name = _exactly(stream, length).decode("ascii", errors="replace")
+            name = reader.exactly(length).decode("ascii", errors="replace")
             if not _NAME.fullmatch(name) or count > CHUNK:
                 raise ProtocolError("the source", f"an image record {name!r} of {count} bytes")
             fd = files.get(name)
@@ -175,7 +196,7 @@ def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
                 fd = files[name] = os.open(images_dir / name, flags, 0o600)
             if os.lseek(fd, 0, os.SEEK_CUR) != offset:
                 raise ProtocolError("the source", f"image {name} with a gap at byte {offset}")
-            _receive_into(stream, fd, count, buffer)
+            reader.into_file(fd, count)
             total += count
     finally:
         for fd in files.values():
@@ -191,23 +212,34 @@ def sizes(images_dir: Path) -> dict[str, int]:
     }
 
 
-def _receive_into(stream: ssl.SSLSocket, fd: int, count: int, buffer: bytearray) -> None:
-    view = memoryview(buffer)
-    while count:
-        got = stream.recv_into(view, min(count, len(buffer)))
-        if not got:
-            raise PeerLost("the source", "an image file was cut off")
-        written = 0
-        while written < got:
-            written += os.write(fd, view[written:got])
-        count -= got
+class _Reader:
+    """What comes out of a stream, in pieces of our own choice."""
 
+    def __init__(self, stream: ssl.SSLSocket) -> None:
+        self._stream = stream
+        self._view = memoryview(bytearray(CHUNK))
+        self._start = self._end = 0
 
-def _exactly(stream: ssl.SSLSocket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = stream.recv(size - len(data))
-        if not piece:
-            raise PeerLost("the source", "the image stream was cut off")
-        data += piece
-    return data
+    def exactly(self, size: int) -> bytes:
+        """The next *size* bytes, at most CHUNK; PeerLost when there are no more."""
+        data = b""
+        while len(data) < size:
+            data += self._some(size - len(data))
+        return data
+
+    def into_file(self, fd: int, count: int) -> None:
+        """Write the next *count* bytes to *fd*."""
+        while count:
+            piece = self._some(count)
+            count -= len(piece)
+            while piece:
+                piece = piece[os.write(fd, piece) :]
+
+    def _some(self, most: int) -> memoryview:
+        """At least one byte: good until the next call."""
+        if self._start == self._end:
+            self._start, self._end = 0, self._stream.recv_into(self._view)
+            if not self._end:
+                raise PeerLost("the source", "the image stream was cut off")
+        start, self._start = self._start, min(self._start + most, self._end)
+        return self._view[start : self._start]
