@@ -8,13 +8,34 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.memory.errors import TrackingFailed, TrackingUnavailable
     from runtime.memory.maps import Mapping
     from runtime.memory.pagemap import Pagemap
     from runtime.memory.runs import Run
+    from runtime.memory.spaces import Space
+    from runtime.memory.tracker import Scan, Tracker
 
-__all__ = ["Mapping", "Pagemap", "Run"]
+__all__ = [
+    "Mapping",
+    "Pagemap",
+    "Run",
+    "Scan",
+    "Space",
+    "Tracker",
+    "TrackingFailed",
+    "TrackingUnavailable",
+]
 
-_HOME = {"Mapping": "maps", "Pagemap": "pagemap", "Run": "runs"}
+_HOME = {
+    "Mapping": "maps",
+    "Pagemap": "pagemap",
+    "Run": "runs",
+    "Scan": "tracker",
+    "Space": "spaces",
+    "Tracker": "tracker",
+    "TrackingFailed": "errors",
+    "TrackingUnavailable": "errors",
+}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 

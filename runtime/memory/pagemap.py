@@ -32,7 +32,7 @@ _WP_MATCHING = 1 << 0
 _CHECK_WPASYNC = 1 << 1
 _THERE = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
 
-_VECTOR_REGIONS = 1 << 15
+_VECTOR_REGIONS = 1 << 13
 _READ_PAGES = 1 << 18
 
 # Of a pagemap entry, read as bytes: the highest has present (63), swapped (62) and file or
@@ -126,6 +126,16 @@ class Pagemap:
         )
         return normalized((low, high) for low, high, _ in found)
 
+    def all_registered(self, start: int, end: int) -> bool:
+        """Whether every mapping in the range has asynchronous write-protection; no page is read."""
+        try:
+            # A category that none then has: each mapping is checked, and passed over.
+            unlike = PAGE_IS_WPALLOWED
+            any(self._scan(start, end, _CHECK_WPASYNC, inverted=unlike, mask=unlike, back=unlike))
+        except PermissionError:
+            return False
+        return True
+
     def soft_dirty(self, start: int, end: int) -> list[Run]:
         """Present anonymous pages written since clear_refs was, where the kernel tracks that."""
         return list(self._entries(start, end, soft=True))
@@ -138,8 +148,8 @@ class Pagemap:
         *,
         inverted: int,
         mask: int,
-        anyof: int,
         back: int,
+        anyof: int = 0,
     ) -> Iterator[PresentRun]:
         vector = self._vector
         words = memoryview(vector).cast("B").cast("Q")

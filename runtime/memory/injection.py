@@ -1,0 +1,237 @@
+"""A userfaultfd of another process's memory: made by one of its threads, held by us alone.
+
+userfaultfd(2) is bound to the memory of its caller, so a thread of the target has to call it. It is
+stopped for that (PTRACE_SEIZE, PTRACE_INTERRUPT), sent onto a detour, and the descriptor is taken
+over by pidfd_getfd(2) between the two calls that the detour makes.
+
+**Our death.** A tracer that dies leaves its tracee running with the registers that it has then, so
+putting registers back must never be what the target depends on. The detour (registers.py) does it
+by itself: code, put into the unused end of the vDSO, that closes the descriptor, sets the signal
+mask and all registers as they were, and jumps to where the thread was - into the interrupted system
+call again, if it was in one. What is done at which moment, and what follows if we die then:
+
+1. detour written      not in use: the thread goes on where it was
+2. pc set onto it      it runs the detour: close(-1), close(-EBADF), back to where it was
+3. signals blocked     the same; its own mask is set on the way
+4. close(-1) entered   there, and only there, it is turned into userfaultfd(2): the detour closes it
+5. descriptor taken, close(2) done, mask and registers set by us: where it was
+
+So no moment leaves it with changed registers, or with a descriptor. While the thread is on its
+detour its signals wait, in the kernel, as they do in an interrupted sigsuspend(2). A seccomp filter
+is suspended for a traced thread (PTRACE_O_SUSPEND_SECCOMP, what CRIU does): since every filter lets
+close(2) pass, the detour alone calls nothing that is forbidden.
+
+The vDSO's page becomes a private copy of the target's own, as by a debugger's breakpoint; its
+unused end is zeros again afterwards. A detour that our death left there bears the id of its thread,
+and is overwritten when that thread is seen to be elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.memory import ptrace, userfaultfd
+from runtime.memory.ptrace import Thread
+from runtime.memory.registers import Machine, machine
+from runtime.memory.runs import PAGE
+from runtime.syscalls import pidfd_getfd
+
+STOP_TIMEOUT_S = 0.1
+_ATTEMPTS = 20
+_PAUSE_S = 0.0005
+_ALL_SIGNALS = (1 << 64) - 1
+_AT_SYSINFO_EHDR = 33
+# Room for the longest detour, and the id of the thread that it is for in the last word.
+_SLOT_BYTES = 256
+# Of an ELF header of 64 bits: e_shoff, e_shentsize, e_shnum (elf(5))
+_ELF_HEADER = struct.Struct("<4s36xQ10xHH2x")
+
+
+class _Unfit(Exception):
+    """The thread stands where it must not be sent away from; it will go on by itself."""
+
+
+def take_userfaultfd(pid: int, mem_fd: int) -> tuple[int, int]:
+    """Make and take over a userfaultfd of process *pid*; and for how many us it stood for that.
+
+    mem_fd: its /proc/PID/mem; the userfaultfd is of the same memory. To be called in a thread that
+    ends soon: what does not stop in time is detached by that. Raises OSError, the target being as
+    before: EPERM may not be traced; ETIMEDOUT no thread of it stops; EMFILE it has no descriptor
+    left; ENOEXEC 32 bit, or no room for a detour; ESRCH it has ended or executed another program.
+    """
+    here = machine()
+    if here is None:
+        raise OSError(errno.ENOSYS, f"no registers known for {os.uname().machine}")
+    pidfd = os.pidfd_open(pid)
+    failure: OSError = ProcessLookupError(errno.ESRCH, "has no thread", f"process {pid}")
+    try:
+        for tid in _threads(pid):
+            try:
+                # Anew for each: one that did not stop in time may still be on its detour.
+                place = _free_slot(pid, mem_fd)
+                return _Injection(pid, tid, here, mem_fd, place, pidfd).run()
+            except TimeoutError as exc:
+                failure = exc
+    finally:
+        os.close(pidfd)
+    raise failure
+
+
+def _threads(pid: int) -> list[int]:
+    """The leader first, those in uninterruptible sleep last; not more than a few."""
+    tids = [pid, *sorted(int(name) for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))]
+    return sorted(tids[:4], key=lambda tid: _state(pid, tid) in "DZX")
+
+
+def _state(pid: int, tid: int) -> str:
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/task/{tid}/stat").read_text(errors="replace")
+        return text[text.rindex(")") + 2]
+    return "X"
+
+
+@dataclass(frozen=True, slots=True)
+class _Injection:
+    """One thread's detour. place: where it is written; pidfd: of the process."""
+
+    pid: int
+    tid: int
+    here: Machine
+    mem_fd: int
+    place: int
+    pidfd: int
+
+    def run(self) -> tuple[int, int]:
+        options = ptrace.O_SUSPEND_SECCOMP if _is_filtered(self.pid, self.tid) else 0
+        for _ in range(_ATTEMPTS):
+            thread = Thread.seize(self.tid, self.here, options=options)
+            began = time.perf_counter_ns()
+            try:
+                thread.stop(STOP_TIMEOUT_S)
+                taken = self._by_detour(thread)
+            except _Unfit:
+                thread.detach()
+                time.sleep(_PAUSE_S)
+                continue
+            except BaseException:
+                with suppress(OSError):
+                    thread.detach()
+                raise
+            # Killed since: what we have then is of no use, and closed with its space.
+            with suppress(ProcessLookupError):
+                thread.detach()
+            return taken, (time.perf_counter_ns() - began) // 1000
+        raise TimeoutError(errno.ETIMEDOUT, "is always in a critical section", f"thread {self.tid}")
+
+    def _by_detour(self, thread: Thread) -> int:
+        registers = thread.registers()
+        # Memory that is gone reads as nothing: an exec since it was opened.
+        if not os.pread(self.mem_fd, 1, self.place):
+            raise ProcessLookupError(errno.ESRCH, "has executed another program", str(self.pid))
+        if _in_critical_section(thread, self.mem_fd, self.here.in_user_code(registers)):
+            raise _Unfit
+        mask = thread.signal_mask()
+        detour = self.here.detour(self.place, registers, mask)
+        assert len(detour) <= _SLOT_BYTES - 8
+        thread.poke(self.place, detour)
+        thread.poke(self.place + _SLOT_BYTES - 8, struct.pack("<Q", thread.tid))
+        try:
+            thread.set_registers(self.here.sent_to(self.place, registers))
+            thread.set_signal_mask(_ALL_SIGNALS)
+            return self._call(thread)
+        finally:
+            # If it is not stopped any more, it is dead or ends its detour without us.
+            with suppress(ProcessLookupError):
+                thread.set_signal_mask(mask)
+                thread.set_registers(registers)
+                thread.poke(self.place, bytes(len(detour)))
+                thread.poke(self.place + _SLOT_BYTES - 8, bytes(8))
+
+    def _call(self, thread: Thread) -> int:
+        """Turn the first close into userfaultfd, take its result, let the second one close."""
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | userfaultfd.USER_MODE_ONLY
+        number = self.here.userfaultfd
+        thread.to_system_call(STOP_TIMEOUT_S)
+        calling = self.here.calling(thread.registers(), number, flags)
+        thread.set_registers(calling, call=number)
+        thread.to_system_call(STOP_TIMEOUT_S)
+        result = self.here.result(thread.registers())
+        with ExitStack() as stack:
+            if result >= 0:
+                taken = pidfd_getfd(self.pidfd, result)
+                stack.callback(os.close, taken)
+            thread.to_system_call(STOP_TIMEOUT_S)
+            thread.to_system_call(STOP_TIMEOUT_S)
+            stack.pop_all()
+        if result < 0:
+            raise OSError(-result, f"userfaultfd: {os.strerror(-result)}")
+        return taken
+
+
+def _is_filtered(pid: int, tid: int) -> bool:
+    """Whether seccomp watches the thread, and we may have that suspended for it."""
+    status = Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
+    return "\nSeccomp:\t0\n" not in status and "\nSeccomp:" in status
+
+
+def _in_critical_section(thread: Thread, mem_fd: int, pc: int | None) -> bool:
+    """Whether it is in a restartable sequence, which being sent away would break unseen (rseq(2)).
+
+    The kernel would find pc outside of it, and no longer abort it afterwards.
+    """
+    if pc is None or (address := thread.restartable_sequences()) is None:
+        return False
+    try:
+        (section,) = struct.unpack("<Q", os.pread(mem_fd, 8, address + 8))
+        if not section:
+            return False
+        start, length = struct.unpack("<8xQQ8x", os.pread(mem_fd, 32, section))
+    except (OSError, struct.error):
+        return False
+    return bool(start <= pc < start + length)
+
+
+def _free_slot(pid: int, mem_fd: int) -> int:
+    """An address in the vDSO where a detour may be written: zeros, or one that nobody is on."""
+    end = _end_of_vdso(pid, mem_fd)
+    unused = os.pread(mem_fd, -end % PAGE, end)
+    for offset in range(0, len(unused) - _SLOT_BYTES + 1, _SLOT_BYTES):
+        slot = unused[offset : offset + _SLOT_BYTES]
+        owner = int.from_bytes(slot[-8:], "little")
+        if not owner or _is_elsewhere(pid, owner, end + offset):
+            return end + offset
+    raise OSError(errno.ENOEXEC, "no room in its vDSO", f"process {pid}")
+
+
+def _end_of_vdso(pid: int, mem_fd: int) -> int:
+    auxv = Path(f"/proc/{pid}/auxv").read_bytes()
+    vectors = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))
+    if not (base := vectors.get(_AT_SYSINFO_EHDR)):
+        raise OSError(errno.ENOEXEC, "has no vDSO", f"process {pid}")
+    magic, headers, size, count = _ELF_HEADER.unpack(os.pread(mem_fd, _ELF_HEADER.size, base))
+    if magic != b"\x7fELF":
+        raise OSError(errno.ENOEXEC, "has an unknown vDSO", f"process {pid}")
+    # Section headers are the last of the image (objcopy writes it so, and the kernel maps it).
+    end: int = base + headers + size * count
+    return -(-end // 8) * 8
+
+
+def _is_elsewhere(pid: int, tid: int, slot: int) -> bool:
+    """Whether the thread has ended, or sleeps and is not in the slot (proc_pid_syscall(5))."""
+    try:
+        words = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return words[0] != "running" and not slot <= int(words[-1], 16) < slot + _SLOT_BYTES
+
+
+def tracer_of(pid: int) -> int:
+    """The pid of who traces the process, 0 for nobody. Raises OSError when it is gone."""
+    status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    return int(status.partition("\nTracerPid:")[2].split(None, 1)[0])
