@@ -7,21 +7,21 @@ looks it up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from migrator.page_records import Kind
+from migrator.page_records import PAGE, Kind
+from runtime.memory.runs import Run
 
 PREFIX_SIZE = 8
 
 
 class Group(NamedTuple):
-    """Consecutive pages of a batch that go in one record: pages first <= i < last."""
+    """Pages of a batch that follow each other and go the same way."""
 
     kind: Kind
-    first: int
-    last: int
+    pages: int
 
 
 def prefixes(hashes: bytes | memoryview) -> list[int]:
@@ -32,6 +32,23 @@ def prefixes(hashes: bytes | memoryview) -> list[int]:
 def pack_prefixes(hashes: bytes | memoryview) -> bytes:
     """The first 8 bytes of each of the hashes, for KNOWN records."""
     return memoryview(hashes).cast("B").cast("Q")[::2].tobytes()
+
+
+def split(runs: Sequence[Run], sizes: Iterable[int]) -> Iterator[list[Run]]:
+    """The pages of *runs*, in order, cut into pieces of so many pages each."""
+    rest = iter(runs)
+    start = end = 0
+    for size in sizes:
+        piece: list[Run] = []
+        left = size * PAGE
+        while left:
+            if start == end:
+                start, end = next(rest)
+            stop = min(end, start + left)
+            piece.append((start, stop))
+            left -= stop - start
+            start = stop
+        yield piece
 
 
 class Contents:
@@ -47,20 +64,15 @@ class Contents:
     def learn(self, numbers: Iterable[int]) -> None:
         self._known.update(numbers)
 
-    def groups(self, hashes: bytes) -> Iterator[Group]:
+    def groups(self, hashes: bytes) -> list[Group]:
         """How the pages of these hashes go; DATA pages count as known from then on."""
         numbers = prefixes(hashes)
         known, zero = self._known, self._zero
         unlike = set(numbers)
         if len(unlike) == len(numbers) and zero not in unlike and known.isdisjoint(unlike):
             known |= unlike
-            yield Group(Kind.DATA, 0, len(numbers))
-            return
-        first = 0
-        for kind, run in groupby(numbers, self._kind):
-            last = first + sum(1 for _ in run)
-            yield Group(kind, first, last)
-            first = last
+            return [Group(Kind.DATA, len(numbers))]
+        return [Group(kind, sum(1 for _ in pages)) for kind, pages in groupby(numbers, self._kind)]
 
     def _kind(self, number: int) -> Kind:
         if number == self._zero:

@@ -22,6 +22,7 @@ NONE = "none"
 DECIDE_AT = (24 << 20, 128 << 20, 1 << 30)
 SAMPLE_WINDOW = 8 << 20
 SAMPLE = 64 << 10
+MAX_CHANGES = 2
 #: a change must promise so much
 GAIN = 0.9
 #: after one that did not get smaller, up to so many groups are not even tried
@@ -100,7 +101,7 @@ class Compressor:
     codecs: Mapping[str, Codec]
     flow: Flow
     current: str = NONE
-    _before: Flow = field(default_factory=Flow)
+    _before: Flow | None = None
     _samples: dict[str, Sample] = field(default_factory=dict)
     _decisions: int = 0
     _changes: int = 0
@@ -133,12 +134,12 @@ class Compressor:
 
     def _consider(self, data: memoryview) -> None:
         at = DECIDE_AT[self._decisions]
-        if self.flow.page_bytes < at - SAMPLE_WINDOW or self._changes == 2:
-            self._before = self.flow.copy()
+        if self.flow.page_bytes < at - SAMPLE_WINDOW or self._changes == MAX_CHANGES:
             return
+        self._before = self._before or self.flow.copy()
         self._sample(data[:SAMPLE])
         if self.flow.page_bytes >= at:
-            self._decide()
+            self._decide(self.flow.since(self._before))
 
     def _sample(self, data: memoryview) -> None:
         for name, codec in self.codecs.items():
@@ -149,8 +150,7 @@ class Compressor:
             sample.raw += len(data)
             sample.packed += size or len(data)
 
-    def _decide(self) -> None:
-        window = self.flow.since(self._before)
+    def _decide(self, window: Flow) -> None:
         chosen = choose(self._samples, link=window.link, work=window.work, current=self.current)
         logger.info(
             "pages at %.0f MiB/s, %s: %s",
@@ -160,7 +160,7 @@ class Compressor:
         )
         self._changes += chosen != self.current
         self._decisions += 1
-        self.current, self._samples = chosen, {}
+        self.current, self._samples, self._before = chosen, {}, None
 
 
 def _smaller(size: int) -> int:

@@ -19,6 +19,7 @@ from migrator.page_records import (
     MAX_PAYLOAD,
     MAX_RUNS,
     PAGE,
+    RUN_SIZE,
     VERSION,
     Kind,
     Reader,
@@ -106,12 +107,18 @@ class Receiver:
         handler(record, self._reader.take(record.size))
 
     def _data(self, record: Record, payload: memoryview) -> None:
-        size = record.pages * PAGE
+        if record.address > record.pages:
+            raise ProtocolError(PEER, f"more runs than pages: {record}")
+        at = record.address * RUN_SIZE
+        runs, pages = unpack_runs(payload[:at], PEER, ordered=False), payload[at:]
         if record.codec:
-            payload = self._unpacked(record, payload, self._room[:size])
-        elif record.size != size:
-            raise ProtocolError(PEER, f"pages cut short: {record}")
-        self._store.put(record.space, record.address, payload)
+            pages = self._unpacked(record, pages, self._room[: record.pages * PAGE])
+        if not sum(end - start for start, end in runs) == record.pages * PAGE == len(pages):
+            raise ProtocolError(PEER, f"other pages than its runs have: {record}")
+        at = 0
+        for start, end in runs:
+            self._store.put(record.space, start, pages[at : at + end - start])
+            at += end - start
 
     def _unpacked(self, record: Record, payload: memoryview, room: memoryview) -> memoryview:
         codec = self._codecs.get(CODECS[record.codec])

@@ -7,7 +7,8 @@ A record is a header of 24 bytes, big-endian, and `size` bytes of payload:
                 from the source                             from the destination
     HELLO       pages: page size, address: version          the same, payload: codecs it has
     KNOWN                                                   payload: first 8 bytes of hashes it has
-    DATA        the pages, raw or compressed by `codec`
+    DATA        address: a number of runs; payload: these,
+                then their pages, raw or packed by `codec`
     ZERO        so many pages of zeros
     SAME        pages sent before: 16 bytes of hash each
     FORGET      pages that are not there any more
@@ -37,13 +38,14 @@ from runtime.memory.leaves import ADDRESS_LIMIT
 
 VERSION = 1
 PAGE = PAGE_SIZE
-MAX_PAYLOAD = 1 << 20
 #: pages of content in one record at most
-MAX_PAGES = MAX_PAYLOAD // PAGE
+MAX_PAGES = (1 << 20) // PAGE
+RUN_SIZE = 16
+MAX_PAYLOAD = MAX_PAGES * (PAGE + RUN_SIZE)
 #: pages of zeros in one record at most: each makes an entry of a table there
 MAX_ZEROS = 1 << 16
 MAX_FORGET = (1 << 32) - 1
-MAX_RUNS = MAX_PAYLOAD // 16
+MAX_RUNS = MAX_PAYLOAD // RUN_SIZE
 MAX_ERROR = 2000
 #: a record and what a TLS record of 16 KiB may bring along
 BUFFER = MAX_PAYLOAD + (256 << 10)
@@ -76,6 +78,7 @@ _PAGES = {
     Kind.FORGET: MAX_FORGET,
     Kind.NEED: MAX_PAGES,
 }
+_KINDS = {int(kind): kind for kind in Kind}
 CODECS = ("", "lz4", "zstd")
 
 
@@ -105,8 +108,8 @@ def unpack(header: memoryview, peer: str) -> Record:
     """A header off the wire, within its bounds; else ProtocolError."""
     number, *fields = HEADER.unpack(header)
     try:
-        record = Record(Kind(number), *fields)
-    except ValueError:
+        record = Record(_KINDS[number], *fields)
+    except KeyError:
         raise ProtocolError(peer, f"a page record of unknown kind {number}") from None
     if record.size > MAX_PAYLOAD or record.pages > _PAGES.get(record.kind, 0):
         raise ProtocolError(peer, f"too large a page record: {record}")
@@ -117,7 +120,7 @@ def unpack(header: memoryview, peer: str) -> Record:
     return record
 
 
-_ADDRESSED = {Kind.DATA, Kind.ZERO, Kind.SAME, Kind.FORGET, Kind.NEED}
+_ADDRESSED = {Kind.ZERO, Kind.SAME, Kind.FORGET, Kind.NEED}
 
 
 def pack_runs(runs: Sequence[tuple[int, int]]) -> bytes:
@@ -125,16 +128,19 @@ def pack_runs(runs: Sequence[tuple[int, int]]) -> bytes:
     return struct.pack(f">{2 * len(runs)}Q", *(address for run in runs for address in run))
 
 
-def unpack_runs(payload: memoryview, peer: str) -> list[tuple[int, int]]:
-    """The runs in a payload: sorted, disjoint, aligned; else ProtocolError."""
-    if len(payload) % 16:
+def unpack_runs(payload: memoryview, peer: str, *, ordered: bool = True) -> list[tuple[int, int]]:
+    """The runs in a payload, each of whole pages, sorted and disjoint if *ordered*.
+
+    Raises ProtocolError for anything else.
+    """
+    if len(payload) % RUN_SIZE:
         raise ProtocolError(peer, f"runs of {len(payload)} bytes")
     runs = list(struct.iter_unpack(">QQ", payload))
     before = 0
     for start, end in runs:
         if not before <= start < end <= ADDRESS_LIMIT or (start | end) % PAGE:
             raise ProtocolError(peer, f"an impossible run {start:#x}-{end:#x}")
-        before = end
+        before = end if ordered else 0
     return runs
 
 

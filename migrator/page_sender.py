@@ -6,13 +6,14 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost, ProtocolError
-from migrator.page_batches import PREFIX_SIZE, Contents, Group
+from migrator.page_batches import PREFIX_SIZE, Contents, Group, split
 from migrator.page_compression import Compressor, Flow
 from migrator.page_records import (
     MAX_ERROR,
@@ -36,8 +37,6 @@ from runtime.memory.runs import Run
 #: small records are gathered up to this size; larger payloads go by themselves
 GATHERED = 128 << 10
 ALONE = 32 << 10
-#: what is read and hashed at once
-CHUNK = MAX_PAGES * PAGE
 LAST_WORDS_S = 2.0
 #: a destination that still asks for the same pages after that many answers is not sound
 MAX_ANSWERS = 8
@@ -81,7 +80,7 @@ class Sender:
         self._contents = Contents(ZERO_HASH)
         self._readers: dict[int, Read] = {}
         self._out = bytearray()
-        self._pages = memoryview(bytearray(CHUNK))
+        self._pages = memoryview(bytearray(MAX_PAGES * PAGE))
         self._marks = 0
         self._marked = self.flow.copy()
         self._busy_since: float | None = None
@@ -91,13 +90,17 @@ class Sender:
         self._compressor = Compressor(compression, codecs, self.flow)
 
     def send_run(self, space: int, start: int, end: int, read: Read) -> None:
-        """Send the pages start <= address < end of *space* as they are now.
+        """`send_runs` of one."""
+        self.send_runs(space, [(start, end)], read)
+
+    def send_runs(self, space: int, runs: Iterable[Run], read: Read) -> None:
+        """Send these pages of *space* as they are now; the runs may be in any order.
 
         read: Space.read_into; what it cannot read (any more) is forgotten there.
         """
         self._readers[space] = read
         self._poll()
-        self._send_pages(space, start, end, whole=False)
+        self._send_pages(space, runs, read, whole=False)
 
     def send_gone(self, space: int) -> None:
         """Tell that *space* is not there any more."""
@@ -166,24 +169,32 @@ class Sender:
         there = bytes(payload).decode(errors="replace").split(",")
         return {name: codec for name, codec in available().items() if name in there}
 
-    def _send_pages(self, space: int, start: int, end: int, *, whole: bool) -> None:
-        read = self._readers[space]
-        while start < end:
-            # as far as the next multiple: tables are cut there too
-            view = self._pages[: min(end - start, CHUNK - start % CHUNK)]
-            began = time.perf_counter()
-            got = read(view, start) // PAGE * PAGE
-            self.flow.read_s += time.perf_counter() - began
-            if got:
-                self._send_batch(space, start, view[:got], whole=whole)
-            start += got
-            if got < len(view):
-                start = self._forget_hole(space, start, end, read)
+    def _send_pages(self, space: int, runs: Iterable[Run], read: Read, *, whole: bool) -> None:
+        """Read as many pages as a record may have, from as many runs as it takes; send them."""
+        batch: list[Run] = []
+        filled = 0
+        for run_start, end in runs:
+            start = run_start
+            while start < end:
+                size = min(end - start, len(self._pages) - filled)
+                began = time.perf_counter()
+                got = read(self._pages[filled : filled + size], start) // PAGE * PAGE
+                self.flow.read_s += time.perf_counter() - began
+                if got:
+                    batch.append((start, start + got))
+                    start, filled = start + got, filled + got
+                if got < size:
+                    start = self._forget_hole(space, start, end, read, self._pages[filled:])
+                if filled == len(self._pages):
+                    self._send_batch(space, batch, self._pages, whole=whole)
+                    batch, filled = [], 0
+        if batch:
+            self._send_batch(space, batch, self._pages[:filled], whole=whole)
 
-    def _forget_hole(self, space: int, start: int, end: int, read: Read) -> int:
+    def _forget_hole(self, space: int, start: int, end: int, read: Read, room: memoryview) -> int:
         """Pages from *start* on cannot be read: tell so; where they can be read again."""
         hole_end = start + PAGE
-        while hole_end < end and read(self._pages[:PAGE], hole_end) < PAGE:
+        while hole_end < end and read(room[:PAGE], hole_end) < PAGE:
             hole_end += PAGE
         self.table.forget(space, start, hole_end)
         for at in range(start, hole_end, MAX_FORGET * PAGE):
@@ -192,42 +203,68 @@ class Sender:
         self.flow.gone_pages += (hole_end - start) // PAGE
         return hole_end
 
-    def _send_batch(self, space: int, address: int, view: memoryview, *, whole: bool) -> None:
+    def _send_batch(self, space: int, runs: list[Run], view: memoryview, *, whole: bool) -> None:
+        """Send the pages of *runs*, which lie one after the other in *view*."""
+        hashes = self._hashed(space, runs, view)
+        pages = len(view) // PAGE
+        groups = [Group(Kind.DATA, pages)] if whole else self._contents.groups(hashes)
+        first = 0
+        for (kind, pages), pieces in zip(
+            groups, split(runs, (group.pages for group in groups)), strict=True
+        ):
+            last = first + pages
+            if kind == Kind.DATA:
+                self._send_data(space, pieces, view[first * PAGE : last * PAGE])
+            elif kind == Kind.SAME:
+                self._send_same(space, pieces, hashes[first * HASH_SIZE : last * HASH_SIZE])
+            else:
+                self._send_zeros(space, pieces)
+            first = last
+
+    def _hashed(self, space: int, runs: list[Run], view: memoryview) -> bytes:
         began = time.perf_counter()
         hashes = page_hashes(view)
-        self.table.set(space, address, hashes)
+        at = 0
+        for start, end in runs:
+            size = (end - start) // PAGE * HASH_SIZE
+            self.table.set(space, start, hashes[at : at + size])
+            at += size
         self.flow.hash_s += time.perf_counter() - began
         self.flow.page_bytes += len(view)
-        every = Group(Kind.DATA, 0, len(view) // PAGE)
-        for kind, first, last in [every] if whole else self._contents.groups(hashes):
-            at, pages = address + first * PAGE, last - first
-            if kind == Kind.DATA:
-                self._send_data(space, at, view[first * PAGE : last * PAGE])
-            elif kind == Kind.SAME:
-                known = hashes[first * HASH_SIZE : last * HASH_SIZE]
-                self.flow.same_pages += pages
-                self._put(pack(kind, space=space, address=at, pages=pages, size=len(known)), known)
-            else:
-                self.flow.zero_pages += pages
-                self._put(pack(kind, space=space, address=at, pages=pages))
+        return hashes
 
-    def _send_data(self, space: int, address: int, view: memoryview) -> None:
+    def _send_data(self, space: int, runs: list[Run], view: memoryview) -> None:
         began = time.perf_counter()
-        codec, payload = self._compressor.pack(view)
+        codec, packed = self._compressor.pack(view)
         self.flow.compress_s += time.perf_counter() - began
-        pages = len(view) // PAGE
+        pages, places = len(view) // PAGE, pack_runs(runs)
         self.flow.data_pages += pages
-        self._put(
-            pack(
-                Kind.DATA,
-                codec=codec,
-                space=space,
-                address=address,
-                pages=pages,
-                size=len(payload),
-            ),
-            payload,
+        header = pack(
+            Kind.DATA,
+            codec=codec,
+            space=space,
+            address=len(runs),
+            pages=pages,
+            size=len(places) + len(packed),
         )
+        self._put(header + places, packed)
+
+    def _send_same(self, space: int, runs: list[Run], hashes: bytes) -> None:
+        at = 0
+        for start, end in runs:
+            pages = (end - start) // PAGE
+            known = hashes[at : at + pages * HASH_SIZE]
+            self._put(
+                pack(Kind.SAME, space=space, address=start, pages=pages, size=len(known)), known
+            )
+            self.flow.same_pages += pages
+            at += len(known)
+
+    def _send_zeros(self, space: int, runs: list[Run]) -> None:
+        for start, end in runs:
+            pages = (end - start) // PAGE
+            self._put(pack(Kind.ZERO, space=space, address=start, pages=pages))
+            self.flow.zero_pages += pages
 
     def _settle(self, asked: list[tuple[int, list[Run]]]) -> list[_Answer]:
         """Mark, and answer what the destination then needs, until it needs nothing more."""
@@ -235,9 +272,10 @@ class Sender:
             answers, needed = self._exchange(asked)
             if not needed:
                 return answers
-            for record in needed:
-                if record.space in self._readers:
-                    self._send_pages(record.space, record.address, record.end, whole=True)
+            for space, records in groupby(needed, lambda record: record.space):
+                if (read := self._readers.get(space)) is not None:
+                    runs = [(record.address, record.end) for record in records]
+                    self._send_pages(space, runs, read, whole=True)
         raise ProtocolError("the destination", "the same question again and again")
 
     def _exchange(self, asked: list[tuple[int, list[Run]]]) -> tuple[list[_Answer], list[Record]]:

@@ -186,6 +186,25 @@ def test_what_the_destination_has_is_not_sent_again(connect, store):
     assert_equal(store, memory)
 
 
+def test_scattered_pages_go_together_in_any_order(connect, store):
+    memory = Memory(*(noise() if number % 3 else bytes(PAGE) for number in range(2000)))
+    memory.holes = set(range(0, 2000, 50))
+    runs = [(BASE + at * PAGE, BASE + (at + 1 + at % 2) * PAGE) for at in range(0, 1999, 2)]
+    random.Random(3).shuffle(runs)
+    link = connect(compression="none")
+    link.sender.send_runs(1, runs, memory.read)
+    sent = link.sender.mark()
+    assert sent.bytes_sent < link.sender.flow.data_pages * (PAGE + 16) + 24 * 2000
+    there = sorted(
+        (start, end) for start, end in runs if (start - BASE) // PAGE not in memory.holes
+    )
+    assert link.sender.verify({1: there}) == {}
+    for start, end in runs:
+        for number in range((start - BASE) // PAGE, (end - BASE) // PAGE):
+            hole = number in memory.holes
+            assert content(store, 1, number) == (None if hole else memory.page(number))
+
+
 def test_a_later_round_replaces_pages(connect, store):
     memory = Memory(noise(600))
     link = connect()

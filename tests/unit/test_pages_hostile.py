@@ -28,14 +28,14 @@ def store(tmp_path_factory):
         yield store
 
 
-def served(store, data: bytes) -> tuple[BaseException | None, bytes]:
-    """What a receiver that is sent *data* raises, and what it answers."""
+def served(store, sent: bytes) -> tuple[BaseException | None, bytes]:
+    """What a receiver that is sent *sent* raises, and what it answers."""
     near, far = socket.socketpair()
     answer = bytearray()
 
     def talk() -> None:
         with suppress(OSError):
-            near.sendall(data)
+            near.sendall(sent)
             near.shutdown(socket.SHUT_WR)
         with suppress(OSError):
             while piece := near.recv(1 << 16):
@@ -54,6 +54,14 @@ def served(store, data: bytes) -> tuple[BaseException | None, bytes]:
     return raised, bytes(answer)
 
 
+def data(
+    payload: bytes, pages: int = 1, address: int = BASE, runs: int = 1, **fields: int
+) -> bytes:
+    """A DATA record for one run, whatever its header says."""
+    places = pack_runs([(address, address + pages * PAGE)])
+    return record(Kind.DATA, places + payload, address=runs, pages=pages, space=1, **fields)
+
+
 def record(kind: Kind, payload: bytes = b"", **fields: int) -> bytes:
     return pack(kind, **{"size": len(payload), **fields}) + payload
 
@@ -69,19 +77,21 @@ REFUSED = {
     "a huge payload": HELLO + pack(Kind.DATA, space=1, address=BASE, pages=1, size=1 << 31),
     "too many pages": HELLO + pack(Kind.DATA, space=1, address=BASE, pages=1 << 20),
     "too many zeros": HELLO + pack(Kind.ZERO, space=1, address=BASE, pages=1 << 31),
-    "pages without bytes": HELLO + pack(Kind.DATA, space=1, address=BASE, pages=1),
-    "bytes without pages": HELLO + record(Kind.DATA, bytes(PAGE), space=1, address=BASE),
-    "half a page": HELLO + record(Kind.DATA, bytes(PAGE // 2), space=1, address=BASE, pages=1),
-    "an odd address": HELLO + record(Kind.DATA, bytes(PAGE), space=1, address=BASE + 1, pages=1),
+    "pages without bytes": HELLO + pack(Kind.DATA, space=1, address=1, pages=1),
+    "bytes without pages": HELLO + record(Kind.DATA, bytes(PAGE), space=1),
+    "half a page": HELLO + data(bytes(PAGE // 2)),
+    "a page too many": HELLO + data(bytes(2 * PAGE)),
+    "an odd address": HELLO + data(bytes(PAGE), address=BASE + 1),
+    "more runs than pages": HELLO + data(bytes(PAGE), runs=2),
+    "a run of more pages than are said": HELLO
+    + record(Kind.DATA, pack_runs([(BASE, BASE + 9 * PAGE)]) + bytes(PAGE), address=1, pages=1),
+    "data for the kernel": HELLO + data(bytes(PAGE), address=(1 << 57)),
     "an address of the kernel": HELLO + record(Kind.ZERO, space=1, address=(1 << 64) - PAGE),
     "zeros into the kernel": HELLO + record(Kind.ZERO, space=1, address=(1 << 57) - PAGE, pages=2),
     "a space that cannot be": HELLO + record(Kind.ZERO, space=1 << 31, address=BASE, pages=1),
-    "an unknown codec": HELLO
-    + record(Kind.DATA, bytes(100), space=1, address=BASE, pages=1, codec=9),
-    "what is no lz4": HELLO
-    + record(Kind.DATA, b"\xff" * 100, space=1, address=BASE, pages=1, codec=1),
-    "what is no zstd": HELLO
-    + record(Kind.DATA, b"\xff" * 100, space=1, address=BASE, pages=1, codec=2),
+    "an unknown codec": HELLO + data(bytes(100), codec=9),
+    "what is no lz4": HELLO + data(b"\xff" * 100, codec=1),
+    "what is no zstd": HELLO + data(b"\xff" * 100, codec=2),
     "half a hash": HELLO + record(Kind.SAME, bytes(15), space=1, address=BASE, pages=1),
     "half a run": HELLO + record(Kind.DIGEST, bytes(15), space=1),
     "a run backwards": HELLO + record(Kind.DIGEST, pack_runs([(BASE + PAGE, BASE)]), space=1),
@@ -98,10 +108,9 @@ def test_a_receiver_refuses(store, what):
     assert str(raised).encode()[:100] in last
 
 
-@pytest.mark.parametrize("cut", [0, 5, 24, 30, 24 + 24 + PAGE - 1])
+@pytest.mark.parametrize("cut", [0, 5, 24, 30, 24 + 24 + 16 + PAGE - 1])
 def test_a_cut_is_a_lost_source(store, cut):
-    data = HELLO + record(Kind.DATA, bytes(PAGE), space=1, address=BASE, pages=1)
-    raised, answer = served(store, data[:cut])
+    raised, answer = served(store, (HELLO + data(bytes(PAGE)))[:cut])
     assert isinstance(raised, PeerLost)
     assert bytes([Kind.ERROR]) + bytes(3) not in answer
 
@@ -125,12 +134,12 @@ def test_no_stream_does_more_than_be_refused(store, pieces):
 
 
 @given(st.binary(max_size=96))
-def test_no_bytes_are_runs_but_runs(data):
+def test_no_bytes_are_runs_but_runs(payload):
     try:
-        runs = unpack_runs(memoryview(data), "it")
+        runs = unpack_runs(memoryview(payload), "it")
     except ProtocolError:
         return
-    assert pack_runs(runs) == data
+    assert pack_runs(runs) == payload
 
 
 class Plain(socket.socket):
@@ -172,7 +181,7 @@ NEED = pack(Kind.NEED, space=1, address=BASE, pages=1)
         THERE + record(Kind.DIGEST, bytes(32), space=2) + MARK,
         THERE + record(Kind.DIGEST, bytes(32), space=1) * 2 + MARK,
         THERE + record(Kind.MISSING, b"123", space=1) + MARK,
-        THERE + record(Kind.DATA, bytes(PAGE), space=1, address=BASE, pages=1) + MARK,
+        THERE + data(bytes(PAGE)) + MARK,
         THERE + record(Kind.ERROR, b"no\x1b[31m\nroom"),
         THERE + b"".join(NEED + pack(Kind.MARK, address=number) for number in range(1, 50)),
     ],
