@@ -46,23 +46,30 @@ def pace(progress: Sequence[Progress], report: Mapping[str, Any]) -> Pace | None
     frozen_ms = min((p["start_ms"] for p in report["phases"] if p["frozen"]), default=0.0)
     frozen_at = max(pairwise(progress), key=lambda pair: pair[1].at_s - pair[0].at_s)[0].at_s
     began_at = frozen_at - frozen_ms / 1000 - COMMAND_START_S
-    before = [p for p in progress if p.at_s <= began_at]
-    tracked = [p for p in progress if frozen_at - tracked_s <= p.at_s <= frozen_at]
+    before = within(progress, 0, began_at)
+    tracked = within(progress, frozen_at - tracked_s, frozen_at)
     if len(before) < 2 or len(tracked) < 2:
         return None
     return Pace(
-        before_mb_s=_per_second(before) * PAGE_BYTES / 1e6,
-        slowed=1 - _per_second(tracked) / _per_second(before),
-        slowed_cpu=1 - _per_cpu_second(tracked) / _per_cpu_second(before),
+        before_mb_s=per_second(before) * PAGE_BYTES / 1e6,
+        slowed=1 - per_second(tracked) / per_second(before),
+        slowed_cpu=1 - per_cpu_second(tracked) / per_cpu_second(before),
         rewritten_bytes=(tracked[-1].writes - tracked[0].writes) * PAGE_BYTES,
     )
 
 
-def _per_second(samples: Sequence[Progress]) -> float:
+def within(progress: Sequence[Progress], since_s: float, until_s: float) -> list[Progress]:
+    """The samples of a span of time."""
+    return [p for p in progress if since_s <= p.at_s <= until_s]
+
+
+def per_second(samples: Sequence[Progress]) -> float:
+    """Pages written a second."""
     first, last = samples[0], samples[-1]
     return (last.writes - first.writes) / (last.at_s - first.at_s)
 
 
-def _per_cpu_second(samples: Sequence[Progress]) -> float:
+def per_cpu_second(samples: Sequence[Progress]) -> float:
+    """Pages written for each second of CPU that it got."""
     first, last = samples[0], samples[-1]
     return (last.writes - first.writes) / max(last.cpu_s - first.cpu_s, 1e-9)

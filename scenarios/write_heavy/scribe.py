@@ -20,7 +20,7 @@ TICK_S = 0.001
 KEPT = 5
 SAMPLE_EVERY_NS = 50_000_000
 SAMPLES = 4000
-ROOT = ""  # of the container
+ROOT = os.environ.get("SCRIBE_ROOT", "")  # where it is not run in a container
 
 
 class Memory:

@@ -20,31 +20,38 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from matrix import BANDWIDTHS, MODES, QUICK, WORKLOADS, pairs
+from matrix import BANDWIDTHS, MODES, QUICK, TRACKED, WORKLOADS, pairs
 from measuring import measure
 from results import Sample, details, failures, silences
 from rich.console import Console
 from targets import table, targets
+from tracking import measure_tracking
 
 from migrator.lab import lab
 
+EVERY = (TRACKED, *WORKLOADS)
 BY_HAND = ("stop-and-copy", "lazy-pages")
 
 
 def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sample]:
     """Every combination so many times; all ways take turns, so that they meet the same noise."""
-    wanted = pairs(options.workload, options.mode)
-    total = len(options.bandwidth) * options.runs * len(wanted)
+    wanted = pairs([w for w in options.workload if w != TRACKED], options.mode)
+    total = options.runs * (len(options.bandwidth) * len(wanted) + (TRACKED in options.workload))
     done, begin = 0, time.monotonic()
+
+    def say(sample: Sample) -> Sample:
+        nonlocal done
+        done += 1
+        passed = f"{done}/{total}, {time.monotonic() - begin:.0f} s"
+        console.print(f"{passed}: {sample}", soft_wrap=True)
+        return sample
+
+    for _ in range(options.runs if TRACKED in options.workload else 0):
+        yield say(measure_tracking())
     for bandwidth in options.bandwidth:
         with lab.up("bench", bandwidth=bandwidth, owned=True) as up:
             for workload, mode in wanted * options.runs:
-                sample = measure(up, bandwidth, workload, mode)
-                done += 1
-                console.print(
-                    f"{done}/{total}, {time.monotonic() - begin:.0f} s: {sample}", soft_wrap=True
-                )
-                yield sample
+                yield say(measure(up, bandwidth, workload, mode))
 
 
 def machine() -> dict[str, object]:
@@ -61,14 +68,14 @@ def machine() -> dict[str, object]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="one; repeatable")
+    parser.add_argument("--workload", action="append", choices=EVERY, help="one; repeatable")
     parser.add_argument("--mode", action="append", choices=MODES, help="one; repeatable")
     parser.add_argument("--bandwidth", action="append", metavar="RATE", help="1gbit, ... or off")
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} at 1gbit")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
-    every = [name for name in WORKLOADS if name != "redis-64"]
-    options.workload = options.workload or (list(QUICK) if options.quick else every)
+    usual = [name for name in EVERY if name != "redis-64"]
+    options.workload = options.workload or (list(QUICK) if options.quick else usual)
     options.mode = options.mode or list(MODES)
     options.bandwidth = options.bandwidth or list(BANDWIDTHS[: 1 if options.quick else None])
     if shutil.which("runc") is None and set(BY_HAND) & set(options.mode):
@@ -80,7 +87,7 @@ def main() -> int:
     options = parse()
     before = machine()
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, 120)
+    console.width = max(console.width, 130)
     samples: list[Sample] = []
     try:
         for sample in measure_all(options, console):
@@ -102,7 +109,8 @@ def _conclude(
         "targets": [goal.as_json() for goal in goals],
     }
     output.write_text(json.dumps(figures, indent=1) + "\n")
-    for part in (silences(samples), details(samples), table(goals), *failures(samples)):
+    parts = [details(samples), table(goals), *failures(samples)]
+    for part in [silences(samples), *parts] if any(s.silence_ms for s in samples) else parts:
         console.print(part, soft_wrap=isinstance(part, str))
     console.print(f"every figure: {output}")
 

@@ -44,6 +44,8 @@ MODES: dict[str, Callable[[], Mover]] = {
     "stop-and-copy": lambda: ByHand("stop_and_copy"),
     "lazy-pages": lambda: ByHand("post_copy"),
 }
+#: No migration, but what tracking alone costs a process (tracking.py).
+TRACKED = "tracked"
 BANDWIDTHS = ("1gbit", "off")
 QUICK = ("idle", "redis-64")
 #: busy-20 answers one question, which one way is asked.

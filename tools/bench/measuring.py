@@ -89,7 +89,5 @@ def _reported(move: Move) -> dict[str, Any]:
         "cpu_s": report.get("cpu_s"),
         "max_rss_bytes": report.get("max_rss_bytes"),
         "rounds": len(rounds) or None,
-        "stop_us": max((r["stop_us"] for r in rounds if "stop_us" in r), default=None),
-        "scan_us": max((r["scan_us"] for r in rounds if "scan_us" in r), default=None),
         "report": report,
     }

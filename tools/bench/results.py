@@ -52,7 +52,16 @@ class Sample:
         what = f"{self.workload}, {self.bandwidth}, {self.mode}: "
         if self.problems:
             return what + "; ".join(self.problems)
-        return f"{what}silence {self.silence_ms:.1f} ms, total {self.total_ms:.1f} ms"
+        figures = {
+            "silence": (self.silence_ms, "ms"),
+            "total": (self.total_ms, "ms"),
+            "slowed": (self.slowed and self.slowed * 100, "%"),
+        }
+        return what + ", ".join(
+            f"{name} {value:.1f} {unit}"
+            for name, (value, unit) in figures.items()
+            if value is not None
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,9 +83,10 @@ def median(
 
 def silences(samples: Sequence[Sample]) -> Table:
     """The longest silence: a row for each workload and bandwidth, a column for each mode."""
-    modes = list(dict.fromkeys(s.mode for s in samples))
+    modes = list(dict.fromkeys(s.mode for s in samples if s.mode != "tracker"))
     drawn = _table("Longest silence, ms (medians)", ["workload", "bandwidth"], modes)
-    for workload, bandwidth in dict.fromkeys((s.workload, s.bandwidth) for s in samples):
+    moved = [s for s in samples if s.mode != "tracker"]
+    for workload, bandwidth in dict.fromkeys((s.workload, s.bandwidth) for s in moved):
         row = [_cell(samples, workload, bandwidth, mode) for mode in modes]
         drawn.add_row(workload, bandwidth, *row)
     return drawn
@@ -91,14 +101,16 @@ def _cell(samples: Sequence[Sample], workload: str, bandwidth: str, mode: str) -
 
 
 _DETAILS: dict[str, tuple[Figure, float, str]] = {
-    "silence, ms": (lambda s: s.silence_ms, 1, ".0f"),
-    "frozen, ms": (lambda s: s.frozen_ms, 1, ".0f"),
-    "total, s": (lambda s: s.total_ms, 1e3, ".2f"),
-    "wire, MiB": (lambda s: s.wire_bytes, 1 << 20, ".0f"),
-    "pages, MiB": (lambda s: s.page_bytes, 1 << 20, ".0f"),
-    "rounds": (lambda s: s.rounds, 1, ".0f"),
-    "cpu, s": (lambda s: s.cpu_s, 1, ".2f"),
-    "rss, MiB": (lambda s: s.max_rss_bytes, 1 << 20, ".0f"),
+    "silence\nms": (lambda s: s.silence_ms, 1, ".0f"),
+    "frozen\nms": (lambda s: s.frozen_ms, 1, ".0f"),
+    "total\ns": (lambda s: s.total_ms, 1e3, ".2f"),
+    "wire\nMiB": (lambda s: s.wire_bytes, 1 << 20, ".0f"),
+    "pages\nMiB": (lambda s: s.page_bytes, 1 << 20, ".0f"),
+    "rounds\n": (lambda s: s.rounds, 1, ".0f"),
+    "slowed\n%": (lambda s: s.slowed, 0.01, ".1f"),
+    "per cpu s\n%": (lambda s: s.slowed_cpu, 0.01, ".1f"),
+    "cpu\ns": (lambda s: s.cpu_s, 1, ".2f"),
+    "rss\nMiB": (lambda s: s.max_rss_bytes, 1 << 20, ".0f"),
 }
 
 
