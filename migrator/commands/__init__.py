@@ -39,6 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "migrate": Entry(_MOVING, "Move a running container to another host."),
     "resolve": Entry(_MOVING, "Finish a migration that a crash left half done."),
     "agent": Entry(_MOVING, "Serve one migration on stdin and stdout (started over SSH)."),
+    "lazy-pages": Entry(_MOVING, "Bring the memory of a lazy restore from its images."),
     "lab": Entry(_TRYING, "Two hosts and a client on this machine, to try a migration on."),
     "scenario": Entry(_TRYING, "Run a story: a workload that is moved while a client watches."),
     "completion": Entry(_SHELL, "Print the completion script of a shell."),

@@ -30,7 +30,7 @@ class Commands(OneDash, click.Group):
         """Import the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"migrator.commands.{cmd_name}")
+        module = importlib.import_module(f"migrator.commands.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

@@ -30,6 +30,11 @@ class Filler:
         if page // _NEAR not in self._near:
             self._near.append(page // _NEAR)
 
+    @property
+    def has_near(self) -> bool:
+        """Whether there were faults since it was last filled around them."""
+        return bool(self._near)
+
     def next_near(self) -> tuple[Area, int, int] | None:
         """The next run of missing pages close to a fault."""
         while self._near:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from criu_rpc.errors import BadImages
 from criu_rpc.memory_images import PE_LAZY, PE_PARENT, PE_PRESENT, read_pagemap
-from runtime.errors import BundleError
 from runtime.memory.lazy.layout import PAGE
 from runtime.memory.lazy.local_pages import Extent
 
@@ -47,7 +47,7 @@ class LazyImages:
 def read_images(directory: Path) -> LazyImages:
     """What a lazy restore of *directory* leaves to a server.
 
-    Raises BundleError for pages that are in no image, BadImages, OSError.
+    Raises BadImages, for pages that are in no image too; OSError.
     """
     files: dict[str, int] = {}
     extents = {}
@@ -55,7 +55,7 @@ def read_images(directory: Path) -> LazyImages:
         if match := re.fullmatch(r"pagemap-(\d+)\.img", path.name):
             extents[int(match[1])] = _joined(_Pagemap(path, files).lazy())
     if not extents:
-        raise BundleError(str(directory), "there is no image of a process's memory in it")
+        raise BadImages(directory, "has no image of a process's memory")
     return LazyImages(list(files), extents)
 
 
@@ -86,7 +86,7 @@ class _Pagemap:
         while start < end:
             at = bisect_right(self._starts, start) - 1
             if at < 0 or self._entries[at].end <= start:
-                raise BundleError(str(self.path), f"page {start:#x} is in no image of the chain")
+                raise BadImages(self.path, f"has page {start:#x} in no image of its chain")
             entry, until = self._entries[at], min(end, self._entries[at].end)
             if entry.flags & PE_PRESENT:
                 file = self._files.setdefault(self._file, len(self._files))
@@ -100,8 +100,8 @@ class _Pagemap:
             path = self.path.parent / "parent" / self.path.name
             if not path.exists():
                 where = "its parent" if flags & PE_PARENT else "a page server"
-                raise BundleError(
-                    str(self.path), f"page {address:#x} was left to {where}, which is not here"
+                raise BadImages(
+                    self.path, f"has left page {address:#x} to {where}, which is not here"
                 )
             self._below = _Pagemap(path, self._files)
         return self._below

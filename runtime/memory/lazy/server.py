@@ -132,6 +132,8 @@ class Server:
     def _patience(self) -> int:
         if any(filler.waiting for filler in self._fillers.values()) or self._resting:
             return _PAUSE_MS
+        if any(filler.has_near for filler in self._fillers.values()):
+            return 0
         return 0 if self._may_fill() and self._fillers else _IDLE_MS
 
     def _may_fill(self) -> bool:

@@ -88,18 +88,6 @@ class Space:
                 return area, self._address(area, first), self._address(area, last)
         return None
 
-    def run_around(self, address: int, start: int, end: int) -> tuple[Area, int, int] | None:
-        """The missing pages around the missing page at *address*, within [start, end)."""
-        area = self.area(address)
-        if area is None or not self.missing(address):
-            return None
-        low, high = self._pages(area, start, end)
-        page = area.bytes_at + (address - area.start >> PAGE_SHIFT)
-        first = self._memory[low:page].rfind(b"\x00") + 1 + low
-        found = self._memory[page:high].find(b"\x00")
-        last = high if found < 0 else page + found
-        return area, self._address(area, first), self._address(area, last)
-
     def forget(self, start: int, end: int) -> int:
         """No page of [start, end) is missing any more; return how many were."""
         count = 0
