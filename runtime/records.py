@@ -97,24 +97,31 @@ class Record:
                     networks=_networks(networks),
                     submounts=tuple(_submount(each) for each in submounts),
                     tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
-                    namespace=namespace and Description.from_json(namespace),
+                    namespace=None if namespace is None else Description.from_json(namespace),
                     dumped=_dumped(dumped),
                 )
         raise ValueError("fields are missing or of another type")
 
     def write(self, images_dir: Path) -> None:
         """Write both files of *images_dir*."""
-        _write(images_dir / RECORD_FILE, self.to_json())
-        _write(images_dir / DESCRIPTORS_FILE, [each.link for each in self.descriptors])
+        _write(images_dir / RECORD_FILE, self._text())
+        links = json.dumps([each.link for each in self.descriptors])
+        _write(images_dir / DESCRIPTORS_FILE, links.encode())
+
+    def _text(self) -> bytes:
+        return json.dumps(self.to_json()).encode()
 
 
-def load(images_dir: Path, container_id: str) -> Record:
+def load(images_dir: Path, container_id: str, *, known: Record | None = None) -> Record:
     """The record of *images_dir*; where another runtime made the images, what their files say.
 
+    known: what it is expected to be; if it is that, it need not be read once more.
     Raises RestoreFailed, about *container_id*.
     """
     try:
         text = _read(images_dir / RECORD_FILE)
+        if known is not None and text == known._text():
+            return known
         if text is not None:
             return Record.from_json(json.loads(text))
         return _foreign(container_id, _read(images_dir / DESCRIPTORS_FILE))
@@ -173,9 +180,9 @@ def _read(path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, text: bytes) -> None:
     # not by write_atomic: its fsync would be paid while the container stands still, and an image
     # directory is only of use once its dump is complete
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-        json.dump(data, file)
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        file.write(text)

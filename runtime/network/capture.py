@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
@@ -55,6 +55,7 @@ _NDA_DESTINATION, _NDA_ADDRESS = 1, 2
 _XFRM_GET_STATE, _XFRM_GET_POLICY = 0x12, 0x15
 
 _LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
+_NESTED = 0x4000  # NLA_F_NET_BYTEORDER: from here on bits of an attribute's number are flags
 _LIFETIME = re.compile(rf" (?:{_IFA_CACHEINFO}|{_RTA_EXPIRES})=[0-9a-f]+\Z")
 
 
@@ -72,8 +73,11 @@ class Entry(NamedTuple):
     def parse(cls, line: str) -> Self:
         """What str() wrote. Raises ValueError."""
         header, *rest = line.split(" ")
-        pairs = (each.split("=") for each in rest)
-        return cls(bytes.fromhex(header), tuple((int(k), bytes.fromhex(v)) for k, v in pairs))
+        pairs = ((int(k), bytes.fromhex(v)) for k, v in (each.split("=") for each in rest))
+        found = cls(bytes.fromhex(header), tuple(pairs))
+        if not all(0 < kind < _NESTED and len(value) < _NESTED for kind, value in found.attributes):
+            raise ValueError(f"{line} has an attribute that cannot be")
+        return found
 
     @property
     def payload(self) -> bytes:
@@ -123,19 +127,14 @@ class Description:
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Raises ValueError when *data* is no such object: it may come from anywhere."""
-        lists = {f.name for f in fields(cls)} - {"links", "sysctls"}
-        if not isinstance(data, dict) or data.keys() != lists | {"links", "sysctls"}:
-            raise ValueError("the network's fields are not those of a namespace")
-        for name in lists - {"others"}:
-            for line in data[name]:
-                Entry.parse(line)
-        if not all(isinstance(v, str) and ".." not in k for k, v in data["sysctls"].items()):
-            raise ValueError("the network's parameters are not names and values")
-        return cls(
-            links=tuple(map(_link_of, data["links"])),
-            sysctls=dict(data["sysctls"]),
-            **{name: tuple(map(str, data[name])) for name in lists},
-        )
+        match data:
+            case {"links": list(links), "sysctls": dict(sysctls), **rest}:
+                lists = {name: read(rest.pop(name, None)) for name, read in _LISTS.items()}
+                if not rest:
+                    return cls(
+                        links=tuple(map(_link_of, links)), sysctls=_parameters(sysctls), **lists
+                    )
+        raise ValueError("a network namespace is described in another way")
 
     def differences(self, other: Self) -> list[str]:
         """What *other* has that this has not, and the reverse, in words; lifetimes do not count.
@@ -143,7 +142,7 @@ class Description:
         Of kernel parameters those that both have: the kernels may be of different versions.
         """
         found = []
-        for name in ("links", "addresses", "routes", "rules", "neighbours", "others"):
+        for name in ("links", *_LISTS):
             here, there = (set(map(lasting, getattr(each, name))) for each in (self, other))
             found += [f"{name}: {each} is missing" for each in sorted(here - there)]
             found += [f"{name}: {each} is new" for each in sorted(there - here)]
@@ -354,9 +353,40 @@ def _services() -> Iterator[str]:
 def _link_of(data: Any) -> Link:
     match data:
         case {"name": str(), "index": int(), "kind": str(), "flags": int(), "given": str(given)}:
-            Entry.parse(given)
-            return Link(**data)
-    raise ValueError("an interface of the network is not described")
+            if len(data) == len(fields(Link)):
+                Entry.parse(given)
+                return Link(**data)
+    raise ValueError("an interface of a network namespace is described in another way")
+
+
+def _strings(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
+        raise ValueError("what a network namespace has is not a list of strings")
+    return tuple(data)
+
+
+def _entries(data: Any) -> tuple[str, ...]:
+    found = _strings(data)
+    if not all(Entry.parse(each).header for each in found):
+        raise ValueError("what a network namespace has is without a header")
+    return found
+
+
+def _parameters(data: dict[Any, Any]) -> dict[str, str]:
+    for name, value in data.items():
+        fine = isinstance(name, str) and isinstance(value, str)
+        if not fine or name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{name!r} is not a parameter of a network namespace")
+    return data
+
+
+_LISTS: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
+    "addresses": _entries,
+    "routes": _entries,
+    "rules": _entries,
+    "neighbours": _entries,
+    "others": _strings,
+}
 
 
 def lasting(item: Any) -> str:

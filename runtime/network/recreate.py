@@ -237,7 +237,7 @@ def _without_question(entry: Entry) -> Entry:
     if entry.header[0] != _INET6:
         return entry
     pairs = tuple(
-        (k, struct.pack("=I", struct.unpack("=I", v)[0] | NO_DAD) if k == _IFA_FLAGS else v)
+        (k, bytes([v[0] | NO_DAD, *v[1:]]) if k == _IFA_FLAGS and v else v)
         for k, v in entry.attributes
     )
     return Entry(entry.header, pairs)
