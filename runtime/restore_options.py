@@ -25,6 +25,7 @@ _ON_THE_WIRE = (
     "file_locks",
     "lsm_profile",
     "lsm_mount_context",
+    "lazy_pages",
 )
 
 
@@ -53,6 +54,8 @@ class RestoreOptions:
     manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
     lsm_profile: str | None = None
     lsm_mount_context: str | None = None
+    #: a server listens at lazy-pages.socket in work_path, which gives the pages that are PE_LAZY
+    lazy_pages: bool = False
     #: of the program; None: where find_criu looks
     criu: str | None = None
 

@@ -145,6 +145,7 @@ class RestorePlan:
             file_locks=options.file_locks,
             lsm_profile=options.lsm_profile,
             lsm_mount_context=options.lsm_mount_context,
+            lazy_pages=options.lazy_pages,
             orphan_pts_master=True,
         )
 

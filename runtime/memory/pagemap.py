@@ -106,6 +106,14 @@ class Pagemap:
             self._scan(start, end, 0, inverted=inverted, mask=inverted, anyof=_THERE, back=_THERE)
         )
 
+    def guards(self, start: int, end: int) -> list[Run]:
+        """Guard regions (madvise(2): MADV_GUARD_INSTALL), where the kernel tells of them."""
+        if not _guard():
+            return []
+        mark = PAGE_IS_GUARD
+        found = self._scan(start, end, 0, inverted=0, mask=mark, anyof=0, back=mark)
+        return normalized((low, high) for low, high, _ in found)
+
     def written(self, start: int, end: int, *, protect: bool) -> list[Run]:
         """Present anonymous pages written since they were protected; *protect*: protects them.
 

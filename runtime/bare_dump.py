@@ -1,0 +1,239 @@
+"""A dump without memory, and the pagemaps that make its images whole.
+
+CRIU dumps everything of a container but its private memory (runtime/process/dumping.py says how it
+is kept from looking), so that its work does not grow with the memory. The pages are the caller's to
+move; what a restore needs beside them is written here: a pagemap for each process that leaves
+anonymous pages to a lazy-pages server (PE_LAZY), and the contents of the few pages that CRIU must
+restore itself: of private file mappings, locked or huge ones, and under each thread's stack pointer
+(criu/mem.c: generate_iovs).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from criu_rpc import Criu, find_criu
+from criu_rpc.memory_images import (
+    PAGE_BYTES,
+    PE_LAZY,
+    PE_PRESENT,
+    PagemapEntry,
+    Vma,
+    add_guards,
+    read_pagemap,
+    read_vmas,
+    write_pagemap,
+)
+from runtime.errors import SetupFailed
+from runtime.memory import maps
+from runtime.memory.pagemap import Pagemap
+from runtime.memory.runs import Run, intersect, minus, normalized
+from runtime.process.channel import READY, Channel, ChannelClosed, Failed, UnexpectedMessage
+from runtime.process.parent import failure, interpreter
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = str(Path(__file__).parents[1])
+_START = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from runtime.process.dumping import main; main(int(sys.argv[2]), sys.argv[3:])"
+)
+#: numbers of the pages images that are ours: CRIU counts from 1
+_FIRST_PAGES_ID = 1 << 20
+#: above it lies the vsyscall page, which is the kernel's
+_USER_END = 1 << 56
+
+
+class BareCriu:
+    """A criu and its decoy. A context manager: leaving it ends both, and criu undoes its work."""
+
+    def __init__(self, criu: Criu, channel: Channel) -> None:
+        self.criu = criu
+        self._channel = channel
+
+    @classmethod
+    def start(cls, criu: str | None = None) -> Self:
+        """Start them. Raises CriuNotFound, SetupFailed."""
+        ours, theirs = (end.detach() for end in socket.socketpair())
+        channel = Channel(ours)
+        python = [interpreter(), "-I", "-S", "-X", "utf8", "-c", _START]
+        try:
+            process = Criu.start(
+                find_criu(criu), launcher=(*python, _PACKAGES, str(theirs)), keep_fds=(theirs,)
+            )
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            os.close(theirs)
+        bare = cls(process, channel)
+        try:
+            bare._await_ready("starting criu")
+        except BaseException:
+            bare.close()
+            raise
+        return bare
+
+    def hide(self, pids: Iterable[int]) -> None:
+        """From now on CRIU sees no private memory in *pids*, which must stand still.
+
+        Raises SetupFailed; a dump that goes on then would be right, and slow.
+        """
+        self._channel.send_plan([int(pid) for pid in pids])
+        self._await_ready("hiding memory from criu")
+
+    def close(self) -> None:
+        """End criu first: its dump needs the decoy until it has ended."""
+        self.criu.close()
+        self._channel.close()
+
+    def _await_ready(self, doing: str) -> None:
+        try:
+            self._channel.receive(READY)
+        except Failed as error:
+            raise failure(error) from None
+        except (ChannelClosed, UnexpectedMessage, BrokenPipeError) as error:
+            raise SetupFailed(doing, str(error)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMemory:
+    """Which pages a process had when it stood still."""
+
+    pid: int
+    #: in the container's pid namespace, by which CRIU names the images
+    vpid: int
+    #: pages in memory or swap that are neither the zero page nor a file's
+    present: list[Run]
+    #: madvise(2), MADV_GUARD_INSTALL: CRIU asks the same pagemap for them
+    guards: list[Run]
+    #: the page under each thread's stack pointer
+    stacks: list[Run]
+
+    @classmethod
+    def of(cls, pid: int) -> FrozenMemory | None:
+        """Look at a process that stands still; None for one that has no memory any more."""
+        try:
+            vpid = _vpid(pid)
+            mappings = [each for each in maps.of_process(pid) if each.end <= _USER_END]
+            if not mappings:
+                return None
+            first, last = mappings[0].start, mappings[-1].end
+            with Pagemap(pid) as pagemap:
+                found = pagemap.present(first, last)
+                guards = pagemap.guards(first, last)
+            stacks = normalized(_stack_pages(pid))
+        except (ProcessLookupError, FileNotFoundError):
+            return None
+        pages = normalized((start, end) for start, end, _ in found)
+        return cls(pid, vpid, pages, guards, stacks)
+
+
+def complete(images_dir: Path, frozen: Iterable[FrozenMemory]) -> dict[int, list[Run]]:
+    """Make a bare dump's images whole while the processes still stand still.
+
+    Returns pid -> the runs that are left to a lazy-pages server. Raises BadImages, OSError; the
+    images are then worthless.
+    """
+    lazy: dict[int, list[Run]] = {}
+    for number, memory in enumerate(frozen):
+        mm = images_dir / f"mm-{memory.vpid}.img"
+        if not mm.exists():  # ended, or not part of the tree that CRIU dumps
+            continue
+        vmas = read_vmas(mm)
+        if memory.guards:
+            add_guards(mm, memory.guards)
+        lazy[memory.pid] = _complete_one(images_dir, memory, vmas, _FIRST_PAGES_ID + number)
+    return lazy
+
+
+def _complete_one(
+    images_dir: Path, memory: FrozenMemory, vmas: list[Vma], pages_id: int
+) -> list[Run]:
+    path = images_dir / f"pagemap-{memory.vpid}.img"
+    own_id, own = read_pagemap(path)
+    private = [(vma.start, vma.end) for vma in vmas if vma.private and not vma.by_criu]
+    may_be_lazy = [(vma.start, vma.end) for vma in vmas if vma.lazy]
+    pages = intersect(memory.present, normalized(private))
+    lazy = minus(intersect(pages, normalized(may_be_lazy)), memory.stacks)
+    eager = minus(pages, lazy)
+    by_criu = normalized((vma.start, vma.end) for vma in vmas if vma.by_criu)
+    with (images_dir / f"pages-{own_id}.img").open("rb") as theirs:
+        kept = _kept(own, by_criu, theirs.fileno())
+    entries = [PagemapEntry(start, (end - start) // PAGE_BYTES, PE_LAZY) for start, end in lazy]
+    with (images_dir / f"pages-{pages_id}.img").open("xb") as image:
+        entries += _write_present(image.fileno(), memory.pid, eager, kept)
+    write_pagemap(path, pages_id, sorted(entries))
+    return lazy
+
+
+def _kept(own: Iterable[PagemapEntry], by_criu: list[Run], fd: int) -> dict[Run, bytes]:
+    """What CRIU has dumped of its own accord: run -> contents."""
+    kept: dict[Run, bytes] = {}
+    at = 0
+    for entry in own:
+        if entry.flags & PE_PRESENT:
+            for start, end in intersect([(entry.address, entry.end)], by_criu):
+                kept[start, end] = os.pread(fd, end - start, at + start - entry.address)
+            at += entry.end - entry.address
+    return kept
+
+
+def _write_present(
+    image_fd: int, pid: int, eager: Iterable[Run], kept: Mapping[Run, bytes]
+) -> list[PagemapEntry]:
+    """Write contents in the order of addresses, as CRIU reads them."""
+    entries = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        for start, end in sorted([*eager, *kept]):
+            data = kept.get((start, end)) or _read(mem.fileno(), start, end)
+            if os.write(image_fd, data) != end - start:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            entries.append(PagemapEntry(start, (end - start) // PAGE_BYTES, PE_PRESENT))
+    return entries
+
+
+def _read(mem_fd: int, start: int, end: int) -> bytes:
+    data = os.pread(mem_fd, end - start, start)
+    if len(data) != end - start:
+        raise OSError(errno.EIO, f"memory at {start:#x} cannot be read")
+    return data
+
+
+def _vpid(pid: int) -> int:
+    """Its pid in the innermost pid namespace. proc_pid_status(5)."""
+    for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+        if line.startswith(b"NSpid:"):
+            return int(line.split()[-1])
+    return pid
+
+
+def _stack_pages(pid: int) -> Iterable[Run]:
+    """The page under each thread's stack pointer. proc_pid_syscall(5): it and the pc come last."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/task/{task}/syscall").read_bytes().split()
+            if len(fields) < 3:
+                raise OSError(errno.EBUSY, f"thread {task} does not stand still")
+            page = int(fields[-2], 16) // PAGE_BYTES * PAGE_BYTES
+            yield page, page + PAGE_BYTES
