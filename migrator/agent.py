@@ -48,10 +48,11 @@ class Agent:
         """Answer requests one by one; the exit status."""
         answer: dict[type, Callable[..., object]] = {
             m.Hello: self._hello,
-            m.Preflight: lambda needs: m.Verdict(preflight.check(needs, self._root, self._criu)),
+            m.Preflight: self._preflight,
             m.Prepare: self._prepare,
             m.Arm: self._arm,
             m.Restore: self._restore,
+            m.Fill: self._fill,
             m.Finish: self._finish,
             m.Discard: self._discard,
             m.Resolve: lambda r: m.Resolved(fence(self._root, r.container, r.migration)),
@@ -85,6 +86,10 @@ class Agent:
     def _hello(self, hello: m.Hello) -> m.Welcome:
         return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), this_machine())
 
+    def _preflight(self, needs: m.Preflight) -> m.Verdict:
+        reasons = preflight.check(needs, self._root, self._criu)
+        return m.Verdict(reasons, preflight.can_fill_lazily(self._criu))
+
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:
             raise ProtocolError("the source", "a second Prepare")
@@ -117,12 +122,16 @@ class Agent:
                 incoming.run()
 
         try:
-            container = incoming.restore(request.files, hold)
+            container = incoming.restore(request, hold)
         except _Discarded as asked:
             return self._discard(asked.request)
         with self._recorder.phase("running"):
             incoming.running()
         return m.Running(container.state.init_pid, self._phases(zero))
+
+    def _fill(self, _: m.Fill) -> m.Filled:
+        with self._recorder.phase("fill"):
+            return self._current().fill()
 
     def _finish(self, request: m.Finish) -> m.Finished:
         with self._recorder.phase("finish"):

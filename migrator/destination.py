@@ -75,12 +75,12 @@ class DestinationAgent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def preflight(self, needs: m.Preflight) -> list[str]:
-        """Every reason why the container cannot run there."""
-        return self._ask(needs, m.Verdict).reasons
+    def preflight(self, needs: m.Preflight) -> m.Verdict:
+        """Every reason why the container cannot run there, and what the host can do."""
+        return self._ask(needs, m.Verdict)
 
-    def prepare(self, needs: m.Preflight, *, migration: str, config: str) -> None:
-        """Reserve the id, make the bundle, open the data plane."""
+    def prepare(self, needs: m.Preflight, *, migration: str, pages: bool, config: str) -> None:
+        """Reserve the id, make the bundle, open the data plane; with *pages*, a store for them."""
         self._credentials = Credentials.make()
         request = m.Prepare(
             migration=migration,
@@ -89,6 +89,7 @@ class DestinationAgent:
             rootfs=needs.rootfs,
             rootfs_mode=needs.rootfs_mode,
             memory_bytes=needs.memory_bytes,
+            pages=pages,
             config=config,
             certificate=self._credentials.certificate,
         )
@@ -96,7 +97,7 @@ class DestinationAgent:
         self._tls = self._credentials.context(self._prepared.certificate, server=False)
 
     def open_stream(self, kind: str) -> ssl.SSLSocket:
-        """A data-plane stream: "rsync" or "images"."""
+        """A data-plane stream: "rsync", "images" or "pages"."""
         assert self._prepared is not None
         assert self._tls is not None
         return connect(
@@ -112,13 +113,17 @@ class DestinationAgent:
         """Start CRIU there and make everything that does not need the images."""
         self._ask(request, m.Armed)
 
-    def restore(self, files: dict[str, int], *, alive: Callable[[], None]) -> m.Restored:
+    def restore(self, request: m.Restore, *, alive: Callable[[], None]) -> m.Restored:
         """Restore and hold. alive: raises when the source's own part is lost meanwhile."""
-        return self._ask(m.Restore(files), m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
+        return self._ask(request, m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
 
     def commit(self, *, timeout_s: float) -> m.Running:
         """Tell it to run; PeerLost leaves the outcome open."""
         return self._ask(m.Commit(), m.Running, timeout_s=timeout_s)
+
+    def fill(self) -> m.Filled:
+        """Wait until every page is in its place there."""
+        return self._ask(m.Fill(), m.Filled)
 
     def finish(self, *, migration: str, container: str) -> None:
         """The source is gone: forget the migration there too."""

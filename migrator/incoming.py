@@ -19,6 +19,7 @@ from typing import Any
 from criu_rpc import Notification, Script
 from migrator import images, journal, processes, rootfs
 from migrator import messages as m
+from migrator.arrival import Arrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import Journal
@@ -55,6 +56,7 @@ class Incoming:
         self._received = threading.Event()
         self._receive_error: BaseException | None = None
         self.images_dir: Path | None = None
+        self._arrival: Arrival | None = None
 
     def prepare(self, address: str) -> m.Prepared:
         """Make bundle and image directory, open the data plane on *address*."""
@@ -77,6 +79,8 @@ class Incoming:
             images_dir=str(self.images_dir),
         )
         self.images_dir.mkdir(mode=0o700)
+        if request.pages:
+            self._arrival = Arrival(self.images_dir, memory)
         if request.rootfs_mode == "sync":
             self.rootfs.mkdir(parents=True, exist_ok=True)
             self.bundle.mkdir(parents=True, exist_ok=True)
@@ -95,8 +99,12 @@ class Incoming:
         )
         assert options.record is not None
         options = replace(options, stdio=_standard_streams(options.record))
+        if self._arrival is not None:
+            options = replace(options, work_path=self._arrival.work_dir)
         restore = Restore(self.root, self.container, self.bundle, options)
         self.journal.write("arming")
+        if self._arrival is not None:
+            self._arrival.arm()
         try:
             restore.prepare()
         except ContainerExists:
@@ -105,7 +113,7 @@ class Incoming:
         self._restore = restore
         self.journal.write("armed", criu=processes.identity(restore.criu_pid))
 
-    def restore(self, files: dict[str, int], hold: Callable[[int], None]) -> Container:
+    def restore(self, request: m.Restore, hold: Callable[[int], None]) -> Container:
         """Restore from the complete images; *hold(pid)* is called with everything restored and
         nothing running.
 
@@ -119,19 +127,30 @@ class Incoming:
             raise MigrationError(
                 f"receiving image files failed: {self._receive_error}"
             ) from self._receive_error
+        files = request.files
         if (found := images.sizes(self.images_dir)) != files:
             wrong = sorted(
                 name for name in found.keys() | files.keys() if found.get(name) != files.get(name)
             )
             raise MigrationError(f"image file {wrong[0]} did not arrive whole")
 
+        if self._arrival is not None:
+            self._arrival.expect(request.spaces, request.hot)
+
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.POST_RESTORE:
                 assert notification.pid is not None
                 self.journal.write("restored", init=processes.identity(notification.pid))
+                if self._arrival is not None and request.fill_first:
+                    self._arrival.fill()
                 hold(notification.pid)
 
         return self._restore.run(on_notify)
+
+    def fill(self) -> m.Filled:
+        """Wait until the container has all its pages."""
+        assert self._arrival is not None
+        return self._arrival.fill()
 
     def run(self) -> None:
         """COMMIT came: it may run here and nowhere else. The switches learn where it is now."""
@@ -162,12 +181,16 @@ class Incoming:
         if self._restore is not None and not self.journal.has("run"):
             with suppress(ContainerError):
                 self._restore.abort()
+        if self._arrival is not None and not self.journal.has("run"):
+            self._arrival.abort()
         if settle(self.root, self.journal) == "dead":
             self.journal.remove()  # no record means dead
 
     def _serve_stream(self, header: dict[str, Any], stream: ssl.SSLSocket) -> None:
         if header.get("stream") == "rsync":
             rootfs.serve(stream, self.rootfs)
+        elif header.get("stream") == "pages" and self._arrival is not None:
+            self._arrival.receive(stream)
         elif header.get("stream") == "images" and self.images_dir is not None:
             try:
                 images.receive_images(stream, self.images_dir)

@@ -3,16 +3,16 @@
     source                                   agent (destination)
     Hello ---------------------------------> Welcome            versions; who is there
     Preflight -----------------------------> Verdict            why not, all reasons at once
-    Prepare -------------------------------> Prepared           id reserved, bundle made, data plane
-    open
-       (rootfs and image files move over the data plane)
-    Arm -----------------------------------> Armed              CRIU started, cgroup made: ready for
-    images Restore -------------------------------> Restored           whole, held before its first
-    instruction Commit --------------------------------> Running            after this only the
-    destination may run it Finish --------------------------------> Finished           images and
-    journal removed Discard -------------------------------> Discarded          at any time before
-    Commit Resolve -------------------------------> Resolved           after a crash: "running" or
-    "dead", final
+    Prepare -------------------------------> Prepared           id reserved, bundle, data plane
+       (the files of the container, its pages and image files move over the data plane)
+    Arm -----------------------------------> Armed              CRIU started, cgroup made
+    Restore -------------------------------> Restored           whole, held before it runs
+    Commit --------------------------------> Running            it runs there and nowhere else
+    Fill ----------------------------------> Filled             every page is in its place
+    Finish --------------------------------> Finished           images and journal removed
+
+    Discard -------------------------------> Discarded          at any time before Commit
+    Resolve -------------------------------> Resolved           after a crash: "running" or "dead"
 
 Any request may be answered by Failed instead. While the connection stands the source sends a Ping a
 second, which is not answered: an agent that hears nothing for long knows that the source is gone.
@@ -62,12 +62,18 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """lazy_pages: whether a restore there may leave pages to a server (userfaultfd)."""
+
     reasons: list[str]
+    lazy_pages: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """config: config.json's text; certificate: the source's one-time TLS certificate, PEM."""
+    """config: config.json's text; certificate: the source's one-time TLS certificate, PEM.
+
+    pages: whether memory comes as pages, into a store, instead of in image files.
+    """
 
     migration: str
     container: str
@@ -75,6 +81,7 @@ class Prepare:
     rootfs: str
     rootfs_mode: str
     memory_bytes: int
+    pages: bool
     config: str
     certificate: str
 
@@ -100,9 +107,16 @@ class Armed:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """files: every image file and its size."""
+    """files: every image file and its size.
+
+    With pages: spaces is each process (its pid inside) and the space that its pages lie in; hot are
+    runs [space, start, end] that are wanted first; fill_first: not to be run before all are there.
+    """
 
     files: dict[str, int]
+    spaces: dict[str, int]
+    hot: list[list[int]]
+    fill_first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,20 @@ class Commit:
 class Running:
     pid: int
     phases: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Answer when every page is in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """How the pages came: those that the container had to wait for among them."""
+
+    pages: int
+    faults: int
+    duration_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +203,7 @@ REGISTRY: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
         Hello, Welcome, Preflight, Verdict, Prepare, Prepared, Arm, Armed, Restore, Restored,
-        Commit, Running, Finish, Finished, Discard, Discarded, Resolve, Resolved, Ping, Failed,
+        Commit, Running, Fill, Filled, Finish, Finished, Discard, Discarded, Resolve, Resolved,
+        Ping, Failed,
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """The migration of one running container: the story on one page.
 
-    preflight -> prepare -> sync rootfs -> arm
-        -> [ freeze, dump, sync again, restore, fence | COMMIT | run ] -> clean up
+    preflight -> prepare -> sync rootfs -> copy memory -> arm -> copy memory again
+        -> [ freeze, dump, last pages, sync again, restore, fence | COMMIT | run ]
+        -> fill -> clean up
 
 What stands in brackets happens inside CRIU's hold of the frozen source; the bar is the point of no
 return. Up to it every step has pushed its undo, and any error - also an interrupt, also our own
@@ -13,16 +14,17 @@ resumed when it says "dead", and stays frozen else.
 from __future__ import annotations
 
 import logging
-import threading
+import resource
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from criu_rpc import CriuError, Notification
 from migrator import messages as m
 from migrator import preflight, rootfs
+from migrator.bandwidth import Limiter
+from migrator.departure import Departure
 from migrator.destination import DestinationAgent
 from migrator.errors import (
     MigrationError,
@@ -33,12 +35,15 @@ from migrator.errors import (
     SourceLeftBehind,
     UsageProblem,
 )
+from migrator.final_sync import FinalSync
 from migrator.guardian import Guardian
 from migrator.images import ImageSender
 from migrator.interrupts import Interrupts
 from migrator.journal import SOURCE, Journal, open_journal, peek
+from migrator.pages import Sender
 from migrator.plan import Plan
 from migrator.report import Observer, Recorder, Report
+from migrator.rootfs_changes import Snapshot
 from migrator.source import Source
 from runtime import ContainerError
 
@@ -84,9 +89,14 @@ class Migration:
         self.owner = "source"
         self.journal: Journal | None = None
         self.guardian: Guardian | None = None
+        #: how the memory moves: "cold" or one of the others, once the destination was asked
+        self.mode = plan.mode
+        self.departure: Departure | None = None
+        self.filled: m.Filled | None = None
         self.sender: ImageSender | None = None
-        self.final_sync: _Sync | None = None
+        self.final_sync: FinalSync | None = None
         self.mapped: set[str] = set()
+        self.snapshot: Snapshot | None = None
         self.rootfs_bytes = 0
         self.frozen_at_ms = self.restore_asked_ms = self.runs_at_ms = 0.0
         self.warnings: list[str] = []
@@ -99,6 +109,7 @@ class Migration:
                 self._begin()
                 self._prepare(needs)
                 self._sync_rootfs()
+                self._copy_memory()
                 self._arm()
                 self._dump()
                 self._clean_up()
@@ -114,12 +125,24 @@ class Migration:
             self.source.plan_dump()
             needs = preflight.needs(self.plan, self.source.container, self.source.criu)
             reasons = preflight.objections(self.plan, self.source.container)
-            reasons += self.agent.preflight(needs)
+            verdict = self.agent.preflight(needs)
+            reasons += verdict.reasons + self._choose_mode(verdict)
             if left := self.source.started_by_exec():
                 self.warnings.append(f"processes {left} were started by exec: they did not move")
         if reasons:
             raise PreflightFailed(self.plan.container, self.agent.host, reasons)
         return needs
+
+    def _choose_mode(self, verdict: m.Verdict) -> list[str]:
+        """Make "auto" a mode that works; why another one does not."""
+        lacking = "its kernel or criu has no userfaultfd, which serves pages"
+        if self.mode == "auto":
+            self.mode = "hybrid" if verdict.lazy_pages else "cold"
+            if not verdict.lazy_pages:
+                self.warnings.append(f"{lacking}: moved cold")
+        elif self.mode != "cold" and not verdict.lazy_pages:
+            return [f"{lacking}: give --mode cold"]
+        return []
 
     def _begin(self) -> None:
         """From here a crash leaves a record, and someone who acts by it."""
@@ -155,26 +178,50 @@ class Migration:
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))
             config = (self.source.container.state.bundle / "config.json").read_text()
-            self.agent.prepare(needs, migration=self.id, config=config)
+            pages = self.mode != "cold"
+            self.agent.prepare(needs, migration=self.id, pages=pages, config=config)
 
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
             self.mapped |= set(self.source.mapped_files())
+            self.snapshot = Snapshot.of(self.source.container.state.rootfs)
             with self.recorder.phase("sync rootfs"), self.agent.open_stream("rsync") as stream:
                 self.rootfs_bytes += rootfs.push(
                     self.source.container.state.rootfs, stream, frozen=False
                 )
 
+    def _copy_memory(self) -> None:
+        if self.mode == "cold":
+            return
+        with self.recorder.phase("copy memory"):
+            sender = Sender(
+                self.agent.open_stream("pages"),
+                compression=self.plan.compression,
+                limiter=Limiter(self.plan.bandwidth),
+            )
+            self.undo.callback(sender.abort)
+            alive = self.interrupts.check
+            self.departure = Departure(self.source.container, self.plan, sender, alive)
+            self.undo.callback(self.departure.abort)
+            self.departure.copy_rounds()
+
     def _arm(self) -> None:
         with self.recorder.phase("arm"):
-            self.agent.arm(m.Arm(self.source.restore_options()))
+            self.source.plan_dump()  # it ran on meanwhile
+            lazy_pages = self.departure is not None
+            self.agent.arm(m.Arm(self.source.restore_options(lazy_pages=lazy_pages)))
             assert self.source.images_dir is not None
             self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
             self.undo.callback(self.sender.abort)
             self.sender.start()
             if self.plan.rootfs_mode == "sync":
-                self.final_sync = _Sync(self.source, self.agent, self.mapped)
+                streams = [self.agent.open_stream("rsync") for _ in range(2)]
+                tree = self.source.container.state.rootfs
+                self.final_sync = FinalSync(tree, streams, self._mapped_now, self.snapshot)
                 self.undo.callback(self.final_sync.abort)
+        if self.departure is not None:
+            with self.recorder.phase("copy memory again"):
+                self.departure.catch_up()
 
     def _dump(self) -> None:
         assert self.journal is not None
@@ -193,15 +240,22 @@ class Migration:
         self.interrupts.check()
         if notification.script == "pre-dump":
             self.frozen_at_ms = self.recorder.frozen_since_ms = self.recorder.now_ms()
-        elif (
-            notification.script == "query-ext-files"
-            and self.final_sync
-            and not self.plan.link_remap
-        ):
-            self.final_sync.start()  # all stands still: files go while memory is dumped
+        elif notification.script == "query-ext-files":
+            self._all_stands_still()
         elif notification.script == "post-dump":
             self.recorder.add("dump", self.frozen_at_ms, self.recorder.now_ms() - self.frozen_at_ms)
             self._hand_over()
+
+    def _all_stands_still(self) -> None:
+        """Pages and files go while CRIU dumps the rest."""
+        if self.departure is not None:
+            self.departure.begin(self.source.bare)
+        if self.final_sync and not self.plan.link_remap:
+            self.final_sync.start()
+
+    def _mapped_now(self) -> list[str]:
+        """Files whose times say nothing: see Source.mapped_files."""
+        return self.source.existing(self.mapped | set(self.source.mapped_files()))
 
     def _hand_over(self) -> None:
         """With the container dumped and held: complete the destination's copy, then commit."""
@@ -210,6 +264,13 @@ class Migration:
         # frozen, they wait until `thaw` has set that right.
         self.undo.callback(self.source.thaw)
         self.source.freeze()
+        spaces: dict[str, int] = {}
+        hot: list[list[int]] = []
+        if self.departure is not None:
+            assert self.source.images_dir is not None
+            with self.recorder.phase("last pages"):
+                spaces = self.departure.complete(self.source.images_dir, self._alive)
+                hot = self.departure.hot()
         with self.recorder.phase("send images"):
             files = self.sender.finish(self._alive)
         if self.final_sync is not None:
@@ -217,7 +278,8 @@ class Migration:
                 self.rootfs_bytes += self.final_sync.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
         with self.recorder.phase("restore"):
-            restored = self.agent.restore(files, alive=self._alive)
+            request = m.Restore(files, spaces, hot, self.mode == "pre-copy")
+            restored = self.agent.restore(request, alive=self._alive)
         self._add_phases(restored.phases)
         self._commit()
 
@@ -305,12 +367,25 @@ class Migration:
     def _clean_up(self) -> None:
         with self.recorder.phase("clean up"):
             preflight.mark(self.source.container.state.bundle, self.plan.container)
+            if self.departure is not None:
+                self.departure.close()
             self.source.forget()
+        if self.departure is not None:
+            with self.recorder.phase("fill"):
+                self._fill()
+        with self.recorder.phase("finish"):
             try:
                 self.agent.finish(migration=self.id, container=self.plan.container)
             except MigrationError as error:
                 logger.info("the destination was not told that all is done: %s", error)
             self._let_go(done=True, forget=True)
+
+    def _fill(self) -> None:
+        """The container runs: its last pages come from the destination's own store."""
+        try:
+            self.filled = self.agent.fill()
+        except MigrationError as error:
+            self.warnings.append(f"it is not known whether every page is in its place: {error}")
 
     def _let_go(self, *, done: bool, forget: bool) -> None:
         """Give up journal and guardian; without *done* the guardian goes on where we stopped."""
@@ -338,63 +413,27 @@ class Migration:
 
     def _report(self) -> Report:
         assert self.sender is not None
+        memory = self.departure.report(self.filled) if self.departure else None
+        whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        usage = [resource.getrusage(who) for who in whose]
+        page_bytes = memory.bytes if memory else 0
         return Report(
             container=self.plan.container,
             destination=self.agent.host,
             outcome="migrated",
-            mode="cold",
+            mode=self.mode,
+            frozen_at_ms=self.frozen_at_ms,
             downtime_ms=self.runs_at_ms - self.frozen_at_ms,
             total_ms=self.recorder.now_ms(),
-            bytes=self.sender.bytes_sent + self.rootfs_bytes,
+            bytes=self.sender.bytes_sent + self.rootfs_bytes + page_bytes,
             image_bytes=self.sender.bytes_sent,
             rootfs_bytes=self.rootfs_bytes,
             phases=sorted(self.recorder.phases, key=lambda phase: phase.start_ms),
+            memory=memory,
+            cpu_s=sum(each.ru_utime + each.ru_stime for each in usage),
+            max_rss_bytes=max(each.ru_maxrss for each in usage) * 1024,
             warnings=self.warnings,
         )
-
-
-class _Sync:
-    """The last look at the files: started when all stands still, beside the dump.
-
-    Its streams are opened before the freeze.
-    """
-
-    def __init__(self, source: Source, agent: DestinationAgent, mapped: set[str]) -> None:
-        self._source = source
-        self._mapped = mapped
-        self._streams = [agent.open_stream("rsync"), agent.open_stream("rsync")]
-        self._sent = 0
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="final-sync", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self, alive: Callable[[], None]) -> int:
-        """Wait for it (starting it if nothing did); the bytes sent. What *alive* raises ends it."""
-        if self._thread.ident is None:
-            self._thread.start()
-        while self._thread.is_alive():
-            self._thread.join(0.1)
-            alive()
-        if self._error is not None:
-            raise self._error
-        return self._sent
-
-    def abort(self) -> None:
-        for stream in self._streams:
-            stream.close()
-
-    def _run(self) -> None:
-        tree = self._source.container.state.rootfs
-        try:
-            with self._streams[0] as stream:
-                self._sent += rootfs.push(tree, stream)
-            if mapped := self._source.existing(self._mapped | set(self._source.mapped_files())):
-                with self._streams[1] as stream:
-                    self._sent += rootfs.push(tree, stream, only=mapped)
-        except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread
-            self._error = error
 
 
 def _unfinished(container: str) -> UsageProblem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from migrator.errors import UsageProblem
 
 ROOTFS_MODES = ("sync", "shared")
+MODES = ("auto", "hybrid", "pre-copy", "post-copy", "cold")
+COMPRESSIONS = ("auto", "none", "lz4", "zstd")
 DEFAULT_COMMIT_WAIT_S = 60.0
 
 
@@ -54,6 +57,12 @@ class Plan:
     the files, "shared" finds them at the same path there; bundle: where the bundle is to lie there
     (default: same path); commit_wait_s: how long an unanswered commit is asked again before the
     source is left frozen.
+
+    mode: how the memory moves (docs/migration.md); downtime_ms: what the copy rounds aim at;
+    max_rounds, max_time_s: what ends them else; converge: slow the container down where it writes
+    faster than the link carries; compression of pages; bandwidth: bytes a second, None: the link's;
+    give_up_after_s: how long a post-copy's pages may stay away before the container is given up,
+    None: for ever.
     """
 
     container: str
@@ -67,14 +76,42 @@ class Plan:
     ext_unix_sk: bool = False
     link_remap: bool = False
     commit_wait_s: float = DEFAULT_COMMIT_WAIT_S
+    mode: str = "auto"
+    downtime_ms: float = 300.0
+    max_rounds: int = 30
+    max_time_s: float = 600.0
+    converge: bool = False
+    compression: str = "auto"
+    bandwidth: int | None = None
+    give_up_after_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.rootfs_mode not in ROOTFS_MODES:
             raise UsageProblem(
                 f"rootfs mode {self.rootfs_mode!r}: give one of {', '.join(ROOTFS_MODES)}"
             )
+        if self.mode not in MODES:
+            raise UsageProblem(f"mode {self.mode!r}: give one of {', '.join(MODES)}")
+        if self.compression not in COMPRESSIONS:
+            raise UsageProblem(
+                f"compression {self.compression!r}: give one of {', '.join(COMPRESSIONS)}"
+            )
+        if self.downtime_ms <= 0 or self.max_rounds < 1 or self.max_time_s <= 0:
+            raise UsageProblem("--downtime, --max-rounds and --max-time must be above 0")
         if self.bundle is not None and not self.bundle.is_absolute():
             raise UsageProblem(f"bundle path {self.bundle} at the destination must be absolute")
+
+
+_UNITS_MS = {"ms": 1.0, "s": 1000.0, "min": 60_000.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min)?")
+
+
+def parse_duration_ms(text: str, *, unit: str = "s") -> float:
+    """``300ms``, ``2s``, ``5min``; a bare number is in *unit*. UsageProblem for anything else."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise UsageProblem(f"{text!r} is no duration: give a number and ms, s or min")
+    return float(found[1]) * _UNITS_MS[found[2] or unit]
 
 
 def parse_bridges(pairs: tuple[str, ...]) -> dict[str, str]:

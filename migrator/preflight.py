@@ -78,6 +78,15 @@ def objections(plan: Plan, container: Container) -> list[str]:
     return found
 
 
+def can_fill_lazily(criu_option: str | None) -> bool:
+    """Whether a restore here may leave pages to a server: CRIU's and the kernel's word."""
+    try:
+        with Criu.start(find_criu(criu_option)) as criu:
+            return criu.features().lazy_pages
+    except CriuError:
+        return False
+
+
 def check(needs: Preflight, root: Path, criu_option: str | None) -> list[str]:
     """Every reason why this host cannot take the container; empty when it can."""
     check_id(needs.container)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from migrator.plan import Plan
-    from migrator.report import Observer, Report
+    from migrator.report import Memory, Observer, Report
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
@@ -45,8 +45,8 @@ def migration_progress(plan: Plan) -> Iterator[Observer | None]:
     yield observe
 
 
-def print_report(report: Report, *, as_json: bool = False) -> None:
-    """A finished migration on standard output."""
+def print_report(report: Report, *, as_json: bool = False, plot: bool = False) -> None:
+    """A finished migration on standard output; *plot*: with its frozen time as a waterfall."""
     if as_json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         return
@@ -54,6 +54,10 @@ def print_report(report: Report, *, as_json: bool = False) -> None:
 
     console = Console(highlight=False)
     console.print(_phases(report))
+    if report.memory is not None:
+        _memory(console, report.memory)
+    if plot:
+        _plot(console, report)
     _summary(console, report)
 
 
@@ -71,6 +75,32 @@ def _phases(report: Report) -> Table:
         times = f"{phase.start_ms:.1f}", f"{phase.duration_ms:.1f}"
         table.add_row(phase.name, phase.host, *times, "frozen" if phase.frozen else "runs")
     return table
+
+
+def _memory(console: Console, memory: Memory) -> None:
+    for each in memory.rounds:
+        sent = f"{each.pages} pages, {size(each.bytes)} in {each.seconds:.2f} s"
+        console.print(f"round {each.number}: {sent}; {each.why}", markup=False, soft_wrap=True)
+    tracked = f"tracked by {memory.tracker}, stopped for {memory.stop_us / 1000:.1f} ms"
+    pages = f"{memory.data_pages} pages sent, {memory.same_pages} known, {memory.zero_pages} zero"
+    console.print(f"memory: {tracked}; {pages}", markup=False, soft_wrap=True)
+    if filled := memory.filled:
+        console.print(
+            f"filled: {filled.pages} pages in {filled.duration_ms:.0f} ms, {filled.faults} of them "
+            "because it waited for them",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _plot(console: Console, report: Report) -> None:
+    from migrator.waterfall import waterfall  # noqa: PLC0415 - seldom wanted
+
+    console.print("")
+    start_ms, end_ms = report.frozen_at_ms, report.frozen_at_ms + report.downtime_ms
+    for line in waterfall(report.phases, start_ms, end_ms, console.width, markup=True):
+        console.print(line, soft_wrap=True)
+    console.print("")
 
 
 def _summary(console: Console, report: Report) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from migrator.messages import Filled
+
 logger = logging.getLogger(__name__)
 
 STOP_VARIABLE = "MIGRATOR_STOP_AT"
@@ -28,19 +30,58 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One copy round: what was sent in it, and what had been written at its end."""
+
+    number: int
+    pages: int
+    bytes: int
+    seconds: float
+    dirty_pages: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How the memory moved, page by page.
+
+    tracker: how writes were noticed; stop_us: the longest that a process was stopped for it; bytes:
+    on the wire, for data_pages whole, and zero_pages and same_pages by name; filled: how the pages
+    came into the container, None: nobody knows.
+    """
+
+    tracker: str
+    stop_us: int
+    rounds: list[Round]
+    bytes: int
+    data_pages: int
+    zero_pages: int
+    same_pages: int
+    filled: Filled | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """A finished migration; downtime_ms is from CRIU's word that it freezes to "running"."""
+    """A finished migration; downtime_ms is from frozen_at_ms, CRIU's word that it freezes, to
+    "running".
+
+    cpu_s, max_rss_bytes: of this process and those it waited for.
+    """
 
     container: str
     destination: str
     outcome: str
     mode: str
+    frozen_at_ms: float
     downtime_ms: float
     total_ms: float
     bytes: int
     image_bytes: int
     rootfs_bytes: int
     phases: list[Phase]
+    memory: Memory | None = None
+    cpu_s: float = 0.0
+    max_rss_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:

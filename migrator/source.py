@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
+from criu_rpc import Criu, CriuDied, DumpStats, Handler
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
+from runtime.bare_dump import BareCriu
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.processes import strangers
@@ -31,9 +32,14 @@ class Source:
         self.container = Container.load(plan.root, plan.container)
         if (status := self.container.status()) is not Status.RUNNING:
             raise NotRunning(plan.container, status)
-        self.criu = Criu.start(find_criu(plan.criu))
+        self.bare = BareCriu.start(plan.criu)
         self.images_dir: Path | None = None
         self._checkpoint: Checkpoint | None = None
+
+    @property
+    def criu(self) -> Criu:
+        """Ours, started and waiting."""
+        return self.bare.criu
 
     def probe(self) -> None:
         """Let CRIU look at the kernel now: not under the freeze."""
@@ -49,9 +55,10 @@ class Source:
 
         Raises CheckpointFailed when the container cannot be dumped; it was not touched.
         """
-        self.images_dir = images.choose_images_dir(
-            self.plan.container, memory_bytes(self.container)
-        )
+        if self.images_dir is None:
+            self.images_dir = images.choose_images_dir(
+                self.plan.container, memory_bytes(self.container)
+            )
         options = CheckpointOptions(
             image_path=self.images_dir,
             tcp_established=True,
@@ -63,7 +70,7 @@ class Source:
         )
         self._checkpoint = Checkpoint(self.container, options)
 
-    def restore_options(self) -> dict[str, Any]:
+    def restore_options(self, *, lazy_pages: bool) -> dict[str, Any]:
         """What the destination's restore is told beside CRIU's images."""
         assert self.images_dir is not None
         assert self._checkpoint is not None
@@ -72,6 +79,7 @@ class Source:
             record=self._checkpoint.record,
             bridges=dict(self.plan.bridges),
             tcp_established=True,
+            lazy_pages=lazy_pages,
         )
         return options.to_wire()
 
@@ -143,7 +151,7 @@ class Source:
 
     def close(self) -> None:
         """End our criu and remove the images."""
-        self.criu.close()
+        self.bare.close()
         if self.images_dir is not None:
             shutil.rmtree(self.images_dir, ignore_errors=True)
 

@@ -45,6 +45,49 @@ from migrator.commands._common import Settings, id_argument, pass_settings, verb
 @click.option(
     "-i", "--identity", type=click.Path(path_type=Path), help="Private key to log in with."
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "hybrid", "pre-copy", "post-copy", "cold"]),
+    default="auto",
+    show_default=True,
+    help="How the memory moves: see docs/migration.md.",
+)
+@click.option(
+    "--downtime",
+    default="300ms",
+    show_default=True,
+    metavar="TIME",
+    help="What the copy rounds aim at.",
+)
+@click.option(
+    "--max-rounds",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Copy rounds at most.",
+)
+@click.option(
+    "--max-time",
+    default="10min",
+    show_default=True,
+    metavar="TIME",
+    help="Time for copy rounds at most.",
+)
+@click.option("--converge", is_flag=True, help="Slow the container down where it outruns the link.")
+@click.option(
+    "compression",
+    "--compress",
+    type=click.Choice(["auto", "none", "lz4", "zstd"]),
+    default="auto",
+    show_default=True,
+    help="Compression of memory pages.",
+)
+@click.option("--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 1G.")
+@click.option(
+    "--give-up-after",
+    metavar="TIME",
+    help="Post-copy: end the container when its pages stay away that long.  [default: never]",
+)
 @click.option("--file-locks", is_flag=True, help="Move file locks too.")
 @click.option("--ext-unix-sk", is_flag=True, help="Allow unix sockets connected to outside.")
 @click.option(
@@ -61,6 +104,7 @@ from migrator.commands._common import Settings, id_argument, pass_settings, verb
     metavar="SECONDS",
     help="How long to ask again when the answer to the commit is lost.",
 )
+@click.option("--plot", is_flag=True, help="Show the frozen time, each part of it by name.")
 @click.option("as_json", "--json", is_flag=True, help="Print the report as JSON.")
 @pass_settings
 def command(
@@ -68,6 +112,11 @@ def command(
     container_id: str,
     destination: str,
     bridges: tuple[str, ...],
+    downtime: str,
+    max_time: str,
+    bandwidth: str | None,
+    give_up_after: str | None,
+    plot: bool,
     as_json: bool,
     agent: str,
     ssh_config: Path | None,
@@ -90,8 +139,9 @@ def command(
     Example:
       migrator migrate redis1 root@beta --bridge br0=br7
     """
+    from migrator.bandwidth import parse as parse_rate
     from migrator.migrate import migrate
-    from migrator.plan import Destination, Plan, parse_bridges
+    from migrator.plan import Destination, Plan, parse_bridges, parse_duration_ms
     from migrator.render import migration_progress, print_report
 
     plan = Plan(
@@ -102,8 +152,12 @@ def command(
             destination, agent=agent, ssh_config=ssh_config, identity=identity
         ),
         bridges=parse_bridges(bridges),
+        downtime_ms=parse_duration_ms(downtime, unit="ms"),
+        max_time_s=parse_duration_ms(max_time) / 1000,
+        bandwidth=parse_rate(bandwidth) if bandwidth else None,
+        give_up_after_s=parse_duration_ms(give_up_after) / 1000 if give_up_after else None,
         **options,  # type: ignore[arg-type]
     )
     with migration_progress(plan) as observer:
         report = migrate(plan, observer)
-    print_report(report, as_json=as_json)
+    print_report(report, as_json=as_json, plot=plot)

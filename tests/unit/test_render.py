@@ -17,6 +17,7 @@ REPORT = Report(
     destination="beta",
     outcome="migrated",
     mode="cold",
+    frozen_at_ms=0.0,
     downtime_ms=123.456,
     total_ms=2345.6,
     bytes=3 << 20,

@@ -31,7 +31,8 @@ def frame(body: bytes) -> bytes:
 
 
 def test_every_message_survives_the_wire():
-    samples = {int: 7, str: "x", list[str]: ["a"], list[int]: [1], dict[str, int]: {"a": 1}}
+    samples = {int: 7, str: "x", bool: True, float: 1.5}
+    samples |= {list[str]: ["a"], list[int]: [1], dict[str, int]: {"a": 1}}
     for cls in m.REGISTRY.values():
         hints = cls.__annotations__
         values = {}

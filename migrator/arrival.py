@@ -1,0 +1,92 @@
+"""The memory of a container on its way in: a page store, and the server that fills it from there.
+
+Store and image files lie in one directory. The server has all that it needs open and mapped when
+the restore begins: the directory may then go, and the agent may end; what was filled is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from criu_rpc.memory_images import PE_LAZY, read_pagemap
+from migrator.errors import MigrationError
+from migrator.messages import Filled
+from migrator.pages import Receiver
+from runtime.memory.lazy.launch import LazyPages
+from runtime.memory.runs import Run
+from runtime.memory.store import PageStore
+
+logger = logging.getLogger(__name__)
+
+STORE = "pages"
+#: criu's working directory, where it looks for the server
+WORK = "work"
+#: the store holds what is rewritten in the rounds beside what is there
+SPARE = 2
+
+
+class Arrival:
+    """One container's pages; `abort` kills what is served from them, `close` lets go of them."""
+
+    def __init__(self, images_dir: Path, memory_bytes: int) -> None:
+        """Make a store in *images_dir*. Raises OSError."""
+        self._images_dir = images_dir
+        self.work_dir = images_dir / WORK
+        directory = images_dir / STORE
+        for each in (directory, self.work_dir):
+            each.mkdir(mode=0o700)
+        self._store = PageStore.create(directory, SPARE * memory_bytes + (256 << 20))
+        self._server: LazyPages | None = None
+        self._began = 0.0
+
+    def receive(self, stream: ssl.SSLSocket) -> None:
+        """Take in the pages that come over *stream*, until the source says that it is done."""
+        Receiver(stream, self._store).serve()
+
+    def arm(self) -> None:
+        """Start the server: criu finds it in work_dir."""
+        source = {"kind": "store", "directory": str(self._images_dir / STORE)}
+        self._server = LazyPages.start(self.work_dir, source, discard=True)
+
+    def expect(self, spaces: Mapping[str, int], hot: Sequence[Sequence[int]]) -> None:
+        """The images are here: what each process is to be given. Raises BadImages, ValueError."""
+        assert self._server is not None
+        pids = {int(vpid): int(space) for vpid, space in spaces.items()}
+        lazy: dict[int, list[Run]] = {}
+        for vpid, space in pids.items():
+            _, entries = read_pagemap(self._images_dir / f"pagemap-{vpid}.img")
+            lazy[space] = [(each.address, each.end) for each in entries if each.flags & PE_LAZY]
+        first: dict[int, list[Run]] = {}
+        for space, start, end in hot:
+            first.setdefault(int(space), []).append((int(start), int(end)))
+        self._server.load(lazy, first, expected=pids)
+        self._began = time.monotonic()
+
+    def fill(self) -> Filled:
+        """Wait until every page is in its place."""
+        assert self._server is not None
+        if not self._server.fill():
+            raise MigrationError("the pages are not all in their places")
+        progress = self._server.progress
+        return Filled(
+            pages=progress.total_pages,
+            faults=progress.faults,
+            duration_ms=(time.monotonic() - self._began) * 1000,
+        )
+
+    def abort(self) -> None:
+        """The migration is off: nothing is served any more."""
+        if self._server is not None:
+            self._server.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Let go; a server that still fills goes on."""
+        self._store.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None

@@ -1,0 +1,179 @@
+"""The memory of a container on its way out: copy rounds while it runs, the rest when it is frozen.
+
+    attach -> copy rounds -> (freeze) begin -> complete: sent, and verified at the destination
+
+A round asks the tracker which pages were written, and sends those; what was found and not sent yet
+is *pending*. Under the freeze the last pages go while CRIU dumps all else, which is told to find no
+memory (runtime.bare_dump); which pages a process really had then is compared with what was sent,
+and both sides compare a digest of every page.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from migrator import rounds
+from migrator.errors import MigrationError
+from migrator.messages import Filled
+from migrator.pages import Arrived, Sender
+from migrator.plan import Plan
+from migrator.report import Memory, Round
+from runtime import Container
+from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.memory.runs import Run, minus, size_pages, union
+from runtime.memory.tracker import Scan, Tracker
+
+#: pages told to the destination as hot: the rest it fills by address
+HOT_PAGES = 8192
+#: of the downtime, what no round shortens: CRIU's dump and restore of all but the memory
+FIXED_MS = 80.0
+
+
+class Departure:
+    """The memory of one container that is leaving; a resource, which `close` or `abort` ends.
+
+    alive: called between runs; what it raises ends the copying.
+    """
+
+    def __init__(
+        self, container: Container, plan: Plan, sender: Sender, alive: Callable[[], None]
+    ) -> None:
+        self.container, self.plan, self.sender = container, plan, sender
+        self._alive = alive
+        self._tracker = Tracker.attach(container.processes)
+        self._rounds: list[rounds.Round] = []
+        self._told: list[Round] = []
+        self._heat = rounds.Heat()
+        self._pending: dict[int, list[Run]] = {}
+        self._stop_us = 0
+        self._frozen: list[FrozenMemory] = []
+        self._last: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def copy_rounds(self) -> None:
+        """Copy until what is left can be moved in the planned downtime, or no more is gained."""
+        limits = rounds.Limits(
+            downtime_ms=self.plan.downtime_ms,
+            fixed_ms=FIXED_MS,
+            max_rounds=self.plan.max_rounds,
+            max_time_s=self.plan.max_time_s,
+        )
+        self._look()
+        while True:
+            before = self.sender.flow.copy()
+            arrived = self._send_pending()
+            sent = self.sender.flow.since(before)
+            self._look()
+            left = sum(size_pages(runs) for runs in self._pending.values())
+            done = rounds.Round(arrived.bytes_sent, arrived.seconds, sent.data_pages, left)
+            self._rounds.append(done)
+            decision = rounds.decide(self._rounds, limits)
+            pages = sent.data_pages + sent.zero_pages + sent.same_pages
+            self._told.append(
+                Round(len(self._rounds), pages, done.bytes_sent, done.seconds, left, decision.why)
+            )
+            if not decision.go_on:
+                return
+
+    def catch_up(self) -> None:
+        """One more round, after whatever has taken time since the last."""
+        self._look()
+        self._send_pending()
+
+    def begin(self, bare: BareCriu) -> None:
+        """All stands still: hide the memory from CRIU, and send what is left while it dumps."""
+        pids = self.container.processes()
+        bare.hide(pids)
+        self._last = threading.Thread(
+            target=self._send_last, args=(pids,), name="last-pages", daemon=True
+        )
+        self._last.start()
+
+    def complete(self, images_dir: Path, alive: Callable[[], None]) -> dict[str, int]:
+        """With the dump held: make its images whole, and have every page verified there.
+
+        Returns each process, by its pid inside, and its space.
+        """
+        assert self._last is not None
+        while self._last.is_alive():
+            self._last.join(0.1)
+            alive()
+        if self._error is not None:
+            raise self._error
+        lazy = complete(images_dir, self._frozen)
+        space_of = {space.pid: number for number, space in self._tracker.spaces.items()}
+        wanted = {space_of[pid]: runs for pid, runs in lazy.items()}
+        self._send(
+            (space, run)
+            for space, runs in wanted.items()
+            for run in minus(runs, self.sender.table.known_runs(space))
+        )
+        if self.sender.verify(wanted):
+            raise MigrationError("pages are missing at the destination, though they were sent")
+        return {str(each.vpid): space_of[each.pid] for each in self._frozen if each.pid in lazy}
+
+    def hot(self) -> list[list[int]]:
+        """[space, start, end] of what was written most, the hottest first."""
+        hottest = self._heat.hottest(HOT_PAGES)
+        return [[space, start, end] for space, runs in hottest.items() for start, end in runs]
+
+    def report(self, filled: Filled | None) -> Memory:
+        """How it went."""
+        flow = self.sender.flow
+        return Memory(
+            tracker=self._tracker.kind,
+            stop_us=self._stop_us,
+            rounds=self._told,
+            bytes=flow.bytes_sent,
+            data_pages=flow.data_pages,
+            zero_pages=flow.zero_pages,
+            same_pages=flow.same_pages,
+            filled=filled,
+        )
+
+    def close(self) -> None:
+        """Let the container go, and say at the destination that nothing follows."""
+        self._tracker.close()
+        with suppress(MigrationError):
+            self.sender.close()
+
+    def abort(self) -> None:
+        """Let the container go, whatever is being sent."""
+        self.sender.abort()
+        if self._last is not None:
+            self._last.join()
+        self._tracker.close()
+
+    def _look(self) -> None:
+        self._note(self._tracker.scan())
+
+    def _note(self, scan: Scan) -> None:
+        self._stop_us = max(self._stop_us, scan.stop_us)
+        for space in scan.gone:
+            self._pending.pop(space, None)
+            self._heat.drop(space)
+            self.sender.send_gone(space)
+        self._heat.add(scan.written)
+        for space, runs in scan.written.items():
+            self._pending[space] = union(self._pending.get(space, []), runs)
+
+    def _send_pending(self) -> Arrived:
+        pending, self._pending = self._pending, {}
+        self._send(self._heat.order(pending))
+        return self.sender.mark()
+
+    def _send(self, runs: Iterable[tuple[int, Run]]) -> None:
+        for space, (start, end) in runs:
+            self.sender.send_run(space, start, end, self._tracker.spaces[space].read_into)
+            self._alive()
+
+    def _send_last(self, pids: list[int]) -> None:
+        try:
+            self._frozen = [memory for pid in pids if (memory := FrozenMemory.of(pid))]
+            self._note(self._tracker.final())
+            self._send_pending()
+        except BaseException as error:  # noqa: BLE001 - complete() raises it in the caller's thread
+            self._error = error
