@@ -23,7 +23,7 @@ DECIDE_AT = (24 << 20, 128 << 20, 1 << 30)
 SAMPLE_WINDOW = 8 << 20
 SAMPLE = 64 << 10
 MAX_CHANGES = 2
-#: a change must promise so much
+#: what costs more CPU must be faster by so much
 GAIN = 0.9
 #: after one that did not get smaller, up to so many groups are not even tried
 MAX_PATIENCE = 16
@@ -80,17 +80,18 @@ class Sample:
         return self.seconds / max(self.raw, 1)
 
 
-def choose(samples: Mapping[str, Sample], *, link: float, work: float, current: str = NONE) -> str:
+def choose(samples: Mapping[str, Sample], *, link: float, work: float) -> str:
     """The codec, or "none", by which a byte of pages takes the least time.
 
     link: bytes per second; work: seconds that each byte costs besides. Sending and working overlap,
-    so that the slower of both counts. *current* stays unless another is clearly better.
+    so that the slower of both counts. Of those that are about as fast, the one that costs the least
+    CPU: the container's own host pays for it.
     """
     times = {NONE: max(work, 1 / link)}
-    for name, sample in samples.items():
-        times[name] = max(work + sample.cost, sample.ratio / link)
-    best = min(times, key=times.__getitem__)
-    return best if times[best] < GAIN * times.get(current, times[NONE]) else current
+    for name in sorted(samples, key=lambda name: samples[name].cost):
+        times[name] = max(work + samples[name].cost, samples[name].ratio / link)
+    best = min(times.values())
+    return next(name for name, time_ in times.items() if time_ * GAIN <= best)
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Compressor:
             sample.packed += size or len(data)
 
     def _decide(self, window: Flow) -> None:
-        chosen = choose(self._samples, link=window.link, work=window.work, current=self.current)
+        chosen = choose(self._samples, link=window.link, work=window.work)
         logger.info(
             "pages at %.0f MiB/s, %s: %s",
             window.link / 2**20,
