@@ -47,7 +47,7 @@ class Client:
         self._process.stdin.close()
 
     def end(self) -> None:
-        """Leave nothing of it behind: with Redis gone it would wait for an answer for a minute."""
+        """Leave nothing of it behind: with Redis gone it would wait for an answer for minutes."""
         if self._pid_there and self._process.poll() is None:
             self._host.run("kill", "-KILL", str(self._pid_there), check=False)
         with self._process:

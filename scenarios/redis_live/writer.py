@@ -24,7 +24,7 @@ from itertools import pairwise
 
 FILL_VALUE_BYTES = 1024
 POOL_BYTES = 16 << 20  # further apart than a compressor looks back
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0  # 4 GiB by stop-and-copy: a minute without an answer
 BATCH = 512
 _ECHO = b"*2\r\n$4\r\nECHO\r\n$12\r\nend of batch\r\n"
 _ECHOED = b"$12\r\nend of batch\r\n"

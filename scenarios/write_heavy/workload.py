@@ -23,7 +23,7 @@ class ScribeWorkload:
     """So many MiB, of which working_mib are rewritten, mb_per_second 10^6 bytes a second.
 
     half_zero: every other page holds zeros. busy: it computes instead of waiting between its
-    writes, so that its progress shows what slows it down.
+    writes, so that its progress shows what slows it down. settle_s: it runs so long before it moves.
     """
 
     marker = "/scribe.py"
@@ -36,7 +36,7 @@ class ScribeWorkload:
         mb_per_second: float,
         half_zero: bool = False,
         busy: bool = False,
-        settle_s: float = 0.0,
+        settle_s: float = 1.0,
     ) -> None:
         self.name = "half-zero" if half_zero else "write-heavy"
         self.watching = f"nobody is connected, it checks its {mib} MiB itself"

@@ -15,7 +15,7 @@ from scenarios.write_heavy.workload import ScribeWorkload
 
 def _writing(mb_per_second: float, *, busy: bool = False) -> ScribeWorkload:
     """512 MiB, of which a quarter is rewritten."""
-    settle_s = 3.0 if busy else 0.0
+    settle_s = 3.0 if busy else 1.0
     return ScribeWorkload(
         mib=512, working_mib=128, mb_per_second=mb_per_second, busy=busy, settle_s=settle_s
     )
