@@ -164,6 +164,7 @@ class Checkpoint:
         options = self.options
         try:
             stack.enter_context(written(options.image_path, options.work_path))
+            self.record.write(options.image_path)  # as it will most likely stay
         except OSError as exc:
             why = f"{exc.filename}: {exc.strerror}"
             raise CheckpointFailed(self.container.id, why) from exc
@@ -220,13 +221,16 @@ class Checkpoint:
         if notification.script == Script.QUERY_EXT_FILES:
             self._lock_network()
             self._save_tmpfs()
-            places = descriptors.with_positions(
-                self.record.descriptors, self.container.state.init_pid
-            )
-            self.record = replace(self.record, descriptors=tuple(places))
-            self.record.write(self.options.image_path)
+            self._note_positions()
         elif notification.script == Script.POST_DUMP:
             self._note_network()
+
+    def _note_positions(self) -> None:
+        before = self.record.descriptors
+        places = descriptors.with_positions(before, self.container.state.init_pid)
+        if tuple(places) != before:
+            self.record = replace(self.record, descriptors=tuple(places))
+            self.record.write(self.options.image_path)
 
     def _save_tmpfs(self) -> None:
         assert self._tmpfs is not None

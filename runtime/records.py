@@ -104,24 +104,27 @@ class Record:
 
     def write(self, images_dir: Path) -> None:
         """Write both files of *images_dir*."""
-        _write(images_dir / RECORD_FILE, self._text())
+        _write(images_dir / RECORD_FILE, self.text())
         links = json.dumps([each.link for each in self.descriptors])
         _write(images_dir / DESCRIPTORS_FILE, links.encode())
 
-    def _text(self) -> bytes:
+    def text(self) -> bytes:
+        """What RECORD_FILE holds of it."""
         return json.dumps(self.to_json()).encode()
 
 
-def load(images_dir: Path, container_id: str, *, known: Record | None = None) -> Record:
+def load(
+    images_dir: Path, container_id: str, *, known: Mapping[bytes, Record] | None = None
+) -> Record:
     """The record of *images_dir*; where another runtime made the images, what their files say.
 
-    known: what it is expected to be; if it is that, it need not be read once more.
+    known: records by their text, so that what is expected need not be read while somebody waits.
     Raises RestoreFailed, about *container_id*.
     """
     try:
         text = _read(images_dir / RECORD_FILE)
-        if known is not None and text == known._text():
-            return known
+        if text is not None and known and text in known:
+            return known[text]
         if text is not None:
             return Record.from_json(json.loads(text))
         return _foreign(container_id, _read(images_dir / DESCRIPTORS_FILE))

@@ -133,6 +133,8 @@ class _Prepared:
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
         plan.warm_up()
+        self._request = plan.criu_options(self.criu.pid)
+        self._expected = {plan.record.text(): plan.record}
 
     def _make_network(self) -> Recreated | None:
         """The namespace that criu then lives in, and so all that it restores."""
@@ -147,13 +149,13 @@ class _Prepared:
         images_dir = self.plan.options.image_path
         images.check(images_dir)
         # where files are read and written is only known when the container stands still
-        record = records.load(images_dir, self.plan.state.id)
+        record = records.load(images_dir, self.plan.state.id, known=self._expected)
         descriptors.place(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
         if self._network is not None and record.namespace is not None:
             self._network.fill(record.namespace)  # it may have changed up to the freeze
         try:
-            self.criu.restore(self.plan.criu_options(self.criu.pid), on_notify)
+            self.criu.restore(self._request, on_notify)
         except CriuError as error:
             if not self._runs:
                 raise

@@ -50,6 +50,13 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
+def test_a_record_that_is_expected_is_known_by_its_text(tmp_path: Path) -> None:
+    RECORD.write(tmp_path)
+    assert records.load(tmp_path, "redis1", known={RECORD.text(): RECORD}) is RECORD
+    other = replace(RECORD, submounts=())
+    assert records.load(tmp_path, "redis1", known={other.text(): other}) == RECORD
+
+
 def test_a_record_is_written_through_no_link(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("kept")
     (tmp_path / "migrator.json").symlink_to(tmp_path / "target")
