@@ -7,6 +7,7 @@ of the stream; it changes its mind twice at most. What does not get smaller is n
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Flow:
     hash_s: float = 0.0
     compress_s: float = 0.0
     send_s: float = 0.0
+    #: that long the destination's window was full: it, and not the link, was the limit
+    full_s: float = 0.0
 
     def since(self, before: Flow) -> Flow:
         return Flow(*(getattr(self, f) - getattr(before, f) for f in self.__slots__))
@@ -52,7 +55,12 @@ class Flow:
 
     @property
     def link(self) -> float:
-        """Bytes per second of the link; a lower bound where the CPU was slower than the link."""
+        """Bytes per second of the link; a lower bound where a CPU was slower than the link.
+
+        Infinite where the destination's was: fewer bytes would not be put into its store faster.
+        """
+        if self.full_s > self.send_s / 2:
+            return math.inf
         busy = self.read_s + self.hash_s + self.compress_s + self.send_s
         seconds = busy if self.send_s > busy / 2 else self.send_s
         return self.bytes_sent / max(seconds, 1e-6)
@@ -154,8 +162,8 @@ class Compressor:
     def _decide(self, window: Flow) -> None:
         chosen = choose(self._samples, link=window.link, work=window.work)
         logger.info(
-            "pages at %.0f MiB/s, %s: %s",
-            window.link / 2**20,
+            "%s, %s: %s",
+            _speed(window),
             _described(self._samples.items()),
             f"compressed by {chosen}" if chosen != NONE else "not compressed",
         )
@@ -167,6 +175,12 @@ class Compressor:
 def _smaller(size: int) -> int:
     """The room for the packed form: less than that gained is not worth unpacking."""
     return size - size // 16
+
+
+def _speed(window: Flow) -> str:
+    if math.isinf(window.link):
+        return "the destination's CPU is the limit"
+    return f"the link carries {window.link / 2**20:.0f} MiB/s"
 
 
 def _described(samples: Iterable[tuple[str, Sample]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +41,10 @@ ALONE = 32 << 10
 LAST_WORDS_S = 2.0
 #: a destination that still asks for the same pages after that many answers is not sound
 MAX_ANSWERS = 8
+
+_MICROSECONDS = struct.Struct("=Q")
+_RWND_LIMITED = 176
+_TCP_INFO_SIZE = _RWND_LIMITED + _MICROSECONDS.size
 
 #: fills the view with memory from an address on; how many bytes could be read
 Read = Callable[[memoryview, int], int]
@@ -340,6 +345,7 @@ class Sender:
         finally:
             self.flow.send_s += time.perf_counter() - began
         self.flow.bytes_sent += len(data)
+        self.flow.full_s = _window_full_s(self._stream)
 
     def _last_words(self, error: OSError) -> MigrationError:
         """Why the destination closed, if it said so before."""
@@ -351,3 +357,17 @@ class Sender:
         except MigrationError as said:
             return said
         return PeerLost("the destination", f"the page stream: {error}")
+
+
+def _window_full_s(stream: socket.socket) -> float:
+    """How long the peer has let its window be full (tcp_info.tcpi_rwnd_limited, linux/tcp.h 4.10).
+
+    0 where *stream* is no TCP connection, as through SSH.
+    """
+    if stream.family == socket.AF_UNIX:
+        return 0.0
+    info = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    if len(info) < _TCP_INFO_SIZE:
+        return 0.0
+    (limited_us,) = _MICROSECONDS.unpack_from(info, _RWND_LIMITED)
+    return float(limited_us) / 1e6

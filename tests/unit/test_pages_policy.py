@@ -68,6 +68,11 @@ def test_the_link_is_read_off_the_part_that_waits_for_it():
     assert fast.link == pytest.approx(1000 * MIB)
 
 
+def test_a_slow_destination_is_no_slow_link():
+    flow = Flow(bytes_sent=100 * MIB, hash_s=0.2, send_s=0.8, full_s=0.7)
+    assert choose(TYPICAL, link=flow.link, work=WORK) == "none"
+
+
 class Stream:
     """A sender's account over a link of so many bytes a second, with nothing behind it."""
 

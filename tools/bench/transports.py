@@ -1,6 +1,6 @@
-"""Measures the ways that bulk data could take between two hosts, on one unshaped link of the lab.
+"""Measures the ways that bulk data could take between two hosts of the lab.
 
-    .venv/bin/python tools/bench/transports.py [--mib 512] [--runs 3]
+    .venv/bin/python tools/bench/transports.py [--mib 512] [--runs 3] [--bandwidth 1gbit]
 
 Prints a table of medians: MiB a second, and the source's seconds of CPU for each GiB. Both hosts
 are this machine, so that they share its CPUs, as they would not in life.
@@ -190,10 +190,10 @@ def cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def measure(size: int, runs: int) -> list[dict[str, Any]]:
+def measure(size: int, runs: int, bandwidth: str) -> list[dict[str, Any]]:
     """Bring up a lab, run both ends in it, and take it down."""
     ours, theirs = Credentials.make(), Credentials.make()
-    with lab.up("transports", bandwidth="off", owned=True) as up:
+    with lab.up("transports", bandwidth=bandwidth, owned=True) as up:
         source, sink = up.hosts[:2]
         job = {
             "size": size,
@@ -225,9 +225,9 @@ def print_job(process: subprocess.Popen[str], job: dict[str, Any]) -> None:
     process.stdin.flush()
 
 
-def table(figures: list[dict[str, Any]], size: int) -> Table:
+def table(figures: list[dict[str, Any]], title: str, size: int) -> Table:
     """Medians of each way."""
-    drawn = Table(title=f"{size >> 20} MiB of noise, medians", box=box.SIMPLE)
+    drawn = Table(title=title, box=box.SIMPLE)
     drawn.add_column("way")
     for heading in ("MiB/s", "source's CPU, s/GiB", "runs"):
         drawn.add_column(heading, justify="right")
@@ -243,14 +243,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="transports.py", description=__doc__.splitlines()[0])
     parser.add_argument("--mib", type=int, default=512, help="how much is sent each time")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--bandwidth", default="off", metavar="RATE", help="of the link")
     parser.add_argument("part", nargs="?", choices=["source", "sink"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         run_source() if options.part == "source" else run_sink()
         return 0
     size = options.mib << 20
-    figures = measure(size, options.runs)
-    Console(highlight=False, width=100).print(table(figures, size))
+    figures = measure(size, options.runs, options.bandwidth)
+    Console(highlight=False, width=100).print(
+        table(figures, f"{options.mib} MiB of noise, link: {options.bandwidth}", size)
+    )
     return 0 if len(figures) == 6 * options.runs else 1
 
 
