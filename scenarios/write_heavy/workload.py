@@ -23,7 +23,8 @@ class ScribeWorkload:
     """So many MiB, of which working_mib are rewritten, mb_per_second 10^6 bytes a second.
 
     half_zero: every other page holds zeros. busy: it computes instead of waiting between its
-    writes, so that its progress shows what slows it down. settle_s: it runs so long before it moves.
+    writes, so that its progress shows what slows it down.
+    settle_s: so long it runs before it is moved.
     """
 
     marker = "/scribe.py"
