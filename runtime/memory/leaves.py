@@ -14,7 +14,7 @@ LEAF_PAGES = 512
 LEAF_BYTES = LEAF_PAGES * PAGE_SIZE
 #: address spaces of five levels of page tables end here (Documentation/arch/x86/x86_64/mm.rst)
 ADDRESS_LIMIT = 1 << 57
-SPACE_LIMIT = 1 << 27
+SPACE_LIMIT = 1 << 26
 
 
 class Part(NamedTuple):

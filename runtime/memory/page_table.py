@@ -8,6 +8,7 @@ page once its hash is. All words are written whole, so that a killed writer leav
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -177,6 +178,13 @@ class PageTable(Hashes):
         self._spaces.setdefault(space, {})[number] = leaf
         self._seen = (self._words[_COUNT], self._words[_GENERATION])
 
+    def rename(self, space: int, new_space: int) -> None:
+        """What was of *space* is of *new_space*, which has nothing yet."""
+        for number, leaf in self._spaces[space].items():
+            self._words[_KEYS + leaf] = _USED | new_space << _NUMBER_BITS | number
+        self._words[_GENERATION] += 1
+        self.refresh()
+
     def drop(self, space: int, number: int) -> None:
         """The leaf is nobody's any more."""
         leaf = self._spaces[space].pop(number)
@@ -204,6 +212,16 @@ class PageTable(Hashes):
     def _leaf_hashes(self, space: int, number: int) -> memoryview | None:
         leaf = self.leaves(space).get(number)
         return None if leaf is None else self.hashes_in(leaf)
+
+
+def grow_table(directory: Path, slot_limit: int) -> None:
+    """Have room for so many slots in a table that nobody has open."""
+    limit = _leaf_limit(slot_limit)
+    os.truncate(directory / "slots", limit * SLOT_BYTES)
+    os.truncate(directory / "hashes", limit * HASH_BYTES)
+    with (directory / "leaves").open("r+b") as leaves:
+        leaves.truncate(_HEADER_BYTES + limit * 8)
+        leaves.write(_FIXED.pack(_MAGIC, 1, PAGE_SIZE, slot_limit))
 
 
 _NO_SLOTS = memoryview(bytes(SLOT_BYTES)).cast("I")

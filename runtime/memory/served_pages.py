@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 from runtime.memory.contents import HASH_SIZE, PAGE_SIZE, ZERO_HASH, hash_each
 from runtime.memory.hash_table import joined
-from runtime.memory.leaves import LEAF_BYTES, check_range, parts, parts_among
+from runtime.memory.leaves import LEAF_BYTES, SPACE_LIMIT, check_range, parts, parts_among
 from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, PageTable
 from runtime.memory.runs import Run
 from runtime.memory.slots import SlotFile, extents
@@ -99,7 +99,7 @@ class ServedPages:
     def spaces(self) -> list[int]:
         """The address spaces that have pages here."""
         self._table.refresh()
-        return self._table.spaces
+        return [space for space in self._table.spaces if space < SPACE_LIMIT]
 
     @property
     def size_bytes(self) -> int:

@@ -179,6 +179,12 @@ class SlotFile:
         self._references.close()
 
 
+def grow_slots(directory: Path, slot_limit: int) -> None:
+    """Have room for so many slots in files that nobody has open."""
+    os.truncate(directory / "pages", slot_limit * PAGE_SIZE)
+    os.truncate(directory / "references", slot_limit)
+
+
 def extents(slots: list[int]) -> Iterator[Extent]:
     """*slots*, in their order, as pieces that rise by one."""
     if not slots:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import fcntl
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.memory.content_index import ContentIndex, Plan
@@ -25,10 +27,19 @@ from runtime.memory.contents import (
     split_hashes,
 )
 from runtime.memory.hash_table import HashTable, joined
-from runtime.memory.leaves import ADDRESS_LIMIT, LEAF_PAGES, Part, check_range, parts, parts_among
-from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED
+from runtime.memory.leaves import (
+    ADDRESS_LIMIT,
+    LEAF_PAGES,
+    SPACE_LIMIT,
+    Part,
+    check_range,
+    parts,
+    parts_among,
+)
+from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, grow_table
 from runtime.memory.runs import Run
 from runtime.memory.served_pages import Piece, ServedPages
+from runtime.memory.slots import grow_slots
 from runtime.memory.store_errors import MissingPages, StoreBusy, StoreFull
 
 __all__ = [
@@ -59,7 +70,7 @@ class PageStore(ServedPages):
         capacity_bytes: the most that contents may take; tables may take half of that in addition.
         Raises OSError.
         """
-        store = cls(directory, FIRST_SLOT + -(-capacity_bytes // PAGE_SIZE))
+        store = cls(directory, _slot_limit(capacity_bytes))
         store._become_writer()
         return store
 
@@ -76,6 +87,24 @@ class PageStore(ServedPages):
         except BaseException:
             store.close()
             raise
+        return store
+
+    @classmethod
+    def adopt(cls, directory: Path, capacity_bytes: int) -> PageStore:
+        """Go on with what another migration has left in *directory*, as a source of contents.
+
+        Its address spaces are set aside: nothing is at any address, but every content that is still
+        what its hash says (all are hashed for that) is known, until `drop_adopted`.
+        Raises OSError, CorruptStore, StoreBusy.
+        """
+        store = cls.open(directory, write=True)
+        limit = _slot_limit(capacity_bytes)
+        if limit > store._table.slot_limit:
+            store.close()
+            grow_slots(directory, limit)
+            grow_table(directory, limit)
+            store = cls.open(directory, write=True)
+        store._set_aside()
         return store
 
     def put(self, space: int, address: int, data: memoryview | bytes) -> None:
@@ -121,17 +150,38 @@ class PageStore(ServedPages):
     def forget(self, space: int, start: int, end: int) -> None:
         """Nothing is at *start* to *end* any more."""
         check_range(space, start, end)
-        with self.changing():
-            for part in list(parts_among(self._table.leaves(space), start, end)):
-                self._clear(space, part)
+        self._forget(space, start, end)
 
     def drop(self, space: int) -> None:
         """The address space is gone."""
         self.forget(space, 0, ADDRESS_LIMIT)
 
+    def drop_adopted(self) -> None:
+        """What was adopted and is not used now is no source of contents any more.
+
+        Before anything is served: what lies aside keeps its memory.
+        """
+        with self.changing():
+            for space in self._table.spaces:
+                if space >= SPACE_LIMIT:
+                    self._forget(space, 0, ADDRESS_LIMIT)
+
     def known(self) -> bytes:
         """The hash of every content that is here, 16 bytes each."""
         return self._writer.known()
+
+    def _forget(self, space: int, start: int, end: int) -> None:
+        with self.changing():
+            for part in parts_among(self._table.leaves(space), start, end):
+                self._clear(space, part)
+
+    def _set_aside(self) -> None:
+        with self.changing():
+            for space in self.spaces:
+                for number in self._table.leaves(space):
+                    for run in list(joined(self._damaged(space, number))):
+                        self._forget(space, *run)
+                self._table.rename(space, max(SPACE_LIMIT, self._table.spaces[-1] + 1))
 
     @property
     def _writer(self) -> ContentIndex:
@@ -159,22 +209,37 @@ class PageStore(ServedPages):
 
         pages: their contents; without them, only what is here already is used.
         """
+        with self._recovering():
+            try:
+                return self._placed(space, part, hashes, pages)
+            except StoreFull:
+                self.drop_adopted()
+                self._writer.recover(self._table)  # frees what servers have given back as well
+                return self._placed(space, part, hashes, pages)
+
+    @contextmanager
+    def _recovering(self) -> Iterator[None]:
         index = self._writer
-        slots, known = self._table.part(self._table.leaf(space, part.number), part)
-        before = slots.tolist()
         try:
-            plan = index.plan(hashes, before, known, writable=pages is not None)
-            if plan.writes or plan.slots != before:
-                known[:] = NO_HASH * len(before)  # these pages count again once all is in place
-                if pages is not None:
-                    self._write(plan, pages)
-                slots[:] = memoryview(array("I", plan.slots))
-                known[:] = b"".join(plan.hashes)
-                self._verified.discard((space, part.number))
-                index.leave(plan.left)
+            yield
         except BaseException:
             index.recover(self._table)
             raise
+
+    def _placed(
+        self, space: int, part: Part, hashes: list[bytes], pages: memoryview | None
+    ) -> list[int]:
+        slots, known = self._table.part(self._table.leaf(space, part.number), part)
+        before = slots.tolist()
+        plan = self._writer.plan(hashes, before, known, writable=pages is not None)
+        if plan.writes or plan.slots != before:
+            known[:] = NO_HASH * len(before)  # these pages count again once all is in place
+            if pages is not None:
+                self._write(plan, pages)
+            slots[:] = memoryview(array("I", plan.slots))
+            known[:] = b"".join(plan.hashes)
+            self._verified.discard((space, part.number))
+            self._writer.leave(plan.left)
         return plan.unknown
 
     def _write(self, plan: Plan, pages: memoryview) -> None:
@@ -192,3 +257,7 @@ class PageStore(ServedPages):
             slots[:] = memoryview(bytes(4 * len(left))).cast("I")
         self._verified.discard((space, part.number))
         self._writer.leave(left)
+
+
+def _slot_limit(capacity_bytes: int) -> int:
+    return FIRST_SLOT + -(-capacity_bytes // PAGE_SIZE)

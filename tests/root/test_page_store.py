@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,10 +21,9 @@ from runtime.memory.store import MISSING, SERVED, PageStore
 MIB = 1 << 20
 PAGES = 1500  # of three leaves, which most operations cross
 SPACES = (1, 2)
-KINDS = [bytes(PAGE_SIZE), *(random.Random(seed).randbytes(PAGE_SIZE) for seed in range(400))]
-KIND_OF = {content: kind for kind, content in enumerate(KINDS)}
+KINDS = 2000  # of contents: most are in several places, and some in one
 
-#: (space, page) -> which of KINDS, or MISSING or SERVED below zero
+#: (space, page) -> the kind of its content, or MISSING or SERVED below zero
 Pages = dict[tuple[int, int], int]
 NOT_THERE = {MISSING: -1, SERVED: -2}
 
@@ -34,6 +33,11 @@ def directory() -> Iterator[Path]:
     made = Path(mkdtemp(prefix="mig-test-store-", dir="/dev/shm"))
     yield made
     shutil.rmtree(made)
+
+
+def content(kinds: Iterable[int]) -> bytes:
+    """Pages of these kinds; 0 is zeros."""
+    return b"".join(kind.to_bytes(8, "little") * (PAGE_SIZE // 8) for kind in kinds)
 
 
 def child(work: Callable[[int], None]) -> tuple[int, int]:
@@ -62,7 +66,7 @@ def killed_soon(pid: int, pipe: int, dice: random.Random) -> int:
 
 
 def everything(store: ServedPages) -> Pages:
-    """What there is. A content that is none of KINDS is a KeyError."""
+    """What there is; no page may be of two kinds."""
     found: Pages = {}
     for space in SPACES:
         for piece in store.pieces(space, 0, PAGES * PAGE_SIZE):
@@ -73,7 +77,8 @@ def everything(store: ServedPages) -> Pages:
                     kind = 0
                 else:
                     data = ctypes.string_at(piece.source + address - piece.start, PAGE_SIZE)
-                    kind = KIND_OF[data]
+                    kind = int.from_bytes(data[:8], "little")
+                    assert data == content([kind])
                 found[space, address // PAGE_SIZE] = kind
     return found
 
@@ -82,7 +87,7 @@ def change(step: int, store: PageStore | None, pages: Pages) -> set[tuple[int, i
     """The same change for the same *step*, to the store and to *pages*; returns what it touches."""
     dice = random.Random(step)
     space, first = dice.choice(SPACES), dice.randrange(PAGES - 1)
-    kinds = dice.choices(range(len(KINDS)), k=min(dice.randrange(1, 400), PAGES - first))
+    kinds = dice.choices(range(KINDS), k=min(dice.randrange(1, 400), PAGES - first))
     start, end = first * PAGE_SIZE, (first + len(kinds)) * PAGE_SIZE
     what = dice.choice(["put", "put", "put", "zero", "forget", "drop"])
     if what == "drop":
@@ -91,7 +96,7 @@ def change(step: int, store: PageStore | None, pages: Pages) -> set[tuple[int, i
         kinds = [0 if what == "zero" else -1] * len(kinds)
     if store is not None:
         if what == "put":
-            store.put(space, start, b"".join(KINDS[kind] for kind in kinds))
+            store.put(space, start, content(kinds))
         elif what == "zero":
             store.zero(space, start, len(kinds))
         elif what == "forget":
@@ -189,13 +194,13 @@ def test_another_process_sees_what_is_written_later(directory: Path) -> None:
 
 
 def test_pages_that_several_write_and_serve_at_once_stay_whole(directory: Path) -> None:
-    data = b"".join(KINDS[1:385])
+    data = content(range(1, 385))
     end = len(data)
 
     def serve(pipe: int) -> None:
         with ServedPages(directory) as server:
             os.write(pipe, b".")
-            for _ in range(300):
+            for _ in range(1000):
                 server.discard(1, 0, end)
 
     with PageStore.create(directory, 16 * MIB) as store:
@@ -260,7 +265,7 @@ def test_a_full_filesystem_is_an_error_with_a_remedy(tmp_path: Path, what: str) 
 
 
 def test_contents_are_known_again_after_the_writer_was_killed(directory: Path) -> None:
-    data = b"".join(KINDS[:300])
+    data = content(range(300))
 
     def write(pipe: int) -> None:
         with PageStore.open(directory, write=True) as store:

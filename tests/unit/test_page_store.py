@@ -191,7 +191,7 @@ CALLS: list[Callable[[PageStore, int, int], object]] = [
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("space", "address"),
-    [(-1, 0), (1 << 27, 0), (1, -PAGE_SIZE), (1, 1), (1, ADDRESS_LIMIT), (1, 1 << 64)],
+    [(-1, 0), (1 << 26, 0), (1, -PAGE_SIZE), (1, 1), (1, ADDRESS_LIMIT), (1, 1 << 64)],
 )
 def test_places_that_cannot_be_are_refused(
     store: PageStore, call: Callable[[PageStore, int, int], object], space: int, address: int
@@ -233,6 +233,37 @@ def test_a_table_that_leads_elsewhere_is_refused(store: PageStore) -> None:
         file.write(b"\xff" * 4)
     with pytest.raises(CorruptStore, match="beyond its pages"):
         PageStore.open(directory, write=True)
+
+
+def test_what_an_earlier_migration_left_is_not_sent_again(tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    with PageStore.create(tmp_path, 3 * MIB) as earlier:
+        earlier.put(1, BASE, data)
+        (piece,) = earlier.pieces(1, BASE, BASE + 3 * MIB)
+        assert piece.source is not None
+        ctypes.memset(piece.source + 5 * PAGE_SIZE, 1, 3)
+    with PageStore.adopt(tmp_path, 64 * MIB) as store:
+        assert store.spaces == []
+        assert read(store, 1, BASE, BASE + PAGE_SIZE) == [MISSING]
+        assert store.same(1, 0, page_hashes(data)) == [(5 * PAGE_SIZE, 6 * PAGE_SIZE)]
+        store.put(1, 0, data[: 8 * PAGE_SIZE])
+        store.forget(1, 2 * MIB, 3 * MIB)
+        store.put(1, 4 * MIB, os.urandom(MIB))  # more than the earlier one had room for
+        store.verify(1, [(0, 2 * MIB), (4 * MIB, 5 * MIB)])
+        used = store.size_bytes
+        store.drop_adopted()
+        assert used - store.size_bytes >= MIB
+        store.discard(1, 0, 5 * MIB)
+        assert store.size_bytes < 256 << 10
+
+
+def test_what_was_adopted_makes_room_where_it_is_needed(tmp_path: Path) -> None:
+    with PageStore.create(tmp_path, MIB) as earlier:
+        earlier.put(1, BASE, os.urandom(MIB))
+    with PageStore.adopt(tmp_path, MIB) as store:
+        data = os.urandom(MIB)
+        store.put(1, BASE, data)
+        assert b"".join(bytes(page) for page in read(store, 1, BASE, BASE + MIB)) == data
 
 
 def test_hashes_that_differ_are_found_by_runs() -> None:
