@@ -80,9 +80,7 @@ def rows(phases: Sequence[Phase], window_start_ms: float, window_end_ms: float) 
 def window_of(report: Mapping[str, Any]) -> tuple[list[Phase], float, float]:
     """Phases, start and end of the frozen window of a report's JSON, as `waterfall` takes them."""
     phases = [Phase(**phase) for phase in report["phases"]]
-    start_ms = report.get("frozen_at_ms")
-    if start_ms is None:
-        start_ms = min((phase.start_ms for phase in phases if phase.frozen), default=0.0)
+    start_ms = report["frozen_at_ms"]
     return phases, start_ms, start_ms + report["downtime_ms"]
 
 

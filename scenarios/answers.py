@@ -34,13 +34,13 @@ def answers(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def rounds(migration: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each round of copying while the container ran; the last one says why it was."""
-    for a_round in migration.get("rounds") or ():
-        mib, seconds = a_round["bytes"] / (1 << 20), a_round["seconds"]
-        why = f", the last: {a_round['why']}" if a_round.get("why") else ""
+    """A line for each round of copying while the container ran."""
+    for a_round in (migration.get("memory") or {}).get("rounds", ()):
+        mib = a_round["bytes"] / (1 << 20)
         yield (
             f"round {a_round['number']}: {a_round['pages']} pages, {mib:.1f} MiB "
-            f"in {seconds:.2f} s, {a_round['dirty_pages']} written meanwhile{why}"
+            f"in {a_round['seconds']:.2f} s, {a_round['dirty_pages']} pages written meanwhile; "
+            f"{a_round['why']}"
         )
 
 

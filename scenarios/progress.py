@@ -36,18 +36,17 @@ class Pace:
 
 
 def pace(progress: Sequence[Progress], report: Mapping[str, Any]) -> Pace | None:
-    """What the progress shows beside the migration's report; None without rounds or samples.
+    """What the progress shows beside the migration's report; None where nothing was tracked.
 
     The freeze is the longest time between two samples; it is where both clocks meet.
     """
-    tracked_s = sum(a_round["seconds"] for a_round in report.get("rounds") or ())
-    if len(progress) < 4 or not tracked_s:
+    copied_ms = [p["start_ms"] for p in report.get("phases", ()) if p["name"] == "copy memory"]
+    if len(progress) < 4 or not copied_ms:
         return None
-    frozen_ms = min((p["start_ms"] for p in report["phases"] if p["frozen"]), default=0.0)
     frozen_at = max(pairwise(progress), key=lambda pair: pair[1].at_s - pair[0].at_s)[0].at_s
-    began_at = frozen_at - frozen_ms / 1000 - COMMAND_START_S
-    before = within(progress, 0, began_at)
-    tracked = within(progress, frozen_at - tracked_s, frozen_at)
+    began_at = frozen_at - report["frozen_at_ms"] / 1000
+    before = within(progress, 0, began_at - COMMAND_START_S)
+    tracked = within(progress, began_at + min(copied_ms) / 1000, frozen_at)
     if len(before) < 2 or len(tracked) < 2:
         return None
     return Pace(

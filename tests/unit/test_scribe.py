@@ -87,18 +87,14 @@ def samples() -> Iterator[Progress]:
     yield Progress(1006.05, writes + 100, cpu + 0.025)
 
 
-def report(seconds: float) -> dict[str, object]:
-    return {
-        "rounds": [{"seconds": seconds}],
-        "phases": [
-            {"name": "copy", "start_ms": 300.0, "frozen": False},
-            {"name": "dump", "start_ms": 2500.0, "frozen": True},
-        ],
-    }
+REPORT = {
+    "frozen_at_ms": 2500.0,
+    "phases": [{"name": "preflight", "start_ms": 9.0}, {"name": "copy memory", "start_ms": 600.0}],
+}
 
 
 def test_how_much_a_migration_slows_a_process_down() -> None:
-    found = pace(list(samples()), report(1.9))
+    found = pace(list(samples()), REPORT)
     assert found is not None
     assert found.slowed == pytest.approx(0.1)
     assert found.slowed_cpu == pytest.approx(0.1)
@@ -107,5 +103,5 @@ def test_how_much_a_migration_slows_a_process_down() -> None:
 
 
 def test_without_rounds_or_samples_nothing_is_known_of_the_pace() -> None:
-    assert pace([], report(1.0)) is None
+    assert pace([], REPORT) is None
     assert pace(list(samples()), {"phases": []}) is None

@@ -94,7 +94,6 @@ def test_the_window_is_found_in_a_report() -> None:
         {"name": "sync", "start_ms": 0.0, "duration_ms": 9.0, "host": "source", "frozen": False},
         {"name": "dump", "start_ms": 10.0, "duration_ms": 5.0, "host": "source", "frozen": True},
     ]
-    report = {"phases": phases, "downtime_ms": 7.0}
-    assert window_of(report)[1:] == (10.0, 17.0)
-    assert window_of(report | {"frozen_at_ms": 9.5})[1:] == (9.5, 16.5)
+    report = {"phases": phases, "downtime_ms": 7.0, "frozen_at_ms": 9.5}
+    assert window_of(report)[1:] == (9.5, 16.5)
     assert [phase.name for phase in window_of(report)[0]] == ["sync", "dump"]

@@ -81,13 +81,14 @@ def _seen(outcome: Outcome) -> dict[str, Any]:
 def _reported(move: Move) -> dict[str, Any]:
     """What the migration says of itself; a script says little."""
     report = move.report
-    rounds = report.get("rounds") or ()
+    memory = report.get("memory") or {}
     return {
         "frozen_ms": move.downtime_ms,
         "total_ms": move.total_ms,
-        "page_bytes": report.get("page_bytes"),
+        "page_bytes": memory.get("bytes"),
         "cpu_s": report.get("cpu_s"),
         "max_rss_bytes": report.get("max_rss_bytes"),
-        "rounds": len(rounds) or None,
+        "rounds": len(memory["rounds"]) if memory else None,
+        "filled_ms": (memory.get("filled") or {}).get("duration_ms"),
         "report": report,
     }

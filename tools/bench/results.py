@@ -39,6 +39,7 @@ class Sample:
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
     rounds: int | None = None
+    filled_ms: float | None = None
     stop_us: float | None = None
     scan_us: float | None = None
     problems: Sequence[str] = ()
@@ -107,6 +108,7 @@ _DETAILS: dict[str, tuple[Figure, float, str]] = {
     "wire\nMiB": (lambda s: s.wire_bytes, 1 << 20, ".0f"),
     "pages\nMiB": (lambda s: s.page_bytes, 1 << 20, ".0f"),
     "rounds\n": (lambda s: s.rounds, 1, ".0f"),
+    "filled\nms": (lambda s: s.filled_ms, 1, ".0f"),
     "slowed\n%": (lambda s: s.slowed, 0.01, ".1f"),
     "per cpu s\n%": (lambda s: s.slowed_cpu, 0.01, ".1f"),
     "cpu\ns": (lambda s: s.cpu_s, 1, ".2f"),
