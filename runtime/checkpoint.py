@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +124,8 @@ class Checkpoint:
             self.record = replace(self.record, namespace=self._network.description)
         ours = [externals.ExternalMount(mount.point, mount.name) for mount in moved]
         self.dump_options = self._dump_options([*points, *below, *ours])
+        #: when packets began to be dropped, of time.time_ns(); 0 before
+        self.locked_ns = 0
         self._passed: set[str] = set()
         self._tmpfs: tmpfs.Opened | None = None
 
@@ -216,6 +219,8 @@ class Checkpoint:
             raise CheckpointFailed(self.container.id, f"{error}{ended}") from error
 
     def _on_notify(self, notification: Notification) -> None:
+        if notification.script in (Script.NETWORK_LOCK, Script.QUERY_EXT_FILES):
+            self.locked_ns = self.locked_ns or time.time_ns()
         self._passed.add(notification.script)
         # the first point at which all stand still
         if notification.script == Script.QUERY_EXT_FILES:

@@ -86,7 +86,7 @@ class Departure:
             raise NetworkNotCarried(f"it cannot be read: {self._found}") from self._found
         assert self._found is not None
         former, self.description = self.description, self._carriable(self._found)
-        return former.differences(self.description)
+        return [] if self.description == former else former.differences(self.description)
 
     def _carriable(self, found: Description) -> Description:
         reasons, ours = objections(found, self._interfaces), _namespace(self._init)

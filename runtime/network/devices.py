@@ -16,6 +16,7 @@ from collections.abc import Callable
 # linux/sockios.h, linux/if.h, linux/ethtool.h
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
+_SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _ETHTOOL_GDRVINFO = 0x03
@@ -58,6 +59,13 @@ def peer_index_of(name: str) -> int | None:
     reply = array.array("B", struct.pack("=II", _ETHTOOL_GSTATS, count) + bytes(8 * count))
     _ethtool(name, reply)
     return int(struct.unpack_from("=Q", reply, 8)[0]) or None
+
+
+def mac_of(name: str) -> bytes:
+    """The interface's own address, of six bytes. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        reply = fcntl.ioctl(control, _SIOCGIFHWADDR, struct.pack("=16s24x", name.encode()))
+    return bytes(reply[18:24])  # behind the name a sockaddr, whose first two bytes are the type
 
 
 def bring_up(name: str) -> None:

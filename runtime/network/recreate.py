@@ -88,7 +88,7 @@ class Recreated:
         NetworkError for a host end. What was made goes when this is closed.
         """
         if self._description is not None:
-            if not self._description.differences(description):
+            if self._description == description or not self._description.differences(description):
                 return
             self._remove_pairs()
         self._description = description
