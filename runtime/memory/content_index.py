@@ -81,6 +81,8 @@ class ContentIndex:
     def leave(self, left: list[tuple[int, bytes]]) -> None:
         """Pages have gone from these slots, which had these contents: free what nobody uses."""
         unused = set(self._slots.leave([slot for slot, _ in left if slot >= FIRST_SLOT]))
+        if not unused:
+            return
         for slot, content in left:
             if slot in unused and self._index.get(content) == slot:
                 del self._index[content]

@@ -6,11 +6,8 @@ middle of `discard` leaves it done in part: call it again.
 
 from __future__ import annotations
 
-import fcntl
-import threading
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -22,6 +19,7 @@ from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, PageTab
 from runtime.memory.runs import Run
 from runtime.memory.slots import SlotFile, extents
 from runtime.memory.store_errors import CorruptStore, DamagedPages
+from runtime.memory.store_lock import StoreLock
 
 Stretch = tuple[int, int, int]
 
@@ -52,8 +50,8 @@ class ServedPages:
         limit = self._table.slot_limit
         if (self._slots.limit, self._slots.pages.size) != (limit, limit * PAGE_SIZE):
             raise CorruptStore(directory, "its pages are cut short")
-        self._thread_lock = threading.RLock()
-        self._depth = 0
+        #: `with` it: nobody else changes the store meanwhile, no thread and no process
+        self.changing = StoreLock(self._table)
         # Leaves found whole since we wrote to them last
         self._verified: set[tuple[int, int]] = set()
 
@@ -72,24 +70,6 @@ class ServedPages:
         """Let go of the files; they stay, and so does what is in them."""
         self._table.close()
         self._slots.close()
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Nobody else changes the store meanwhile, no thread and no process; we see it as it is.
-
-        The lock (flock(2)) is the open file's: processes that share descriptors share it.
-        """
-        with self._thread_lock:
-            if not self._depth:
-                fcntl.flock(self._table.lock_fd, fcntl.LOCK_EX)
-            self._depth += 1
-            try:
-                self._table.refresh()
-                yield
-            finally:
-                self._depth -= 1
-                if not self._depth:
-                    fcntl.flock(self._table.lock_fd, fcntl.LOCK_UN)
 
     def refresh(self) -> None:
         """See what others have made or dropped; all that looks does so itself."""
@@ -154,7 +134,7 @@ class ServedPages:
         Contents that another address has too stay until that one is discarded as well.
         """
         check_range(space, start, end)
-        with self.changing():
+        with self.changing:
             leaves = self._table.leaves(space)
             for part in parts_among(leaves, start, end):
                 slots, _ = self._table.part(leaves[part.number], part)

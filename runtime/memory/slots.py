@@ -12,7 +12,6 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -28,6 +27,8 @@ LESS = bytes(count - 1 if 0 < count < MANY else count for count in range(256))
 
 # Freed slots in longer runs give their memory back at once; shorter ones are used again.
 _PUNCH_SLOTS = 16
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Extent = tuple[int, int]
 
@@ -127,8 +128,12 @@ class SlotFile:
         """
         at = slot * PAGE_SIZE
         while pages:
-            with self._filling():
+            try:
                 written = os.pwrite(self.pages.fd, pages, at)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise StoreFull(self._directory, str(error.strerror)) from error
             at, pages = at + written, pages[written:]
 
     def read(self, start: int, end: int) -> memoryview:
@@ -162,16 +167,9 @@ class SlotFile:
         self._free += runs
 
     def _ensure(self, end: int) -> None:
-        with self._filling():
-            self._references.ensure(end)
-
-    @contextmanager
-    def _filling(self) -> Iterator[None]:
         try:
-            yield
+            self._references.ensure(end)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
             raise StoreFull(self._directory, str(error.strerror)) from error
 
     def close(self) -> None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import chain, starmap
 from pathlib import Path
 
 from runtime.memory.content_index import ContentIndex, Plan
@@ -114,18 +113,28 @@ class PageStore(ServedPages):
         missing or the new ones.
         """
         view = flat(data)
-        self._check(space, address, address + len(view))
-        for part in parts(address, address + len(view)):
-            pages = view[part.start - address : part.end - address]
-            hashes = hash_each(pages)
-            with self.changing():
-                self._place(space, part, hashes, pages)
+        self.put_runs(space, [(address, address + len(view))], view)
+
+    def put_runs(self, space: int, runs: list[Run], data: memoryview | bytes) -> None:
+        """The pages of *runs* are those of *data*, one run after the other. Raises as `put`."""
+        view = flat(data)
+        for start, end in runs:
+            self._check(space, start, end)
+        if sum(end - start for start, end in runs) != len(view):
+            raise ValueError(f"{len(view)} bytes are not the pages of {len(runs)} runs")
+        hashes = hash_each(view)
+        at = 0
+        with self.changing:
+            for part in chain.from_iterable(starmap(parts, runs)):
+                to = at + part.last - part.first
+                self._place(space, part, hashes[at:to], view[at * PAGE_SIZE : to * PAGE_SIZE])
+                at = to
 
     def zero(self, space: int, address: int, pages: int) -> None:
         """*pages* pages from *address* on are zeros. Raises as `put`."""
         end = address + pages * PAGE_SIZE
         self._check(space, address, end)
-        with self.changing():
+        with self.changing:
             for part in parts(address, end):
                 self._place(space, part, [ZERO_HASH] * (part.last - part.first))
 
@@ -138,7 +147,7 @@ class PageStore(ServedPages):
         end = address + len(each_hash) * PAGE_SIZE
         self._check(space, address, end)
         unknown: list[int] = []
-        with self.changing():
+        with self.changing:
             for part in parts(address, end):
                 at = (part.start - address) // PAGE_SIZE
                 wanted = each_hash[at : at + part.last - part.first]
@@ -161,7 +170,7 @@ class PageStore(ServedPages):
 
         Before anything is served: what lies aside keeps its memory.
         """
-        with self.changing():
+        with self.changing:
             for space in self._table.spaces:
                 if space >= SPACE_LIMIT:
                     self._forget(space, 0, ADDRESS_LIMIT)
@@ -171,12 +180,12 @@ class PageStore(ServedPages):
         return self._writer.known()
 
     def _forget(self, space: int, start: int, end: int) -> None:
-        with self.changing():
+        with self.changing:
             for part in parts_among(self._table.leaves(space), start, end):
                 self._clear(space, part)
 
     def _set_aside(self) -> None:
-        with self.changing():
+        with self.changing:
             for space in self.spaces:
                 for number in self._table.leaves(space):
                     for run in list(joined(self._damaged(space, number))):
@@ -199,7 +208,7 @@ class PageStore(ServedPages):
         except BlockingIOError:
             raise StoreBusy(self.directory) from None
         self._index = ContentIndex(self._slots)
-        with self.changing():
+        with self.changing:
             self._index.recover(self._table)
 
     def _place(
@@ -209,19 +218,14 @@ class PageStore(ServedPages):
 
         pages: their contents; without them, only what is here already is used.
         """
-        with self._recovering():
+        index = self._writer
+        try:
             try:
                 return self._placed(space, part, hashes, pages)
             except StoreFull:
                 self.drop_adopted()
-                self._writer.recover(self._table)  # frees what servers have given back as well
+                index.recover(self._table)  # frees what servers have given back as well
                 return self._placed(space, part, hashes, pages)
-
-    @contextmanager
-    def _recovering(self) -> Iterator[None]:
-        index = self._writer
-        try:
-            yield
         except BaseException:
             index.recover(self._table)
             raise

@@ -84,6 +84,22 @@ def test_both_sides_reckon_one_digest(store: PageStore) -> None:
     assert store.digest(1, [run]) != table.digest(1, [run])
 
 
+def test_pages_of_many_places_come_in_one_call(store: PageStore) -> None:
+    runs = [(at(3), at(5)), (at(510), at(514)), (at(1), at(2))]
+    store.put_runs(1, runs, b"".join(map(content, range(1, 8))))
+    assert read(store, 1, at(0), at(6)) == [
+        MISSING,
+        content(7),
+        MISSING,
+        content(1),
+        content(2),
+        MISSING,
+    ]
+    assert read(store, 1, at(510), at(514)) == [content(n) for n in (3, 4, 5, 6)]
+    with pytest.raises(ValueError, match="3 runs"):
+        store.put_runs(1, runs, content(1))
+
+
 def test_a_page_that_never_came_is_named(store: PageStore) -> None:
     store.put(1, BASE, os.urandom(PAGE_SIZE))
     with pytest.raises(MissingPages, match="first 0x7f0000001000-0x7f0000002000") as raised:
