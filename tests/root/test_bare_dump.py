@@ -24,7 +24,7 @@ from tests.containers import Box
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu]
 
-SIZE = 8 << 20
+SIZE = 32 << 20
 TARGET = """
 import ctypes, mmap, time
 memory = mmap.mmap(-1, {size}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
