@@ -35,14 +35,21 @@ FIXED_MS = 80.0
 class Departure:
     """The memory of one container that is leaving; a resource, which `close` or `abort` ends.
 
-    alive: called between runs; what it raises ends the copying.
+    alive: called between runs; what it raises ends the copying. slow_down: leave the container that
+    share of the CPU that it uses.
     """
 
     def __init__(
-        self, container: Container, plan: Plan, sender: Sender, alive: Callable[[], None]
+        self,
+        container: Container,
+        plan: Plan,
+        sender: Sender,
+        *,
+        alive: Callable[[], None],
+        slow_down: Callable[[float], None],
     ) -> None:
         self.container, self.plan, self.sender = container, plan, sender
-        self._alive = alive
+        self._alive, self._slow_down = alive, slow_down
         self._tracker = Tracker.attach(container.processes)
         self._rounds: list[rounds.Round] = []
         self._told: list[Round] = []
@@ -60,7 +67,9 @@ class Departure:
             fixed_ms=FIXED_MS,
             max_rounds=self.plan.max_rounds,
             max_time_s=self.plan.max_time_s,
+            converge=self.plan.converge,
         )
+        share = 1.0
         self._look()
         while True:
             before = self.sender.flow.copy()
@@ -68,7 +77,7 @@ class Departure:
             sent = self.sender.flow.since(before)
             self._look()
             left = sum(size_pages(runs) for runs in self._pending.values())
-            done = rounds.Round(arrived.bytes_sent, arrived.seconds, sent.data_pages, left)
+            done = rounds.Round(arrived.bytes_sent, arrived.seconds, sent.data_pages, left, share)
             self._rounds.append(done)
             decision = rounds.decide(self._rounds, limits)
             pages = sent.data_pages + sent.zero_pages + sent.same_pages
@@ -77,6 +86,9 @@ class Departure:
             )
             if not decision.go_on:
                 return
+            if decision.cpu_share != share:
+                share = decision.cpu_share
+                self._slow_down(share)
 
     def catch_up(self) -> None:
         """One more round, after whatever has taken time since the last."""

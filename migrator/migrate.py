@@ -92,6 +92,7 @@ class Migration:
         #: how the memory moves: "cold" or one of the others, once the destination was asked
         self.mode = plan.mode
         self.departure: Departure | None = None
+        self.slowed = False
         self.filled: m.Filled | None = None
         self.sender: ImageSender | None = None
         self.final_sync: FinalSync | None = None
@@ -200,10 +201,24 @@ class Migration:
                 limiter=Limiter(self.plan.bandwidth),
             )
             self.undo.callback(sender.abort)
-            alive = self.interrupts.check
-            self.departure = Departure(self.source.container, self.plan, sender, alive)
+            self.departure = Departure(
+                self.source.container,
+                self.plan,
+                sender,
+                alive=self.interrupts.check,
+                slow_down=self._slow_down,
+            )
             self.undo.callback(self.departure.abort)
             self.departure.copy_rounds()
+
+    def _slow_down(self, share: float) -> None:
+        """It writes faster than the link carries: it gets less CPU until it has moved."""
+        if not self.slowed:
+            assert self.journal is not None
+            self.slowed = True
+            self.journal.write("slow down", former=self.source.cpu_limits())
+            self.undo.callback(self.source.slow_down, 1.0)
+        self.source.slow_down(share)
 
     def _arm(self) -> None:
         with self.recorder.phase("arm"):

@@ -21,6 +21,7 @@ from migrator.errors import MigrationError, OutcomeUnknown, UsageProblem
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
 from runtime import Container, NoSuchContainer
+from runtime.cgroups import throttle
 from runtime.checkpoint import unlock
 from runtime.network import Networks, announce, reconnect
 from runtime.state import check_id
@@ -90,6 +91,8 @@ def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
     if container is not None:
         unlock(container)
         container.cgroup.thaw()
+        if slowed := journal.last("slow down"):
+            throttle.restore(slowed.data["former"])
         reconnect(Networks.of(container.state), container.id)
         if container.status().has_init:
             announce(container.netns_path)

@@ -15,6 +15,7 @@ from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
 from runtime.bare_dump import BareCriu
+from runtime.cgroups.throttle import CpuThrottle
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.processes import strangers
@@ -35,6 +36,7 @@ class Source:
         self.bare = BareCriu.start(plan.criu)
         self.images_dir: Path | None = None
         self._checkpoint: Checkpoint | None = None
+        self._throttle: CpuThrottle | None = None
 
     @property
     def criu(self) -> Criu:
@@ -114,6 +116,16 @@ class Source:
     def started_by_exec(self) -> list[int]:
         """Its processes that CRIU does not dump, since they do not descend from its init."""
         return strangers(self.container.state.init_pid, self.container.processes())
+
+    def cpu_limits(self) -> dict[str, str]:
+        """What `slow_down` changes, as it is now: file -> content. Raises CgroupError."""
+        self._throttle = CpuThrottle(self.container.cgroup)
+        return self._throttle.former
+
+    def slow_down(self, share: float) -> None:
+        """Leave it *share* of the CPU that it uses; 1.0: all."""
+        assert self._throttle is not None
+        self._throttle.set(share)
 
     def freeze(self) -> None:
         """Freeze its cgroup: it then stays still whatever becomes of CRIU or of us."""
