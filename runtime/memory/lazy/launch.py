@@ -82,10 +82,13 @@ _STATUS = {STARTING: "starting", SERVING: "serving", DONE: "done", FAILED: "fail
 class LazyPages:
     """Context manager: at its end a server that still serves is left to finish by itself."""
 
-    def __init__(self, state: State, orders_fd: int, life_fd: int, pid: int) -> None:
+    def __init__(
+        self, state: State, orders_fd: int, life_fd: int, own_life_fd: int, pid: int
+    ) -> None:
         self._state = state
         self._words = state.words
         self._orders_fd, self._life_fd, self._pid = orders_fd, life_fd, pid
+        self._own_life_fd = own_life_fd
 
     @classmethod
     def start(
@@ -111,13 +114,15 @@ class LazyPages:
             orders_fd = os.eventfd(0)
             life_fd, held_fd = os.pipe()
             stack.callback(os.close, held_fd)
-            given = [state.fd, plan_fd, listener_fd, orders_fd, held_fd]
+            owner_fd, own_life_fd = os.pipe()
+            stack.callback(os.close, owner_fd)
+            given = [state.fd, plan_fd, listener_fd, orders_fd, held_fd, owner_fd]
             with ExitStack() as undo:
-                for fd in (orders_fd, life_fd):
+                for fd in (orders_fd, life_fd, own_life_fd):
                     undo.callback(os.close, fd)
                 pid = _spawn(given)
                 undo.pop_all()
-            return cls(state, orders_fd, life_fd, pid)
+            return cls(state, orders_fd, life_fd, own_life_fd, pid)
 
     def load(
         self,
@@ -186,9 +191,9 @@ class LazyPages:
         return sum(space.left() for space in self._state.look().spaces)
 
     def close(self) -> None:
-        """Let go of the server; it serves on."""
-        os.close(self._orders_fd)
-        os.close(self._life_fd)
+        """Let go of the server; it serves on, or ends when no criu has come yet."""
+        for fd in (self._orders_fd, self._life_fd, self._own_life_fd):
+            os.close(fd)
         with suppress(ChildProcessError):
             os.waitpid(self._pid, os.WNOHANG)
 

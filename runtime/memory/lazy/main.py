@@ -19,8 +19,9 @@ from runtime.memory.lazy.server import Server
 from runtime.memory.lazy.state import State
 from runtime.memory.lazy.twin import Succeeded, Succession
 
-#: the descriptors that it is started with; the last is held open until both processes have ended
-STATE_FD, PLAN_FD, LISTENER_FD, ORDERS_FD, LIFE_FD = range(3, 8)
+#: the descriptors that it is started with; LIFE_FD is held open until both processes have ended,
+#: OWNER_FD is at its end when the owner has
+STATE_FD, PLAN_FD, LISTENER_FD, ORDERS_FD, LIFE_FD, OWNER_FD = range(3, 9)
 # linux/prctl.h has none for it: proc_pid_oom_score_adj(5)
 _NEVER = "-1000"
 
@@ -50,6 +51,7 @@ def _serve(state: State, pages: Pages, succession: Succession, *, discard: bool)
             succession,
             listener_fd=LISTENER_FD,
             orders_fd=ORDERS_FD,
+            owner_fd=OWNER_FD,
             discard=discard,
         ).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, no process may see zeros for it

@@ -60,6 +60,7 @@ class Server:
         *,
         listener_fd: int,
         orders_fd: int,
+        owner_fd: int,
         discard: bool,
     ) -> None:
         self._state, self._pages, self._succession = state, pages, succession
@@ -68,7 +69,7 @@ class Server:
         self._filling = Filling(state, pages, discard=discard)
         self._filling.finished = self._table.finished
         self._fillers: dict[int, Filler] = {}
-        self._listener_fd, self._orders_fd = listener_fd, orders_fd
+        self._listener_fd, self._orders_fd, self._owner_fd = listener_fd, orders_fd, owner_fd
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._resting = False
@@ -77,6 +78,7 @@ class Server:
         """Serve until every page is there. Raises what makes that impossible."""
         self._watch(self._orders_fd, self._ordered)
         self._watch(self._succession.twin_fd, self._twin_died)
+        self._watch(self._owner_fd, self._owner_ended)
         self._resume()
         self._words[W_STATUS] = SERVING
         while self._fillers or not self._table.finished:
@@ -152,6 +154,11 @@ class Server:
         os.read(self._orders_fd, 8)
         if self._words[W_ORDERS] & ORDER_ABORT:
             raise Aborted(self._state.said() or "called off")
+
+    def _owner_ended(self) -> None:
+        self._unwatch(self._owner_fd)
+        if not self._words[W_CONNECTION] and not self._table.finished:
+            raise Aborted("its owner has ended before criu came")
 
     def _twin_died(self) -> None:
         self._unwatch(self._succession.twin_fd)
