@@ -115,10 +115,7 @@ class Receiver:
             pages = self._unpacked(record, pages, self._room[: record.pages * PAGE])
         if not sum(end - start for start, end in runs) == record.pages * PAGE == len(pages):
             raise ProtocolError(PEER, f"other pages than its runs have: {record}")
-        at = 0
-        for start, end in runs:
-            self._store.put(record.space, start, pages[at : at + end - start])
-            at += end - start
+        self._store.put_runs(record.space, runs, pages)
 
     def _unpacked(self, record: Record, payload: memoryview, room: memoryview) -> memoryview:
         codec = self._codecs.get(CODECS[record.codec])
