@@ -337,7 +337,7 @@ def test_a_store_that_cannot_write_is_told(connect, store, tmp_path):
     class Failing:
         known = store.known
 
-        def put(self, space: int, address: int, data: memoryview) -> None:
+        def put_runs(self, space: int, runs: list[object], data: memoryview) -> None:
             raise OSError(5, "Input/output error", str(Path("/store/pages")))
 
     link = Link(Failing())
