@@ -7,6 +7,7 @@ present is read from the entries of /proc/PID/pagemap, 8 bytes a page.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -176,7 +177,8 @@ class Pagemap:
             request.start = start
             count = _libc.ioctl(self._fd, _PAGEMAP_SCAN, ctypes.byref(request))
             if count < 0:
-                number = ctypes.get_errno()
+                if (number := ctypes.get_errno()) == errno.ESRCH:
+                    return  # the address space is gone
                 raise OSError(number, os.strerror(number), f"pages {start:x}-{end:x}")
             flat = words[: 3 * count].tolist()
             yield from zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
