@@ -147,8 +147,9 @@ class Compressor:
             return
         self._before = self._before or self.flow.copy()
         self._sample(data[:SAMPLE])
-        if self.flow.page_bytes >= at:
-            self._decide(self.flow.since(self._before))
+        window = self.flow.since(self._before)
+        if self.flow.page_bytes >= at and window.bytes_sent:
+            self._decide(window)
 
     def _sample(self, data: memoryview) -> None:
         for name, codec in self.codecs.items():

@@ -126,6 +126,13 @@ def test_auto_changes_its_mind_twice_at_most():
     assert stream.flow.page_bytes > DECIDE_AT[-1]
 
 
+def test_nothing_is_decided_before_something_was_sent():
+    stream = Stream(12 * MIB)
+    stream.flow.page_bytes = 2 * DECIDE_AT[-1]  # all of it known at the destination
+    stream.send(TEXT, 1)
+    assert stream.used == ["none"]
+
+
 def test_what_grows_is_sent_as_it_is_and_soon_not_even_tried():
     stream = Stream(12 * MIB, wish="zstd")
     noise, small = memoryview(bytearray(os.urandom(MIB))), memoryview(bytearray(TEXT))
