@@ -109,3 +109,10 @@ def test_one_question_is_not_asked_of_every_mode(bench: dict[str, ModuleType]) -
         ("idle", "cold"),
         ("busy-20", "auto"),
     ]
+
+
+def test_the_targets_need_a_few_of_all_pairs(bench: dict[str, ModuleType]) -> None:
+    matrix = bench["matrix"]
+    judged = matrix.pairs(list(matrix.WORKLOADS), list(matrix.MODES), judged=True)
+    assert set(judged) == set(matrix.JUDGED)
+    assert matrix.pairs(["idle", "write-1"], ["auto", "cold"], judged=True) == [("idle", "auto")]

@@ -1,7 +1,7 @@
 """Measures `migrator migrate` in each mode beside what people do by hand: one machine, one run.
 
-    .venv/bin/python tools/bench [--quick] [--workload W ...] [--mode M ...] [--bandwidth RATE ...]
-                                 [--runs 3] [--output FILE]
+    .venv/bin/python tools/bench [--quick | --targets] [--workload W ...] [--mode M ...]
+                                 [--bandwidth RATE ...] [--runs 3] [--output FILE]
 
 Prints medians and what of the targets is reached, and writes every single figure to FILE as JSON.
 Fails when a run of migrator's lost something or did not end; a script that fails is only said so.
@@ -35,7 +35,9 @@ BY_HAND = ("stop-and-copy", "lazy-pages")
 
 def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sample]:
     """Every combination so many times; all ways take turns, so that they meet the same noise."""
-    wanted = pairs([w for w in options.workload if w != TRACKED], options.mode)
+    wanted = pairs(
+        [w for w in options.workload if w != TRACKED], options.mode, judged=options.targets
+    )
     total = options.runs * (len(options.bandwidth) * len(wanted) + (TRACKED in options.workload))
     done, begin = 0, time.monotonic()
 
@@ -72,12 +74,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mode", action="append", choices=MODES, help="one; repeatable")
     parser.add_argument("--bandwidth", action="append", metavar="RATE", help="1gbit, ... or off")
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} at 1gbit")
+    parser.add_argument("--targets", action="store_true", help="only what they are judged by")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
     usual = [name for name in EVERY if name != "redis-64"]
     options.workload = options.workload or (list(QUICK) if options.quick else usual)
     options.mode = options.mode or list(MODES)
-    options.bandwidth = options.bandwidth or list(BANDWIDTHS[: 1 if options.quick else None])
+    shaped_only = options.quick or options.targets
+    options.bandwidth = options.bandwidth or list(BANDWIDTHS[: 1 if shaped_only else None])
     if shutil.which("runc") is None and set(BY_HAND) & set(options.mode):
         parser.error("runc is not installed: `tools/setup --bench` installs it")
     return options
@@ -92,27 +96,28 @@ def main() -> int:
     try:
         for sample in measure_all(options, console):
             samples.append(sample)
+            _save(before, samples, options.output)
     finally:
-        _conclude(before, samples, console, options.output)
+        _conclude(samples, console)
+        console.print(f"every figure: {options.output}")
     return 1 if any(s.problems for s in samples if s.mode not in BY_HAND) else 0
 
 
-def _conclude(
-    before: dict[str, object], samples: list[Sample], console: Console, output: Path
-) -> None:
-    """Also of a run that was interrupted: what there is."""
-    goals = targets(samples)
-    output.parent.mkdir(parents=True, exist_ok=True)
+def _save(before: dict[str, object], samples: list[Sample], output: Path) -> None:
     figures = {
         "machine": before,
         "samples": [sample.as_json() for sample in samples],
-        "targets": [goal.as_json() for goal in goals],
+        "targets": [goal.as_json() for goal in targets(samples)],
     }
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(figures, indent=1) + "\n")
-    parts = [details(samples), table(goals), *failures(samples)]
+
+
+def _conclude(samples: list[Sample], console: Console) -> None:
+    """Also of a run that was interrupted: what there is."""
+    parts = [details(samples), table(targets(samples)), *failures(samples)]
     for part in [silences(samples), *parts] if any(s.silence_ms for s in samples) else parts:
         console.print(part, soft_wrap=isinstance(part, str))
-    console.print(f"every figure: {output}")
 
 
 if __name__ == "__main__":
