@@ -2,9 +2,9 @@
 
 CRIU appends to its pages-*.img files from start to end, so their bytes can leave as soon as they
 are in the file; every other image is small and goes once the dump is held. A record is a header
-(name length u16, offset u64, byte count u32), the name and the bytes; a header of zeros ends the
-stream and is answered by one byte. The receiver trusts nothing: plain names only, files made new,
-in order, without a gap.
+(kind u8, name length u16, offset u64, byte count u32), the name and the bytes; one of kind 0 ends
+the stream and is answered by one byte. The receiver trusts nothing: plain names only, files made
+new, in order, without a gap.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import shutil
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from migrator.errors import PeerLost, ProtocolError
+from migrator.known_pages import PAGE_BYTES, Given, Kept
 
-_RECORD = struct.Struct(">HQI")
-_END = _RECORD.pack(0, 0, 0)
+_RECORD = struct.Struct(">BHQI")
+# Kinds: the end; bytes of an image; pages that are none yet; numbers of those in place of bytes.
+_END, _BYTES, _GIVEN, _NUMBERS = range(4)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHUNK = 1 << 20
 POLL_S = 0.002
@@ -84,10 +86,23 @@ class ImageSender:
         self._stream = stream
         self._sent: dict[str, int] = {}
         self._buffer = bytearray()
+        self._given = Given()
         self._complete = threading.Event()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="images", daemon=True)
+
+    def give(self, pages: Iterable[bytes]) -> None:
+        """Before `start`: send *pages* that are likely to be found in the images, so that numbers
+        will do for them then. Raises PeerLost.
+        """
+        try:
+            for page in self._given.new(pages):
+                self._put(_RECORD.pack(_GIVEN, 0, 0, len(page)) + page)
+                self.bytes_sent += len(page)
+            self._flush()
+        except OSError as error:
+            raise PeerLost("the data plane", f"sending pages: {error}") from error
 
     def start(self) -> None:
         self._thread.start()
@@ -122,7 +137,7 @@ class ImageSender:
                     self._complete.wait(POLL_S)
             if not self._stop.is_set():
                 self._send_new("")
-                self._put(_END)
+                self._put(_RECORD.pack(_END, 0, 0, 0))
                 self._flush()
                 if self._stream.recv(1) != b"\0":
                     raise PeerLost("the data plane", "the image files did not arrive")
@@ -152,12 +167,21 @@ class ImageSender:
         with path.open("rb", buffering=0) as file:
             file.seek(done)
             while (data := file.read(CHUNK)) or name not in self._sent:
-                self._put(_RECORD.pack(len(name), done, len(data)) + name.encode())
-                self._put(data)
-                done += len(data)
+                for kind, body, size in self._records(name, data):
+                    self._put(_RECORD.pack(kind, len(name), done, len(body)) + name.encode())
+                    self._put(body)
+                    self.bytes_sent += len(body)
+                    done += size
                 self._sent[name] = done
-        self.bytes_sent += done - start
         return done - start
+
+    def _records(self, name: str, data: bytes) -> Iterator[tuple[int, bytes, int]]:
+        """Kind and body of the records for *data*, and how much of it each stands for."""
+        if not (data and self._given and name.startswith("pages-")):
+            yield _BYTES, data, len(data)
+            return
+        for body, pages in self._given.split(data):
+            yield (_NUMBERS, body, pages * PAGE_BYTES) if pages else (_BYTES, body, len(body))
 
     def _put(self, data: bytes) -> None:
         """Small images go together: each write of its own is a TLS record and a packet."""
@@ -173,34 +197,56 @@ class ImageSender:
 
 
 def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
-    """Write what an ImageSender sends into *images_dir* (empty, ours); returns the bytes received.
+    """Write what an ImageSender sends into *images_dir* (empty, ours); returns the bytes written.
 
     Raises ProtocolError for a record that cannot be, PeerLost at a broken stream, OSError (disk
     full); the directory then holds a part.
     """
     files: dict[str, int] = {}
     total = 0
+    kept = Kept()
     reader = _Reader(stream)
     try:
         while True:
-            length, offset, count = _RECORD.unpack(reader.exactly(_RECORD.size))
-            if not length:
+            kind, length, offset, count = _RECORD.unpack(reader.exactly(_RECORD.size))
+            if kind == _END:
                 stream.sendall(b"\0")
                 return total
             name = reader.exactly(length).decode("ascii", errors="replace")
-            if not _NAME.fullmatch(name) or count > CHUNK:
+            if count > CHUNK:
                 raise ProtocolError("the source", f"an image record {name!r} of {count} bytes")
+            if kind == _GIVEN:
+                kept.add(reader.exactly(count))
+                continue
             fd = files.get(name)
             if fd is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = files[name] = os.open(images_dir / name, flags, 0o600)
+                fd = files[name] = _new_file(images_dir, name)
             if os.lseek(fd, 0, os.SEEK_CUR) != offset:
                 raise ProtocolError("the source", f"image {name} with a gap at byte {offset}")
-            reader.into_file(fd, count)
-            total += count
+            if kind == _NUMBERS:
+                pages = kept.pages(reader.exactly(count))
+                _write_all(fd, memoryview(pages))
+                total += len(pages)
+            elif kind == _BYTES:
+                reader.into_file(fd, count)
+                total += count
+            else:
+                raise ProtocolError("the source", f"an image record of kind {kind}")
     finally:
         for fd in files.values():
             os.close(fd)
+
+
+def _new_file(images_dir: Path, name: str) -> int:
+    if not _NAME.fullmatch(name):
+        raise ProtocolError("the source", f"an image called {name!r}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(images_dir / name, flags, 0o600)
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def sizes(images_dir: Path) -> dict[str, int]:
@@ -232,8 +278,7 @@ class _Reader:
         while count:
             piece = self._some(count)
             count -= len(piece)
-            while piece:
-                piece = piece[os.write(fd, piece) :]
+            _write_all(fd, piece)
 
     def _some(self, most: int) -> memoryview:
         """At least one byte: good until the next call."""

@@ -147,7 +147,7 @@ def test_a_full_receiver_is_an_error_at_the_sender(pair, tmp_path):
 def test_hostile_image_names_are_refused(pair, tmp_path, name):
     pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
     with pair.connect() as stream:
-        stream.sendall(struct.pack(">HQI", len(name), 0, 1) + name + b"x")
+        stream.sendall(struct.pack(">BHQI", 1, len(name), 0, 1) + name + b"x")
         stream.settimeout(5)
         assert stream.recv(1) == b""
     assert isinstance(pair.errors[0], ProtocolError)
@@ -157,10 +157,55 @@ def test_hostile_image_names_are_refused(pair, tmp_path, name):
 def test_an_image_with_a_gap_is_refused(pair, tmp_path):
     pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
     with pair.connect() as stream:
-        stream.sendall(struct.pack(">HQI", 5, 4096, 1) + b"a.img" + b"x")
+        stream.sendall(struct.pack(">BHQI", 1, 5, 4096, 1) + b"a.img" + b"x")
         stream.settimeout(5)
         assert stream.recv(1) == b""
     assert "gap" in str(pair.errors[0])
+
+
+def test_pages_that_were_given_beforehand_go_as_numbers(pair, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "d").mkdir()
+    pages = [os.urandom(4096) for _ in range(600)]
+    changed = [page if number % 3 else os.urandom(4096) for number, page in enumerate(pages)]
+    image = b"".join([*reversed(changed), b"and a part"])
+    (tmp_path / "s" / "pages-1.img").write_bytes(image)
+    (tmp_path / "s" / "core-1.img").write_bytes(pages[0])
+    (tmp_path / "s" / "empty.img").touch()
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path / "d")
+    sender = images.ImageSender(tmp_path / "s", pair.connect("images"))
+    sender.give([*pages, *pages])
+    given = sender.bytes_sent
+    assert given == 600 * 4096
+    sender.start()
+    files = sender.finish()
+    assert files == images.sizes(tmp_path / "d")
+    assert (tmp_path / "d" / "pages-1.img").read_bytes() == image
+    assert (tmp_path / "d" / "core-1.img").read_bytes() == pages[0]
+    assert sender.bytes_sent - given < 202 * 4096
+
+
+def record(kind, body, name=b"", offset=0):
+    return struct.pack(">BHQI", kind, len(name), offset, len(body)) + name + body
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        record(3, struct.pack(">I", 0), b"pages-1.img"),
+        record(2, bytes(4096)) + record(3, struct.pack(">I", 1), b"pages-1.img"),
+        record(2, bytes(4095)),
+        record(9, b"x", b"pages-1.img"),
+    ],
+    ids=["none given", "another number", "no whole page", "another kind"],
+)
+def test_numbers_of_no_page_are_refused(pair, tmp_path, records):
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
+    with pair.connect() as stream:
+        stream.sendall(records)
+        stream.settimeout(5)
+        assert stream.recv(1) == b""
+    assert isinstance(pair.errors[0], ProtocolError)
 
 
 def test_an_existing_symlink_is_not_written_through(pair, tmp_path):
@@ -169,7 +214,7 @@ def test_an_existing_symlink_is_not_written_through(pair, tmp_path):
     (tmp_path / "d" / "a.img").symlink_to(tmp_path / "victim")
     pair.serve = lambda header, stream: images.receive_images(stream, tmp_path / "d")
     with pair.connect() as stream:
-        stream.sendall(struct.pack(">HQI", 5, 0, 1) + b"a.img" + b"x")
+        stream.sendall(struct.pack(">BHQI", 1, 5, 0, 1) + b"a.img" + b"x")
         stream.settimeout(5)
         assert stream.recv(1) == b""
     assert (tmp_path / "victim").read_text() == "safe"
