@@ -1,6 +1,6 @@
 """Where a writer has which content, and the decision which slot each page gets.
 
-A dictionary hash -> slot in the writer's own memory, about 190 bytes a page; whoever writes next
+A dictionary hash -> slot in the writer's own memory, about 160 bytes a page; whoever writes next
 reckons it anew from the page table. A slot that a server has given back meanwhile has no references
 left and is not given out again, so that one look tells whether what the index says still holds.
 """

@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from runtime.memory.contents import HASH_SIZE, NO_HASH, PAGE_SIZE, ZERO_HASH, split_hashes
 from runtime.memory.leaves import (
+    ADDRESS_LIMIT,
     LEAF_BYTES,
     LEAF_PAGES,
     Part,
@@ -40,11 +41,6 @@ class Hashes(ABC):
     def _leaf_hashes(self, space: int, number: int) -> memoryview | None:
         """The 512 hashes of a leaf, in place; None where there is none."""
 
-    def hashes(self, space: int, start: int, end: int) -> bytes:
-        """16 bytes for each page, NO_HASH where nothing is known."""
-        check_range(space, start, end)
-        return b"".join(self._hashes_of(space, part) for part in parts(start, end))
-
     def digest(self, space: int, runs: Iterable[Run]) -> bytes:
         """SHA-256 over each run's place and the hashes of its pages, in the order of *runs*.
 
@@ -66,7 +62,7 @@ class Hashes(ABC):
     def known_runs(self, space: int) -> list[Run]:
         """The runs of *space* whose contents are known."""
         found: list[Run] = []
-        for part in parts_among(self._numbers(space), 0, 1 << 57):
+        for part in parts_among(self._numbers(space), 0, ADDRESS_LIMIT):
             for start, end in _known(part, self._hashes_of(space, part)):
                 if found and found[-1][1] == start:
                     found[-1] = (found[-1][0], end)
@@ -117,21 +113,6 @@ class HashTable(Hashes):
     def drop(self, space: int) -> None:
         """The address space is gone."""
         self._spaces.pop(space, None)
-
-    def differing(self, space: int, address: int, hashes: bytes) -> list[Run]:
-        """The runs, from *address* on, of the pages whose hash is not the one of *hashes*."""
-        wanted = split_hashes(hashes)
-        end = address + len(wanted) * PAGE_SIZE
-        known = self.hashes(space, address, end)
-        if known == hashes:
-            return []
-        return list(
-            joined(
-                address + page * PAGE_SIZE
-                for page, (one, other) in enumerate(zip(wanted, split_hashes(known), strict=True))
-                if one != other
-            )
-        )
 
     def _numbers(self, space: int) -> Collection[int]:
         return self._spaces.get(space, ())

@@ -144,12 +144,11 @@ class PageTable(Hashes):
         found = self._spaces.get(space, {}).get(number)
         if found is not None:
             return found
-        leaf = self.empty_leaf()
-        self.publish(space, number, leaf)
+        leaf = self._empty_leaf()
+        self._publish(space, number, leaf)
         return leaf
 
-    def empty_leaf(self) -> int:
-        """One that is nobody's until `publish`; taken again by the next call if it never is."""
+    def _empty_leaf(self) -> int:
         count = self._words[_COUNT]
         leaf: int = self._free[-1] if self._free else count
         if leaf >= self._limit:
@@ -167,8 +166,7 @@ class PageTable(Hashes):
     def _limited(self) -> str:
         return f"it has tables for {self._limit} places of {LEAF_BYTES >> 20} MiB"
 
-    def publish(self, space: int, number: int, leaf: int) -> None:
-        """Give the leaf of `empty_leaf`, filled meanwhile, to its address space."""
+    def _publish(self, space: int, number: int, leaf: int) -> None:
         self._words[_KEYS + leaf] = _USED | space << _NUMBER_BITS | number
         if self._free:
             self._free.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 # linux/falloc.h
@@ -14,8 +15,10 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Free *length* bytes of the file from *offset* on; they read as zeros. Raises OSError."""
+    """Free *length* bytes of the file at *offset*, where its filesystem can. Raises OSError."""
     how = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
     if _libc.fallocate(fd, how, offset, length) < 0:
         number = ctypes.get_errno()
+        if number == errno.EOPNOTSUPP:
+            return
         raise OSError(number, f"cannot free a part of a file: {os.strerror(number)}")

@@ -28,6 +28,9 @@ LESS = bytes(count - 1 if 0 < count < MANY else count for count in range(256))
 # Freed slots in longer runs give their memory back at once; shorter ones are used again.
 _PUNCH_SLOTS = 16
 
+# Free pieces that are looked through for one that is long enough
+_FEW = 32
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Extent = tuple[int, int]
@@ -52,6 +55,8 @@ class SlotFile:
             self.references[:FIRST_SLOT] = bytes([MANY]) * FIRST_SLOT
         self._next = FIRST_SLOT
         self._free: list[Extent] = []
+        # How many of them there may be before neighbours are looked for among them
+        self._crowded = _FEW
 
     @property
     def used_bytes(self) -> int:
@@ -83,7 +88,7 @@ class SlotFile:
 
         Raises StoreFull; then none is taken.
         """
-        for at in range(len(self._free) - 1, max(-1, len(self._free) - 33), -1):
+        for at in range(min(len(self._free), _FEW)):
             start, end = self._free[at]
             if end - start >= count:
                 self._free[at : at + 1] = [(start + count, end)] if end - start > count else []
@@ -115,11 +120,7 @@ class SlotFile:
 
     def give_back(self, extents: Iterable[Extent]) -> None:
         """Slots of `reserve` that were not written to."""
-        for start, end in extents:
-            if end == self._next:
-                self._next = start
-            elif end > start:
-                self._free.append((start, end))
+        self._add_free(extents)
 
     def write(self, slot: int, pages: memoryview) -> None:
         """Put *pages* into the slots from *slot* on. Raises StoreFull, OSError.
@@ -139,10 +140,6 @@ class SlotFile:
     def read(self, start: int, end: int) -> memoryview:
         """The contents of the slots *start* to *end*, in place."""
         return self.pages.view[start * PAGE_SIZE : end * PAGE_SIZE]
-
-    def use(self, start: int, end: int) -> None:
-        """One address each has come to the slots *start* to *end*."""
-        self.references[start:end] = bytes(self.references[start:end]).translate(MORE)
 
     def leave(self, slots: list[int]) -> list[int]:
         """One address each has left *slots*; returns those that nobody uses now."""
@@ -164,7 +161,13 @@ class SlotFile:
         """These may be given out again."""
         runs = list(extents(sorted(unused)))
         self.punch(runs, _PUNCH_SLOTS)
-        self._free += runs
+        self._add_free(runs)
+
+    def _add_free(self, unused: Iterable[Extent]) -> None:
+        self._free += unused
+        if len(self._free) > self._crowded:
+            self._free = list(_merged(sorted(self._free)))
+            self._crowded = 2 * len(self._free) + _FEW
 
     def _ensure(self, end: int) -> None:
         try:
@@ -198,6 +201,19 @@ def extents(slots: list[int]) -> Iterator[Extent]:
             start = slot
         end = slot + 1
     yield start, end
+
+
+def _merged(pieces: Iterable[Extent]) -> Iterator[Extent]:
+    begun: Extent | None = None
+    for start, end in pieces:
+        if begun and begun[1] == start:
+            begun = (begun[0], end)
+        else:
+            if begun:
+                yield begun
+            begun = (start, end)
+    if begun:
+        yield begun
 
 
 def each(pieces: Iterable[Extent]) -> Iterator[int]:

@@ -4,7 +4,7 @@ One process writes, any number look and serve. Pages of one content are kept onc
 no room. A page written again stays in its slot where nobody shares it, so that pages side by side
 in the process lie side by side here. What a killed writer leaves is a store without the pages that
 it was about to write; nothing else is lost. For 1 GiB the tables take 5 MiB beside the pages, and
-the writer's index of contents 50 MiB of its own memory.
+the writer's index of contents 40 MiB of its own memory.
 """
 
 from __future__ import annotations

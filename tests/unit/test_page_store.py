@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime.memory.contents import NO_HASH, PAGE_SIZE, ZERO_HASH, page_hashes
+from runtime.memory.contents import PAGE_SIZE, ZERO_HASH, page_hashes
 from runtime.memory.leaves import ADDRESS_LIMIT, LEAF_BYTES
 from runtime.memory.store import MISSING, SERVED, HashTable, MissingPages, PageStore, StoreFull
 from runtime.memory.store_errors import CorruptStore, DamagedPages, StoreBusy
@@ -55,6 +55,16 @@ def read(store: PageStore, space: int, start: int, end: int) -> list[bytes | int
                 found.append(ctypes.string_at(piece.source + address - piece.start, PAGE_SIZE))
     assert position == end
     return found
+
+
+def test_room_that_came_free_in_parts_is_used_in_one_piece(tmp_path: Path) -> None:
+    with PageStore.create(tmp_path, MIB) as store:
+        for page in range(256):
+            store.put(page % 5, at(page), os.urandom(PAGE_SIZE))
+        for space in range(5):
+            store.drop(space)
+        store.put(1, BASE, os.urandom(MIB))
+        assert len(list(store.pieces(1, BASE, BASE + MIB))) == 1
 
 
 def test_what_was_put_is_whole_and_in_one_piece(store: PageStore) -> None:
@@ -282,15 +292,13 @@ def test_what_was_adopted_makes_room_where_it_is_needed(tmp_path: Path) -> None:
         assert b"".join(bytes(page) for page in read(store, 1, BASE, BASE + MIB)) == data
 
 
-def test_hashes_that_differ_are_found_by_runs() -> None:
+def test_a_table_of_hashes_knows_what_it_was_told() -> None:
     table = HashTable()
-    table.set(1, at(510), b"".join(page_hashes(content(n)) for n in (1, 2, 3, 4)))
-    theirs = b"".join(page_hashes(content(n)) for n in (1, 9, 9, 4, 5))
-    assert table.differing(1, at(510), theirs) == [(at(511), at(513)), (at(514), at(515))]
-    assert table.hashes(1, at(510), at(514)) != theirs[:64]
+    table.set(1, at(510), page_hashes(b"".join(map(content, (1, 2, 3, 4)))))
     table.forget(1, at(511), at(512))
     assert table.known_runs(1) == [(at(510), at(511)), (at(512), at(514))]
-    assert table.hashes(1, at(511), at(512)) == NO_HASH
+    table.zero(1, at(511), 1)
+    assert table.known_runs(1) == [(at(510), at(514))]
     table.drop(1)
     assert table.known_runs(1) == []
 
