@@ -107,13 +107,17 @@ class ImageSender:
     def start(self) -> None:
         self._thread.start()
 
+    def complete(self) -> None:
+        """The dump is complete: what is left goes now, and `finish` says how that went."""
+        self._complete.set()
+
     def finish(self, alive: Callable[[], None] = lambda: None) -> dict[str, int]:
-        """The dump is complete: send what is left. Returns every file sent and its size.
+        """Wait until all of the complete dump has arrived. Returns every file sent and its size.
 
         alive: called about ten times a second meanwhile; what it raises ends the wait.
         Raises what went wrong on the way: PeerLost for the stream, OSError for the files.
         """
-        self._complete.set()
+        self.complete()
         while self._thread.is_alive():
             self._thread.join(0.1)
             alive()
