@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,14 +61,19 @@ class BareCriu:
         self._channel = channel
 
     @classmethod
-    def start(cls, criu: str | None = None) -> Self:
-        """Start them. Raises CriuNotFound, SetupFailed."""
+    def start(
+        cls, criu: str | None = None, *, within: AbstractContextManager[object] | None = None
+    ) -> Self:
+        """Start them; within: see Criu.start. Raises CriuNotFound, SetupFailed."""
         ours, theirs = (end.detach() for end in socket.socketpair())
         channel = Channel(ours)
         python = [interpreter(), "-I", "-S", "-X", "utf8", "-c", _START]
         try:
             process = Criu.start(
-                find_criu(criu), launcher=(*python, _PACKAGES, str(theirs)), keep_fds=(theirs,)
+                find_criu(criu),
+                launcher=(*python, _PACKAGES, str(theirs)),
+                keep_fds=(theirs,),
+                within=within,
             )
         except BaseException:
             channel.close()

@@ -30,7 +30,7 @@ from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
-from runtime.network.departure import Departure
+from runtime.network.departure import departing
 from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
@@ -119,7 +119,7 @@ class Checkpoint:
         self.record = replace(
             _record(container, options, table, [mount.name for mount in below]), tmpfs=moved
         )
-        self._network = _own_network(container, options)
+        self._network = departing(container) if _takes_network(options) else None
         if self._network is not None:
             self.record = replace(self.record, namespace=self._network.description)
         ours = [externals.ExternalMount(mount.point, mount.name) for mount in moved]
@@ -132,6 +132,11 @@ class Checkpoint:
     def place(self) -> AbstractContextManager[None]:
         """Where a criu for this dump is to be started (Criu.start, within)."""
         return self._network.place() if self._network is not None else nullcontext()
+
+    def fits(self, criu: Criu) -> bool:
+        """Whether *criu* was started in `place`."""
+        place = self.container.netns_path if self._network else "/proc/thread-self/ns/net"
+        return os.path.samefile(f"/proc/{criu.pid}/ns/net", place)
 
     def run(self, on_notify: Handler | None = None, *, criu: Criu | None = None) -> DumpStats:
         """Dump it, into an image directory that is made if it is missing.
@@ -181,12 +186,11 @@ class Checkpoint:
             raise CheckpointFailed(self.container.id, why) from exc
 
     def _open_network(self, stack: ExitStack, criu: Criu) -> None:
-        if self._network is None:
-            return
-        if not os.path.samefile(f"/proc/{criu.pid}/ns/net", self.container.netns_path):
-            why = "criu was started outside of its network namespace: see Checkpoint.place"
+        if not self.fits(criu):
+            why = "criu was started in another network namespace: see Checkpoint.place"
             raise CheckpointFailed(self.container.id, why)
-        stack.enter_context(self._network)
+        if self._network is not None:
+            stack.enter_context(self._network)
 
     def _lock_network(self) -> None:
         if self._network is not None:
@@ -343,21 +347,9 @@ def _tmpfs(
     return tuple(tmpfs.movable(table, (mount.point for mount in external)))
 
 
-def _own_network(container: Container, options: CheckpointOptions) -> Departure | None:
-    """None where CRIU has to dump the namespace, or there is none to dump."""
-    linux, init = container.spec.linux, container.state.init_pid
-    own = linux.namespace("network")
-    if not options.own_network or options.leave_running or not own or own.path:
-        return None
-    if linux.namespace("user"):
-        logger.info("CRIU dumps the network namespace: it belongs to a user namespace")
-        return None
-    interfaces = [network.name for network in Networks.of(container.state).veths]
-    try:
-        return Departure(init, container.processes, interfaces)
-    except NetworkNotCarried as error:
-        logger.info("CRIU dumps the network namespace: %s", error.why)
-        return None
+def _takes_network(options: CheckpointOptions) -> bool:
+    """Our lock is for good: CRIU does not take it back where the container runs on."""
+    return options.own_network and not options.leave_running
 
 
 def _record(

@@ -20,6 +20,7 @@ from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
 from runtime.errors import RestoreFailed
 from runtime.network.announcement import announce
+from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
 from runtime.network.recreate import Recreated
 from runtime.process import pidfile
@@ -65,6 +66,7 @@ class Restore:
         self.root, self.container_id = root, check_id(container_id)
         self.bundle, self.options = bundle.absolute(), options
         self._prepared: _Prepared | None = None
+        self._plan: RestorePlan | None = None
 
     @property
     def criu_pid(self) -> int:
@@ -82,7 +84,7 @@ class Restore:
         with _failing(self.container_id), Undo() as undo:
             directory = reserve(self.root, self.container_id, undo)
             plan = RestorePlan.make(self.container_id, self.bundle, self.options, directory)
-            self._prepared = _Prepared(plan, undo)
+            self._prepared, self._plan = _Prepared(plan, undo), plan
             self._prepared.undo = undo.pop_all()
 
     def run(self, on_notify: Handler | None = None) -> Container:
@@ -103,6 +105,14 @@ class Restore:
         if late.error is not None:
             raise late.error
         return Container(self.root, prepared.plan.state)
+
+    def replay(self, frames: Frames) -> int:
+        """Give it packets that came for it elsewhere (runtime.network.held), at pre-resume.
+
+        Returns how many it got.
+        """
+        plan = self._plan
+        return 0 if plan is None else replay(plan.networks, plan.state.id, frames)
 
     def abort(self) -> None:
         """Undo everything that `prepare` made; without effect after `run`, or a second time."""

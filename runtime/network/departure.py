@@ -9,17 +9,24 @@ namespace that we have made there before. What CRIU then does not do is ours: th
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from runtime.errors import NetworkNotCarried
 from runtime.network.capture import Description, Reader, objections
+from runtime.network.models import Networks
 from runtime.network.netns import in_netns
 from runtime.network.nftables import Nftables
 from runtime.network.unlock import TABLE_PREFIX
+
+if TYPE_CHECKING:
+    from runtime.container import Container
+
+logger = logging.getLogger(__name__)
 
 #: of our lock; `unlock` finds it as it finds CRIU's
 LOCK = f"{TABLE_PREFIX}migrator"
@@ -102,6 +109,24 @@ class Departure:
             self._found = self._reader.read()
         except BaseException as error:  # noqa: BLE001 - whatever it is
             self._found = error  # changes() raises it in its caller's thread
+
+
+def departing(container: Container) -> Departure | None:
+    """None where CRIU has to dump the namespace, which the log then gives the reason of, or where
+    there is none of the container's own.
+    """
+    linux = container.spec.linux
+    own = linux.namespace("network")
+    if not own or own.path:
+        return None
+    interfaces = [network.name for network in Networks.of(container.state).veths]
+    try:
+        if linux.namespace("user"):
+            raise NetworkNotCarried("it belongs to a user namespace")
+        return Departure(container.state.init_pid, container.processes, interfaces)
+    except NetworkNotCarried as error:
+        logger.info("CRIU dumps the network namespace of %s: %s", container.id, error.why)
+        return None
 
 
 def _namespace(pid: int) -> str | None:

@@ -48,7 +48,10 @@ NETWORKS = Networks((Network(type="loopback"), ETH0))
 MOVED = Networks((NETWORKS.networks[0], replace(ETH0, bridge="br1", host_interface_name="moved0")))
 SERVE = f"nc -ll -p 7000 -e cat & {COUNT}"
 # A client of the container's own, over its loopback.
-TALK = "(while :; do echo said; sleep 0.02; done) | nc 127.0.0.1 7000 > /tmp/heard"
+TALK = (
+    "until grep -q :1B58.*0A /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done; "
+    "(while :; do echo said; sleep 0.02; done) | nc 127.0.0.1 7000 > /tmp/heard"
+)
 # One of everything that a namespace may hold and that is made again.
 CHANGES = """
 ip address add 10.1.0.3/24 dev eth0
@@ -228,7 +231,7 @@ def test_what_the_other_host_has_not_is_named(fresh_netns: Path) -> None:
 def test_a_connection_survives_on_another_bridge_by_another_name(
     migratory: Migratory, peer: Path, address: str
 ) -> None:
-    migratory.start(f"{TALK} & {SERVE}", networks=NETWORKS)
+    migratory.start(f"({TALK}) & {SERVE}", networks=NETWORKS)
     before = described(migratory.container.state.init_pid)
     heard = migratory.box.bundle.rootfs / "tmp/heard"
     with connect(peer, address) as connection:
@@ -329,6 +332,9 @@ def test_what_can_no_more_be_made_again_refuses_the_dump(migratory: Migratory) -
 
 def test_a_criu_that_was_started_elsewhere_is_refused(migratory: Migratory) -> None:
     migratory.start(networks=NETWORKS)
-    with Criu.start() as criu, pytest.raises(CheckpointFailed, match="outside of its network"):
+    with (
+        Criu.start() as criu,
+        pytest.raises(CheckpointFailed, match="in another network namespace"),
+    ):
         planned(migratory).run(criu=criu)
     assert migratory.counts()
