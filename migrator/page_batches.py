@@ -34,13 +34,13 @@ def pack_prefixes(hashes: bytes | memoryview) -> bytes:
     return memoryview(hashes).cast("B").cast("Q")[::2].tobytes()
 
 
-def split(runs: Sequence[Run], sizes: Iterable[int]) -> Iterator[list[Run]]:
-    """The pages of *runs*, in order, cut into pieces of so many pages each."""
+def split(runs: Sequence[Run], groups: Iterable[Group]) -> Iterator[list[Run]]:
+    """The pages of *runs*, in order, cut into what each group has of them."""
     rest = iter(runs)
     start = end = 0
-    for size in sizes:
+    for group in groups:
         piece: list[Run] = []
-        left = size * PAGE
+        left = group.pages * PAGE
         while left:
             if start == end:
                 start, end = next(rest)
@@ -63,6 +63,9 @@ class Contents:
 
     def learn(self, numbers: Iterable[int]) -> None:
         self._known.update(numbers)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        self._known.difference_update(numbers)
 
     def groups(self, hashes: bytes) -> list[Group]:
         """How the pages of these hashes go; DATA pages count as known from then on."""

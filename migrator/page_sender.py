@@ -7,14 +7,13 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost, ProtocolError
-from migrator.page_batches import PREFIX_SIZE, Contents, Group, split
+from migrator.page_batches import PREFIX_SIZE, Contents, prefixes, split
 from migrator.page_compression import Compressor, Flow
 from migrator.page_records import (
     MAX_ERROR,
@@ -85,7 +84,10 @@ class Sender:
         self._contents = Contents(ZERO_HASH)
         self._readers: dict[int, Read] = {}
         self._out = bytearray()
+        #: what was read and is not sent yet: runs of one space, their pages side by side
         self._pages = memoryview(bytearray(MAX_PAGES * PAGE))
+        self._batch: list[Run] = []
+        self._space = self._filled = 0
         self._marks = 0
         self._marked = self.flow.copy()
         self._busy_since: float | None = None
@@ -95,20 +97,28 @@ class Sender:
         self._compressor = Compressor(compression, codecs, self.flow)
 
     def send_run(self, space: int, start: int, end: int, read: Read) -> None:
-        """`send_runs` of one."""
-        self.send_runs(space, [(start, end)], read)
+        """Send the pages *start* to *end* of *space* as they are now; runs may come in any order.
 
-    def send_runs(self, space: int, runs: Iterable[Run], read: Read) -> None:
-        """Send these pages of *space* as they are now; the runs may be in any order.
-
-        read: Space.read_into; what it cannot read (any more) is forgotten there.
+        read: Space.read_into; what it cannot read (any more) is forgotten there. Pages are read at
+        once, but small runs leave together: `mark` sees to it that all have left.
         """
         self._readers[space] = read
-        self._poll()
-        self._send_pages(space, runs, read, whole=False)
+        while start < end:
+            room = self._room_for(space)
+            size = min(end - start, len(room))
+            began = time.perf_counter()
+            got = read(room[:size], start) // PAGE * PAGE
+            self.flow.read_s += time.perf_counter() - began
+            if got:
+                self._batch.append((start, start + got))
+                self._filled += got
+            start += got
+            if got < size:
+                start = self._forget_hole(space, start, end, read)
 
     def send_gone(self, space: int) -> None:
         """Tell that *space* is not there any more."""
+        self._send_batch()
         self._readers.pop(space, None)
         self.table.drop(space)
         self._put(pack(Kind.GONE, space=space))
@@ -149,6 +159,7 @@ class Sender:
     def close(self) -> None:
         """Say that nothing follows, and wait until the destination has taken that in."""
         try:
+            self._send_batch()
             self._put(pack(Kind.END))
             self._flush()
             if self._answer()[0].kind != Kind.END:
@@ -174,32 +185,18 @@ class Sender:
         there = bytes(payload).decode(errors="replace").split(",")
         return {name: codec for name, codec in available().items() if name in there}
 
-    def _send_pages(self, space: int, runs: Iterable[Run], read: Read, *, whole: bool) -> None:
-        """Read as many pages as a record may have, from as many runs as it takes; send them."""
-        batch: list[Run] = []
-        filled = 0
-        for run_start, end in runs:
-            start = run_start
-            while start < end:
-                size = min(end - start, len(self._pages) - filled)
-                began = time.perf_counter()
-                got = read(self._pages[filled : filled + size], start) // PAGE * PAGE
-                self.flow.read_s += time.perf_counter() - began
-                if got:
-                    batch.append((start, start + got))
-                    start, filled = start + got, filled + got
-                if got < size:
-                    start = self._forget_hole(space, start, end, read, self._pages[filled:])
-                if filled == len(self._pages):
-                    self._send_batch(space, batch, self._pages, whole=whole)
-                    batch, filled = [], 0
-        if batch:
-            self._send_batch(space, batch, self._pages[:filled], whole=whole)
+    def _room_for(self, space: int) -> memoryview:
+        """Where more pages of *space* can be read to."""
+        if space != self._space or self._filled == len(self._pages):
+            self._send_batch()
+            self._space = space
+        return self._pages[self._filled :]
 
-    def _forget_hole(self, space: int, start: int, end: int, read: Read, room: memoryview) -> int:
+    def _forget_hole(self, space: int, start: int, end: int, read: Read) -> int:
         """Pages from *start* on cannot be read: tell so; where they can be read again."""
+        self._send_batch()  # which may have former contents of these
         hole_end = start + PAGE
-        while hole_end < end and read(room[:PAGE], hole_end) < PAGE:
+        while hole_end < end and read(self._pages[:PAGE], hole_end) < PAGE:
             hole_end += PAGE
         self.table.forget(space, start, hole_end)
         for at in range(start, hole_end, MAX_FORGET * PAGE):
@@ -208,15 +205,22 @@ class Sender:
         self.flow.gone_pages += (hole_end - start) // PAGE
         return hole_end
 
-    def _send_batch(self, space: int, runs: list[Run], view: memoryview, *, whole: bool) -> None:
-        """Send the pages of *runs*, which lie one after the other in *view*."""
+    def _send_batch(self, *, again: bool = False) -> None:
+        """Send what was read: runs whose pages lie one after the other.
+
+        again: whole, though they were sent before.
+        """
+        if not self._batch:
+            return
+        self._poll()
+        space, runs, view = self._space, self._batch, self._pages[: self._filled]
+        self._batch, self._filled = [], 0
         hashes = self._hashed(space, runs, view)
-        pages = len(view) // PAGE
-        groups = [Group(Kind.DATA, pages)] if whole else self._contents.groups(hashes)
+        if again:
+            self._contents.forget(prefixes(hashes))
+        groups = self._contents.groups(hashes)
         first = 0
-        for (kind, pages), pieces in zip(
-            groups, split(runs, (group.pages for group in groups)), strict=True
-        ):
+        for (kind, pages), pieces in zip(groups, split(runs, groups), strict=True):
             last = first + pages
             if kind == Kind.DATA:
                 self._send_data(space, pieces, view[first * PAGE : last * PAGE])
@@ -277,13 +281,19 @@ class Sender:
             answers, needed = self._exchange(asked)
             if not needed:
                 return answers
-            for space, records in groupby(needed, lambda record: record.space):
-                if (read := self._readers.get(space)) is not None:
-                    runs = [(record.address, record.end) for record in records]
-                    self._send_pages(space, runs, read, whole=True)
+            for record in needed:
+                self._send_again(record.space, record.address, record.end)
         raise ProtocolError("the destination", "the same question again and again")
 
+    def _send_again(self, space: int, start: int, end: int) -> None:
+        """The destination has let go of these contents."""
+        if (read := self._readers.get(space)) is not None:  # else it is gone since
+            self._send_batch()
+            self.send_run(space, start, end, read)
+            self._send_batch(again=True)
+
     def _exchange(self, asked: list[tuple[int, list[Run]]]) -> tuple[list[_Answer], list[Record]]:
+        self._send_batch()
         for space, runs in asked:
             payload = pack_runs(runs)
             self._put(pack(Kind.DIGEST, space=space, size=len(payload)), payload)

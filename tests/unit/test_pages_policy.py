@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator.page_batches import Contents, pack_prefixes, prefixes, split
+from migrator.page_batches import Contents, Group, pack_prefixes, prefixes, split
 from migrator.page_compression import DECIDE_AT, Compressor, Flow, Sample, choose
 from migrator.page_records import Kind
 from runtime.memory.compression import available
@@ -186,7 +186,7 @@ def test_runs_are_cut_anywhere_and_lose_no_page(lengths, numbers):
     while left:
         sizes.append(numbers.randint(1, left))
         left -= sizes[-1]
-    pieces = list(split(runs, sizes))
+    pieces = list(split(runs, [Group(Kind.DATA, size) for size in sizes]))
     assert [sum(end - start for start, end in piece) // PAGE for piece in pieces] == sizes
 
     def addresses(some):
