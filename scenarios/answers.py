@@ -39,8 +39,8 @@ def rounds(migration: Mapping[str, Any]) -> Iterator[str]:
         mib = a_round["bytes"] / (1 << 20)
         yield (
             f"round {a_round['number']}: {a_round['pages']} pages, {mib:.1f} MiB "
-            f"in {a_round['seconds']:.2f} s, {a_round['dirty_pages']} pages written meanwhile; "
-            f"{a_round['why']}"
+            f"in {a_round['seconds']:.2f} s, {a_round['dirty_pages']} written meanwhile "
+            f"-> {a_round['why']}"
         )
 
 

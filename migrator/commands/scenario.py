@@ -66,11 +66,11 @@ def _print(facts: Mapping[str, Any]) -> None:
     migration = facts["migration"]
     console = Console(highlight=False)
     console.width = max(console.width, 100)
-    for part in ("", summary, "", _before(migration), *rounds(migration), ""):
-        console.print(part)
+    for part in ("", summary, "", _before(migration), "", *rounds(migration), ""):
+        console.print(part, soft_wrap=isinstance(part, str))
     console.print("while it was frozen:")
     for line in waterfall(*window_of(migration), console.width - 1, markup=True):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _before(migration: Mapping[str, Any]) -> Table:
