@@ -151,7 +151,7 @@ def _messages(path: Path, magic: bytes) -> Iterator[bytes]:
         at += size
 
 
-class _parsing:  # noqa: N801 - reads as a statement
+class _parsing:
     """Whatever parsing stumbles over is BadImages."""
 
     def __init__(self, path: Path) -> None:
