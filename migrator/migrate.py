@@ -166,7 +166,6 @@ class Migration:
             },
             machine=self.machine,
             init=[state.init_pid, state.init_start_time],
-            criu=self.source.criu_identity(),
             images_dir=str(self.source.images_dir),
         )
         self.guardian = Guardian(self.plan.root, self.plan.container)
@@ -222,7 +221,7 @@ class Migration:
 
     def _arm(self) -> None:
         with self.recorder.phase("arm"):
-            self.source.plan_dump()  # it ran on meanwhile
+            self.source.arm()
             lazy_pages = self.departure is not None
             self.agent.arm(m.Arm(self.source.restore_options(lazy_pages=lazy_pages)))
             assert self.source.images_dir is not None
@@ -240,7 +239,7 @@ class Migration:
 
     def _dump(self) -> None:
         assert self.journal is not None
-        self.journal.write("dumping")
+        self.journal.write("dumping", criu=self.source.criu_identity())
         try:
             self.source.dump(self._on_notify)
         except (CriuError, ContainerError) as error:

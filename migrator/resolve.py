@@ -85,8 +85,9 @@ def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resol
 
 def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
     """Let the source run on: thawed, its network unlocked and known to the switches."""
-    # its peer is gone: CRIU resumes what it holds, and ends
-    processes.await_death(*journal.entries[0].data["criu"])
+    if dumping := journal.last("dumping"):
+        # its peer is gone: CRIU resumes what it holds, and ends
+        processes.await_death(*dumping.data["criu"])
     container = _that_container(root, name, journal)
     if container is not None:
         unlock(container)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from criu_rpc import Criu, CriuDied, DumpStats, Handler
+from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, NotRunning, Status
@@ -33,15 +33,17 @@ class Source:
         self.container = Container.load(plan.root, plan.container)
         if (status := self.container.status()) is not Status.RUNNING:
             raise NotRunning(plan.container, status)
-        self.bare = BareCriu.start(plan.criu)
+        self.criu = Criu.start(find_criu(plan.criu))
+        self._bare: BareCriu | None = None
         self.images_dir: Path | None = None
         self._checkpoint: Checkpoint | None = None
         self._throttle: CpuThrottle | None = None
 
     @property
-    def criu(self) -> Criu:
-        """Ours, started and waiting."""
-        return self.bare.criu
+    def bare(self) -> BareCriu:
+        """The criu that dumps it."""
+        assert self._bare is not None, "arm comes first"
+        return self._bare
 
     def probe(self) -> None:
         """Let CRIU look at the kernel now: not under the freeze."""
@@ -49,8 +51,16 @@ class Source:
         self.criu.features()
 
     def criu_identity(self) -> list[int]:
-        """Pid and start time of our criu."""
-        return processes.identity(self.criu.pid)
+        """Pid and start time of the criu that dumps it."""
+        return processes.identity(self.bare.criu.pid)
+
+    def arm(self) -> None:
+        """Plan the dump anew, and start the criu for it where it is to be."""
+        self.plan_dump()
+        assert self._checkpoint is not None
+        self._bare = BareCriu.start(self.plan.criu, within=self._checkpoint.place())
+        self._bare.criu.require()
+        self._bare.criu.features()
 
     def plan_dump(self) -> None:
         """Find out all that CRIU has to be told, and where its images are to lie.
@@ -68,6 +78,7 @@ class Source:
             ext_unix_sk=self.plan.ext_unix_sk,
             link_remap=self.plan.link_remap,
             own_tmpfs=True,
+            own_network=True,
             criu=self.plan.criu,
         )
         self._checkpoint = Checkpoint(self.container, options)
@@ -88,12 +99,13 @@ class Source:
     def dump(self, on_notify: Handler) -> DumpStats:
         """Dump it, held and refused by *on_notify*; when it returns the container is dead."""
         assert self._checkpoint is not None
-        return self._checkpoint.run(on_notify, criu=self.criu)
+        return self._checkpoint.run(on_notify, criu=self.bare.criu)
 
     def ensure_criu_holds(self) -> None:
         """Raise CriuDied when CRIU is gone: the container then runs on, its dump is worthless."""
-        if not self.criu.alive():
-            raise CriuDied("DUMP", None, self.criu.stderr())
+        criu = self.bare.criu
+        if not criu.alive():
+            raise CriuDied("DUMP", None, criu.stderr())
 
     def mapped_files(self) -> list[str]:
         """Files below the rootfs that some process maps shared and writable, relative to it.
@@ -163,7 +175,9 @@ class Source:
 
     def close(self) -> None:
         """End our criu and remove the images."""
-        self.bare.close()
+        self.criu.close()
+        if self._bare is not None:
+            self._bare.close()
         if self.images_dir is not None:
             shutil.rmtree(self.images_dir, ignore_errors=True)
 
