@@ -56,7 +56,7 @@ def parts_among(numbers: Collection[int], start: int, end: int) -> Iterator[Part
     if last - first <= len(numbers):
         among = [number for number in range(first, last) if number in numbers]
     else:
-        among = sorted(number for number in numbers if first <= number < last)
+        among = sorted(number for number in list(numbers) if first <= number < last)
     for number in among:
         base = number * LEAF_BYTES
         yield Part(

@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class ServedPages:
-    """Context manager. Threads of one process may share it."""
+    """Context manager. Threads may share it, as long as none uses the `pieces` of a leaf that goes."""
 
     def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
         """Open the store in *directory*; with *slot_limit*, make it there.
@@ -93,13 +93,13 @@ class ServedPages:
         Every page was hashed here as it came, so where both digests are equal, all pages of *runs*
         are here and are what the source read: that is the check of all that was sent, end to end.
         """
-        self._table.refresh()
-        return self._table.digest(space, runs)
+        with self.changing:
+            return self._table.digest(space, runs)
 
     def known_runs(self, space: int) -> list[Run]:
         """The runs of *space* that are here."""
-        self._table.refresh()
-        return self._table.known_runs(space)
+        with self.changing:
+            return self._table.known_runs(space)
 
     def pieces(self, space: int, start: int, end: int) -> Iterator[Piece]:
         """*start* to *end* in the largest pieces that are of one kind, without gaps.
