@@ -137,18 +137,29 @@ def test_hot_pages_are_sent_last():
 
 def test_the_hottest_pages_come_hottest_first_up_to_a_limit():
     heat = Heat()
-    heat.add({1: [(0, 100 * PAGE)]})
-    heat.add({1: [(10 * PAGE, 20 * PAGE), (50 * PAGE, 60 * PAGE)]})
+    heat.add({1: [(0, 100 * PAGE)], 2: []})
+    assert heat.hottest(100) == {}
+    heat.add({1: [(10 * PAGE, 20 * PAGE), (50 * PAGE, 60 * PAGE)], 2: [(0, PAGE)]})
     heat.add({1: [(55 * PAGE, 56 * PAGE)]})
     assert heat.hottest(1) == {1: [(55 * PAGE, 56 * PAGE)]}
     assert heat.hottest(6) == {1: [(55 * PAGE, 56 * PAGE), (10 * PAGE, 15 * PAGE)]}
+    assert heat.hottest(99) == {
+        1: [
+            (55 * PAGE, 56 * PAGE),
+            (10 * PAGE, 20 * PAGE),
+            (50 * PAGE, 55 * PAGE),
+            (56 * PAGE, 60 * PAGE),
+        ],
+        2: [(0, PAGE)],
+    }
     heat.drop(1)
-    assert heat.hottest(6) == {}
+    assert heat.hottest(6) == {2: [(0, PAGE)]}
 
 
 def test_heat_agrees_with_counting_each_page():
     numbers = random.Random(7)
     heat, counts = Heat(), [0] * 200
+    heat.add({5: [(0, 200 * PAGE)]})
     for _ in range(30):
         at, runs = 0, []
         while at < 190:
