@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from criu_rpc.memory_images import PE_LAZY, read_pagemap
+from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
 from migrator.errors import MigrationError
 from migrator.messages import Filled
 from migrator.pages import Receiver
@@ -49,6 +49,7 @@ class Arrival:
 
     def arm(self) -> None:
         """Start the server: criu finds it in work_dir."""
+        load()
         source = {"kind": "store", "directory": str(self._images_dir / STORE)}
         self._server = LazyPages.start(self.work_dir, source, discard=True)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from criu_rpc import Criu, find_criu
+from criu_rpc import Criu, find_criu, memory_images
 from criu_rpc.memory_images import (
     PAGE_BYTES,
     PE_LAZY,
@@ -81,6 +81,7 @@ class BareCriu:
         finally:
             os.close(theirs)
         bare = cls(process, channel)
+        memory_images.load()
         try:
             bare._await_ready("starting criu")
         except BaseException:
