@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class ServedPages:
-    """Context manager. Threads may share it, as long as none uses the `pieces` of a leaf that goes."""
+    """Context manager. Threads may share it; none may look at `pieces` of what another drops."""
 
     def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
         """Open the store in *directory*; with *slot_limit*, make it there.

@@ -342,14 +342,20 @@ class Model(RuleBasedStateMachine):
 
     @rule(space=SPACES, page=PLACES, numbers=CONTENTS)
     def same(self, space: int, page: int, numbers: list[int]) -> None:
-        here = {0} | {number for number, served in self.pages.values() if not served}
-        data = b"".join(map(content, numbers))
-        missing = self.store.same(space, at(page), page_hashes(data))
-        expected = [page + k for k, number in enumerate(numbers) if number not in here]
-        assert [a for run in missing for a in range(*run, PAGE_SIZE)] == [at(p) for p in expected]
-        for offset, number in enumerate(numbers):
-            if number in here:
-                self.has(space, page + offset, [number])
+        here = self.contents()
+        runs = self.store.same(space, at(page), page_hashes(b"".join(map(content, numbers))))
+        sent = {page + offset: number for offset, number in enumerate(numbers)}
+        missing = {
+            sent.pop((a - BASE) // PAGE_SIZE) for run in runs for a in range(*run, PAGE_SIZE)
+        }
+        for place, number in sent.items():
+            self.has(space, place, [number])
+        assert here.issuperset(sent.values())
+        # Only what was nowhere, or what this very call has overwritten with the leaf before.
+        assert missing.isdisjoint(self.contents())
+
+    def contents(self) -> set[int]:
+        return {0} | {number for number, served in self.pages.values() if not served}
 
     @rule(space=SPACES, page=PLACES, count=st.integers(1, 8))
     def forget(self, space: int, page: int, count: int) -> None:
