@@ -41,19 +41,22 @@ class Arrival:
             each.mkdir(mode=0o700)
         self._store = PageStore.create(directory, SPARE * memory_bytes + (256 << 20))
         self._server: LazyPages | None = None
+        self._hot: dict[int, list[Run]] = {}
         self._began = 0.0
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Take in the pages that come over *stream*, until the source says that it is done."""
         Receiver(stream, self._store).serve()
 
-    def arm(self) -> None:
-        """Start the server: criu finds it in work_dir."""
+    def arm(self, hot: Sequence[Sequence[int]]) -> None:
+        """Start the server: criu finds it in work_dir. Raises ValueError for what is no run."""
+        for space, start, end in hot:
+            self._hot.setdefault(int(space), []).append((int(start), int(end)))
         load()
         source = {"kind": "store", "directory": str(self._images_dir / STORE)}
         self._server = LazyPages.start(self.work_dir, source, discard=True)
 
-    def expect(self, spaces: Mapping[str, int], hot: Sequence[Sequence[int]]) -> None:
+    def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
         assert self._server is not None
         pids = {int(vpid): int(space) for vpid, space in spaces.items()}
@@ -61,10 +64,7 @@ class Arrival:
         for vpid, space in pids.items():
             _, entries = read_pagemap(self._images_dir / f"pagemap-{vpid}.img")
             lazy[space] = [(each.address, each.end) for each in entries if each.flags & PE_LAZY]
-        first: dict[int, list[Run]] = {}
-        for space, start, end in hot:
-            first.setdefault(int(space), []).append((int(start), int(end)))
-        self._server.load(lazy, first, expected=pids)
+        self._server.load(lazy, self._hot, expected=pids)
         self._began = time.monotonic()
 
     def fill(self) -> Filled:

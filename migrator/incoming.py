@@ -104,7 +104,7 @@ class Incoming:
         restore = Restore(self.root, self.container, self.bundle, options)
         self.journal.write("arming")
         if self._arrival is not None:
-            self._arrival.arm()
+            self._arrival.arm(request.hot)
         try:
             restore.prepare()
         except ContainerExists:
@@ -135,7 +135,7 @@ class Incoming:
             raise MigrationError(f"image file {wrong[0]} did not arrive whole")
 
         if self._arrival is not None:
-            self._arrival.expect(request.spaces, request.hot)
+            self._arrival.expect(request.spaces)
 
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.POST_RESTORE:

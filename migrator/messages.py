@@ -95,9 +95,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Start CRIU. options: of the restore, as runtime.restore reads them."""
+    """Start CRIU. options: of the restore, as runtime.restore reads them; hot: runs of pages
+    [space, start, end] that are wanted first, the hottest at the head.
+    """
 
     options: dict[str, Any]
+    hot: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,12 @@ class Armed:
 class Restore:
     """files: every image file and its size.
 
-    With pages: spaces is each process (its pid inside) and the space that its pages lie in; hot are
-    runs [space, start, end] that are wanted first; fill_first: not to be run before all are there.
+    With pages: spaces is each process (its pid inside) and the space that its pages lie in;
+    fill_first: not to be run before all are there.
     """
 
     files: dict[str, int]
     spaces: dict[str, int]
-    hot: list[list[int]]
     fill_first: bool
 
 

@@ -222,8 +222,9 @@ class Migration:
     def _arm(self) -> None:
         with self.recorder.phase("arm"):
             self.source.arm()
-            lazy_pages = self.departure is not None
-            self.agent.arm(m.Arm(self.source.restore_options(lazy_pages=lazy_pages)))
+            hot = self.departure.hot() if self.departure else []
+            options = self.source.restore_options(lazy_pages=self.departure is not None)
+            self.agent.arm(m.Arm(options, hot))
             assert self.source.images_dir is not None
             self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
             self.undo.callback(self.sender.abort)
@@ -279,12 +280,10 @@ class Migration:
         self.undo.callback(self.source.thaw)
         self.source.freeze()
         spaces: dict[str, int] = {}
-        hot: list[list[int]] = []
         if self.departure is not None:
             assert self.source.images_dir is not None
             with self.recorder.phase("last pages"):
                 spaces = self.departure.complete(self.source.images_dir, self._alive)
-                hot = self.departure.hot()
         with self.recorder.phase("send images"):
             files = self.sender.finish(self._alive)
         if self.final_sync is not None:
@@ -292,7 +291,7 @@ class Migration:
                 self.rootfs_bytes += self.final_sync.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
         with self.recorder.phase("restore"):
-            request = m.Restore(files, spaces, hot, self.mode == "pre-copy")
+            request = m.Restore(files, spaces, self.mode == "pre-copy")
             restored = self.agent.restore(request, alive=self._alive)
         self._add_phases(restored.phases)
         self._commit()
