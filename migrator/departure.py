@@ -22,7 +22,7 @@ from migrator.pages import Arrived, Sender
 from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
 from runtime.memory.runs import Run, minus, size_pages, union
 from runtime.memory.tracker import Scan, Tracker
 
@@ -99,8 +99,9 @@ class Departure:
         """All stands still: hide the memory from CRIU, and send what is left while it dumps."""
         pids = self.container.processes()
         bare.hide(pids)
+        stacks = {pid: stack_pages(pid) for pid in pids}
         self._last = threading.Thread(
-            target=self._send_last, args=(pids,), name="last-pages", daemon=True
+            target=self._send_last, args=(stacks,), name="last-pages", daemon=True
         )
         self._last.start()
 
@@ -182,9 +183,10 @@ class Departure:
             self.sender.send_run(space, start, end, self._tracker.spaces[space].read_into)
             self._alive()
 
-    def _send_last(self, pids: list[int]) -> None:
+    def _send_last(self, stacks: dict[int, list[Run]]) -> None:
         try:
-            self._frozen = [memory for pid in pids if (memory := FrozenMemory.of(pid))]
+            found = [FrozenMemory.of(pid, pages) for pid, pages in stacks.items()]
+            self._frozen = [memory for memory in found if memory is not None]
             self._note(self._tracker.final())
             self._send_pending()
         except BaseException as error:  # noqa: BLE001 - complete() raises it in the caller's thread

@@ -137,8 +137,11 @@ class FrozenMemory:
     stacks: list[Run]
 
     @classmethod
-    def of(cls, pid: int) -> FrozenMemory | None:
-        """Look at a process that stands still; None for one that has no memory any more."""
+    def of(cls, pid: int, stacks: list[Run]) -> FrozenMemory | None:
+        """Look at a process that stands still, or in which CRIU is at work; None if it has ended.
+
+        stacks: see stack_pages.
+        """
         try:
             vpid = _vpid(pid)
             mappings = [each for each in maps.of_process(pid) if each.end <= _USER_END]
@@ -148,7 +151,6 @@ class FrozenMemory:
             with Pagemap(pid) as pagemap:
                 found = pagemap.present(first, last)
                 guards = pagemap.guards(first, last)
-            stacks = normalized(_stack_pages(pid))
         except (ProcessLookupError, FileNotFoundError):
             return None
         pages = normalized((start, end) for start, end, _ in found)
@@ -234,12 +236,16 @@ def _vpid(pid: int) -> int:
     return pid
 
 
-def _stack_pages(pid: int) -> Iterable[Run]:
-    """The page under each thread's stack pointer. proc_pid_syscall(5): it and the pc come last."""
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with suppress(FileNotFoundError, ProcessLookupError):
+def stack_pages(pid: int) -> list[Run]:
+    """The page under each thread's stack pointer, while all stand still and before CRIU runs code
+    of its own in them. proc_pid_syscall(5): it and the pc come last. Raises OSError.
+    """
+    pages = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
             fields = Path(f"/proc/{pid}/task/{task}/syscall").read_bytes().split()
             if len(fields) < 3:
                 raise OSError(errno.EBUSY, f"thread {task} does not stand still")
             page = int(fields[-2], 16) // PAGE_BYTES * PAGE_BYTES
-            yield page, page + PAGE_BYTES
+            pages.append((page, page + PAGE_BYTES))
+    return normalized(pages)

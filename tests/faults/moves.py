@@ -19,7 +19,7 @@ SWEEP = f"""
 migrator delete --force {NAME}
 rm -rf /run/migrator/migrations/{NAME}.* /run/migrator/{NAME} /srv/{NAME} /dev/shm/migrator-images-*
 """
-CLEANING = r"guardian|migrator .*resolve|migrator agent|criu"
+CLEANING = r"guardian|migrator .*resolve|migrator agent|criu|runtime\.(memory|process)\."
 STOPPED = re.compile(r"^State:\s+T", re.M)
 
 

@@ -18,7 +18,7 @@ from criu_rpc.memory_images import (
     read_vmas,
 )
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
 from runtime.checkpoint import Checkpoint, CheckpointOptions
 from tests.containers import Box
 
@@ -84,7 +84,7 @@ def dump(target: Target, images: Path, *, bare: bool) -> list[tuple[int, int]]:
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.QUERY_EXT_FILES and bare:
                 criu.hide([target.pid])
-                memory.append(FrozenMemory.of(target.pid))
+                memory.append(FrozenMemory.of(target.pid, stack_pages(target.pid)))
             if notification.script == Script.POST_DUMP and bare:
                 lazy.update(complete(images, memory))
 
