@@ -13,14 +13,23 @@ _WAITING = 64
 
 
 class Filler:
-    """What to fill next in *space*."""
+    """What to fill next in *space*.
 
-    def __init__(self, space: Space, hot: list[tuple[int, int]]) -> None:
+    streaming: pages arrive; one pass over all that is missing, then what `arrived` says.
+    """
+
+    def __init__(self, space: Space, hot: list[tuple[int, int]], *, streaming: bool) -> None:
         self.space = space
         #: pages that somebody waits for, and no answer could be given yet
         self.waiting: dict[int, None] = {}
+        #: of these, no answer can be given before something arrives
+        self.absent: dict[int, None] = {}
         #: the address space has ended
         self.gone = False
+        #: nothing is to be done before something happens
+        self.idle = False
+        self._streaming = streaming
+        self._arrived: deque[tuple[int, int]] = deque()
         self._near: deque[int] = deque(maxlen=_WAITING)
         self._hot = hot[::-1]
         self._cursor = 0
@@ -49,8 +58,24 @@ class Filler:
         """The run cannot be filled now."""
         self._near.popleft()
 
+    def arrived(self, start: int, end: int) -> None:
+        """These pages, by their addresses at the source, are here now."""
+        self._arrived.append((start, end))
+        self.idle = False
+        self.waiting |= self.absent
+        self.absent.clear()
+
     def next(self) -> tuple[Area, int, int] | None:
-        """The next run of missing pages; None: nothing is missing any more."""
+        """The next run of missing pages; None: nothing to do now, and it is idle."""
+        run = self._next_hot() or self._next_in_order() or self._next_arrived()
+        self.idle = run is None
+        return run
+
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.space.run(0, _TOP) is None
+
+    def _next_hot(self) -> tuple[Area, int, int] | None:
         while self._hot:
             start, end = self._hot[-1]
             run = self.space.run(start, end)
@@ -58,12 +83,28 @@ class Filler:
                 self._hot[-1] = run[2], end
                 return run
             self._hot.pop()
+        return None
+
+    def _next_in_order(self) -> tuple[Area, int, int] | None:
+        if self._cursor < 0:
+            return None
         run = self.space.run(self._cursor, _TOP)
-        if run is None and self._cursor:
+        if run is None and self._cursor and not self._streaming:
             # Once more from the start: what could not be filled, and what was moved.
             run = self.space.run(0, _TOP)
-        self._cursor = run[2] if run else 0
+        self._cursor = run[2] if run else -self._streaming
         return run
+
+    def _next_arrived(self) -> tuple[Area, int, int] | None:
+        for _ in range(len(self._arrived)):
+            source_run = self._arrived[0]
+            run = self.space.run_of(*source_run)
+            if run is not None:
+                # It stays until it is there; others have their turn meanwhile.
+                self._arrived.rotate(-1)
+                return run
+            self._arrived.popleft()
+        return None
 
 
 def page_of(address: int) -> int:

@@ -30,22 +30,26 @@ class Filling:
         if area is None or not space.missing(page):
             # Of memory that was dropped, or is new: as the kernel would have it.
             return place(space.uffd, page, page + PAGE, None)[0]
-        return self._put(space, area, page, page + PAGE)
+        return self._put(space, area, page, page + PAGE, urgent=True)
 
-    def fill(self, space: Space, area: Area, start: int, end: int) -> Outcome:
-        """Put the missing pages of [start, end), which lies in *area*."""
-        outcome = self._put(space, area, start, end)
+    def fill(
+        self, space: Space, area: Area, start: int, end: int, *, urgent: bool = False
+    ) -> Outcome:
+        """Put the missing pages of [start, end), which lies in *area*; those that are here."""
+        outcome = self._put(space, area, start, end, urgent=urgent)
         if outcome is Outcome.DONE and self.discard:
             shift = area.source - area.start
             self._pages.discard(space.source, start + shift, end + shift)
         return outcome
 
-    def _put(self, space: Space, area: Area, start: int, end: int) -> Outcome:
-        shift = area.source - area.start
+    def _put(self, space: Space, area: Area, start: int, end: int, *, urgent: bool) -> Outcome:
+        shift, absent = area.source - area.start, False
         for low, high, source in self._pages.pieces(space.source, start + shift, end + shift):
             if source == ABSENT:
-                self._pages.want(space.source, low, high)
-                return Outcome.ABSENT
+                absent = True
+                if urgent:
+                    self._pages.want(space.source, low, high)
+                continue
             outcome, at = place(space.uffd, low - shift, high - shift, source)
             self._words[W_FILLED] += space.forget(low - shift, at)
             if outcome is Outcome.UNMAPPED and self.finished:
@@ -57,7 +61,7 @@ class Filling:
                 self._words[W_SHORT] += 1
             if outcome is not Outcome.DONE:
                 return outcome
-        return Outcome.DONE
+        return Outcome.ABSENT if absent else Outcome.DONE
 
     def _unmapped(self, space: Space, page: int, source: int | None) -> Outcome:
         """No mapping of the userfaultfd is at *page*, when all should be there."""

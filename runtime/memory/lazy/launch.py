@@ -23,12 +23,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from runtime.errors import ContainerError
-from runtime.memory.lazy import main, protocol
+from runtime.memory.lazy import main, protocol, remote_pages
 from runtime.memory.lazy.layout import (
     DONE,
     FAILED,
     ORDER_ABORT,
     ORDER_FILL,
+    PAGE,
     SERVING,
     STARTING,
     W_EVENTS,
@@ -83,11 +84,18 @@ class LazyPages:
     """Context manager: at its end a server that still serves is left to finish by itself."""
 
     def __init__(
-        self, state: State, orders_fd: int, life_fd: int, own_life_fd: int, pid: int
+        self,
+        state: State,
+        orders_fd: int,
+        life_fd: int,
+        own_life_fd: int,
+        pid: int,
+        cache_fd: int | None,
     ) -> None:
         self._state = state
         self._words = state.words
         self._orders_fd, self._life_fd, self._pid = orders_fd, life_fd, pid
+        self._cache_fd = cache_fd
         self._own_life_fd = own_life_fd
 
     @classmethod
@@ -117,12 +125,18 @@ class LazyPages:
             owner_fd, own_life_fd = os.pipe()
             stack.callback(os.close, owner_fd)
             given = [state.fd, plan_fd, listener_fd, orders_fd, held_fd, owner_fd]
+            cache_fd = None
+            if pages["kind"] == "remote":
+                cache_fd = os.memfd_create("migrator-lazy-cache", os.MFD_CLOEXEC)
+                pages_fd = protocol.listen(work_dir, remote_pages.NAME)
+                stack.callback(os.close, pages_fd)
+                given += [cache_fd, pages_fd]
             with ExitStack() as undo:
                 for fd in (orders_fd, life_fd, own_life_fd):
                     undo.callback(os.close, fd)
                 pid = _spawn(given)
                 undo.pop_all()
-            return cls(state, orders_fd, life_fd, own_life_fd, pid)
+            return cls(state, orders_fd, life_fd, own_life_fd, pid, cache_fd)
 
     def load(
         self,
@@ -141,6 +155,8 @@ class LazyPages:
         for space in table.spaces:
             runs = lazy.get(space.source, ())
             self._state.add_runs(space, table, runs, (hot or {}).get(space.source, ()))
+        if self._cache_fd is not None:
+            os.ftruncate(self._cache_fd, self._state.add_origins(table) * PAGE)
         self._state.save(table)
 
     @property
@@ -192,8 +208,9 @@ class LazyPages:
 
     def close(self) -> None:
         """Let go of the server; it serves on, or ends when no criu has come yet."""
-        for fd in (self._orders_fd, self._life_fd, self._own_life_fd):
-            os.close(fd)
+        for fd in (self._orders_fd, self._life_fd, self._own_life_fd, self._cache_fd):
+            if fd is not None:
+                os.close(fd)
         with suppress(ChildProcessError):
             os.waitpid(self._pid, os.WNOHANG)
 

@@ -30,7 +30,11 @@ MAGIC = 0x6D69672D_6C617A79
     W_EVENTS,
     W_SHORT,
     W_CONNECTION,
-) = range(15)
+    W_ORIGINS,
+    W_ORIGIN_COUNT,
+    W_RECEIVED,
+    W_RECEIVED_COUNT,
+) = range(19)
 WORDS = 64
 WORDS_AT = 2048  # last words: length, then UTF-8
 WORDS_END = PAGE

@@ -24,11 +24,19 @@ class NoSuchPage(Exception):
 class LocalPages:
     """Nothing of them is ABSENT."""
 
+    streaming = False
+
     def want(self, space: int, start: int, end: int) -> None:
         """Nobody calls it."""
 
     def refresh(self) -> None:
         """Nothing has changed."""
+
+    def patience(self) -> None:
+        """Nothing is waited for."""
+
+    def complete(self) -> None:
+        """Nobody minds."""
 
     def descriptors(self) -> list[tuple[int, int]]:
         """Nothing has to be waited for."""

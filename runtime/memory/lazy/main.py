@@ -15,13 +15,14 @@ from runtime.memory.lazy.ending import kill_all
 from runtime.memory.lazy.layout import DONE, FAILED, W_STATUS
 from runtime.memory.lazy.local_pages import ImagePages, StorePages
 from runtime.memory.lazy.pages import Pages
+from runtime.memory.lazy.remote_pages import RemotePages
 from runtime.memory.lazy.server import Server
 from runtime.memory.lazy.state import State
 from runtime.memory.lazy.twin import Succeeded, Succession
 
 #: the descriptors that it is started with; LIFE_FD is held open until both processes have ended,
-#: OWNER_FD is at its end when the owner has
-STATE_FD, PLAN_FD, LISTENER_FD, ORDERS_FD, LIFE_FD, OWNER_FD = range(3, 9)
+#: OWNER_FD is at its end when the owner has; the last two are there for pages of a source host
+STATE_FD, PLAN_FD, LISTENER_FD, ORDERS_FD, LIFE_FD, OWNER_FD, CACHE_FD, PAGES_FD = range(3, 11)
 # linux/prctl.h has none for it: proc_pid_oom_score_adj(5)
 _NEVER = "-1000"
 
@@ -33,7 +34,7 @@ def main() -> None:
     with os.fdopen(PLAN_FD, "rb", closefd=False) as file:
         plan = marshal.load(file)
     # Opened once: a lock on a file that a killed server held is ours only by the same descriptor.
-    pages = _open_pages(plan)
+    pages = _open_pages(plan, state)
     succession = Succession(state)
     while True:
         with suppress(Succeeded):
@@ -69,7 +70,9 @@ def _fail(state: State, succession: Succession) -> None:
     os._exit(1)
 
 
-def _open_pages(plan: dict[str, Any]) -> Pages:
+def _open_pages(plan: dict[str, Any], state: State) -> Pages:
+    if plan["kind"] == "remote":
+        return RemotePages(state, CACHE_FD, PAGES_FD, plan["give_up_after_s"])
     if plan["kind"] == "store":
         return StorePages(Path(plan["directory"]))
     return ImagePages(plan["files"], plan["spaces"])

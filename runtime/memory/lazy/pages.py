@@ -21,6 +21,9 @@ ABSENT = -1
 class Pages(Protocol):
     """A source of pages, named by space and the address that they had there."""
 
+    #: whether pages may be ABSENT, and arrive
+    streaming: bool
+
     def pieces(self, space: int, start: int, end: int) -> Iterator[Piece]:
         """The pages of [start, end), ascending, without gaps."""
 
@@ -38,3 +41,9 @@ class Pages(Protocol):
 
     def arrived(self) -> list[tuple[int, int, int]]:
         """Take in what has come: runs (space, start, end) that are here now."""
+
+    def patience(self) -> None:
+        """Raises what ends the waiting for pages that do not arrive."""
+
+    def complete(self) -> None:
+        """Nobody will ask for anything again."""

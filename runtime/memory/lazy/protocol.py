@@ -46,17 +46,17 @@ class ProtocolError(Exception):
     """CRIU has said what it should not, or has ended too early."""
 
 
-def listen(work_dir: Path) -> int:
+def listen(work_dir: Path, name: str = NAME) -> int:
     """Listen where a criu that works in *work_dir* connects to; its descriptor."""
     with suppress(FileNotFoundError):
-        os.unlink(work_dir / NAME)
+        os.unlink(work_dir / name)
     directory = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY)
     listener = socket(AF_UNIX, SOCK_STREAM)
     try:
         # Says who sends: the process itself, whose pid here we learn in no other way.
         listener.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
         # A path of any length: sun_path holds 108 bytes.
-        listener.bind(f"/proc/self/fd/{directory}/{NAME}")
+        listener.bind(f"/proc/self/fd/{directory}/{name}")
         listener.listen(1)
         return listener.detach()
     except BaseException:
@@ -67,7 +67,7 @@ def listen(work_dir: Path) -> int:
 
 
 def accept(listener_fd: int) -> int:
-    """Take CRIU's connection."""
+    """Take a connection."""
     return _checked(_libc.accept4(listener_fd, None, None, _SOCK_CLOEXEC))
 
 
@@ -84,7 +84,7 @@ def _connected(fd: int) -> bool:
     candidate = socket(fileno=fd)
     try:
         # It bears the name that the listener was bound to.
-        ours = candidate.family == AF_UNIX and str(candidate.getsockname()).endswith(NAME)
+        ours = candidate.family == AF_UNIX and str(candidate.getsockname()).endswith(f"/{NAME}")
         return ours and not bool(candidate.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
     finally:
         candidate.detach()

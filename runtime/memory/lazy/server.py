@@ -72,6 +72,7 @@ class Server:
         self._listener_fd, self._orders_fd, self._owner_fd = listener_fd, orders_fd, owner_fd
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._watched_pages: dict[int, int] = {}
         self._resting = False
 
     def run(self) -> None:
@@ -82,7 +83,10 @@ class Server:
         self._resume()
         self._words[W_STATUS] = SERVING
         while self._fillers or not self._table.finished:
+            self._watch_pages()
             self._serve_once()
+            self._pages.patience()
+        self._pages.complete()
 
     # ---- where a killed server has left off
 
@@ -110,7 +114,9 @@ class Server:
             wake_all(uffd)
 
     def _adopt(self, space: Space) -> None:
-        self._fillers[space.uffd] = Filler(space, self._state.hot_runs(space))
+        self._fillers[space.uffd] = Filler(
+            space, self._state.hot_runs(space), streaming=self._pages.streaming
+        )
         self._filling.discard &= not space.forked
         self._watch(space.uffd, lambda: self._read_events(space))
 
@@ -136,7 +142,8 @@ class Server:
             return _PAUSE_MS
         if any(filler.has_near for filler in self._fillers.values()):
             return 0
-        return 0 if self._may_fill() and self._fillers else _IDLE_MS
+        busy = any(not filler.idle for filler in self._fillers.values())
+        return 0 if busy and self._may_fill() else _IDLE_MS
 
     def _may_fill(self) -> bool:
         return self._table.finished or bool(self._words[W_ORDERS] & ORDER_FILL)
@@ -149,6 +156,22 @@ class Server:
     def _unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
+
+    def _watch_pages(self) -> None:
+        wanted = dict(self._pages.descriptors())
+        for fd in self._watched_pages.keys() - wanted.keys():
+            self._unwatch(fd)
+        for fd, events in wanted.items():
+            if self._watched_pages.get(fd) != events or fd not in self._handlers:
+                self._poll.register(fd, events)
+                self._handlers[fd] = self._pages_ready
+        self._watched_pages = wanted
+
+    def _pages_ready(self) -> None:
+        for space, start, end in self._pages.arrived():
+            for filler in self._fillers.values():
+                if filler.space.source == space:
+                    filler.arrived(start, end)
 
     def _ordered(self) -> None:
         os.read(self._orders_fd, 8)
@@ -190,6 +213,8 @@ class Server:
 
     def _received(self) -> None:
         self._filling.finished = self._table.finished
+        for filler in self._fillers.values():
+            filler.idle = False
         for space in self._table.spaces:
             if space.uffd >= 0 and space.uffd not in self._fillers:
                 self._adopt(space)
@@ -251,7 +276,9 @@ class Server:
 
     def _answer(self, filler: Filler, page: int) -> None:
         outcome = self._filling.answer(filler.space, page)
-        if outcome in (Outcome.CHANGING, Outcome.SHORT, Outcome.ABSENT):
+        if outcome is Outcome.ABSENT:
+            filler.absent[page] = None
+        if outcome in (Outcome.CHANGING, Outcome.SHORT):
             filler.waiting[page] = None
             if outcome is Outcome.SHORT:
                 time.sleep(_SHORT_S)
@@ -268,20 +295,22 @@ class Server:
                 if self._fill(filler, *run):
                     return
                 self._resting = True
-            elif self._table.finished:
+            elif self._table.finished and filler.complete():
                 self._drop(filler.space)
 
     def _fill_near(self, filler: Filler) -> bool:
         run = filler.next_near()
         if run is None:
             return False
-        if not self._fill(filler, *run):
+        if not self._fill(filler, *run, urgent=True):
             filler.pass_near()
         return True
 
-    def _fill(self, filler: Filler, area: Area, start: int, end: int) -> bool:
+    def _fill(
+        self, filler: Filler, area: Area, start: int, end: int, *, urgent: bool = False
+    ) -> bool:
         """Fill a run as far as it can be; False when that has to wait for something else."""
-        outcome = self._filling.fill(filler.space, area, start, end)
+        outcome = self._filling.fill(filler.space, area, start, end, urgent=urgent)
         if outcome is Outcome.SHORT:
             time.sleep(_SHORT_S)
         filler.gone |= outcome is Outcome.GONE

@@ -88,6 +88,16 @@ class Space:
                 return area, self._address(area, first), self._address(area, last)
         return None
 
+    def run_of(self, start: int, end: int) -> tuple[Area, int, int] | None:
+        """The first run of missing pages among those that were at [start, end) at the source."""
+        for area in self._areas:
+            shift = area.start - area.source
+            low, high = max(start + shift, area.start), min(end + shift, area.end)
+            run = self.run(low, high) if low < high else None
+            if run is not None:
+                return run
+        return None
+
     def forget(self, start: int, end: int) -> int:
         """No page of [start, end) is missing any more; return how many were."""
         count = 0

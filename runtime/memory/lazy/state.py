@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
+from typing import NamedTuple
 
 from runtime.memory.lazy.layout import (
     ARENA_AT,
@@ -37,6 +38,10 @@ from runtime.memory.lazy.layout import (
     TABLES_AT,
     W_COMMIT,
     W_MAGIC,
+    W_ORIGIN_COUNT,
+    W_ORIGINS,
+    W_RECEIVED,
+    W_RECEIVED_COUNT,
     W_STATUS,
     W_TOTAL,
     WORDS,
@@ -63,6 +68,15 @@ class Table:
     #: CRIU has sent this pid, and its descriptor is what comes next
     awaited_pid: int = 0
     finished: bool = False
+
+
+class Origin(NamedTuple):
+    """A range of pages at the source, and the number of the first of them."""
+
+    space: int
+    start: int
+    end: int
+    first: int
 
 
 class State:
@@ -138,6 +152,30 @@ class State:
         self.memory[table.arena : table.arena + len(packed)] = packed
         space.hot = table.arena, len(packed) // _RUN.size
         table.arena += len(packed)
+
+    def add_origins(self, table: Table) -> int:
+        """Write down where all pages are missing now, and room for what arrives; how many pages."""
+        areas = {
+            (space.source, area.start): area.end for space in table.spaces for area in space.areas
+        }
+        first, rows = 0, []
+        for (space, start), end in sorted(areas.items()):
+            rows.append(Origin(space, start, end, first))
+            first += end - start >> PAGE_SHIFT
+        at = aligned(table.arena, 8)
+        packed = b"".join(_AREA.pack(*row) for row in rows)
+        self.memory[at : at + len(packed)] = packed
+        self.words[W_ORIGINS], self.words[W_ORIGIN_COUNT] = at, len(rows)
+        self.words[W_RECEIVED], self.words[W_RECEIVED_COUNT] = at + len(packed), first
+        table.arena = at + len(packed) + first
+        return first
+
+    def origins(self) -> tuple[list[Origin], int, int]:
+        """What `add_origins` wrote: ranges, the offset of the byte of each page, how many pages."""
+        at, count = self.words[W_ORIGINS], self.words[W_ORIGIN_COUNT]
+        data = self.memory[at : at + count * _AREA.size]
+        rows = [Origin(*row) for row in _AREA.iter_unpack(data)]
+        return rows, self.words[W_RECEIVED], self.words[W_RECEIVED_COUNT]
 
     def hot_runs(self, space: Space) -> list[tuple[int, int]]:
         """The runs to fill before all others."""
