@@ -27,7 +27,7 @@ SLOT_BYTES = LEAF_PAGES * 4
 HASH_BYTES = LEAF_PAGES * HASH_SIZE
 LEAF_COST = SLOT_BYTES + HASH_BYTES + 8
 # Tables may grow to half of the data, plus what address spaces with little in many places take.
-_SPARE_LEAVES = 8192
+_SPARE_LEAVES = 2048
 
 _MAGIC = b"MIGPAGE1"
 _FIXED = struct.Struct("<8sIIQ")

@@ -253,12 +253,14 @@ class PageStore(ServedPages):
     def _clear(self, space: int, part: Part) -> None:
         leaf = self._table.leaves(space)[part.number]
         slots, known = self._table.part(leaf, part)
-        left = list(zip(slots.tolist(), split_hashes(known), strict=True))
+        words = slots.tolist()
+        contents = split_hashes(known) if max(words) >= FIRST_SLOT else ()
+        left = list(zip(words, contents, strict=False))
         if part.last - part.first == LEAF_PAGES:
             self._table.drop(space, part.number)
         else:
-            known[:] = NO_HASH * len(left)
-            slots[:] = memoryview(bytes(4 * len(left))).cast("I")
+            known[:] = NO_HASH * len(words)
+            slots[:] = memoryview(bytes(4 * len(words))).cast("I")
         self._verified.discard((space, part.number))
         self._writer.leave(left)
 

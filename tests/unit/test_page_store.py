@@ -193,10 +193,10 @@ def test_tables_without_end_are_refused(tmp_path: Path) -> None:
     with PageStore.create(tmp_path, MIB) as store:
         with pytest.raises(StoreFull, match="places of 2 MiB"):
             store.zero(1, 0, ADDRESS_LIMIT // PAGE_SIZE)
-        half = 5000 * LEAF_BYTES // PAGE_SIZE
+        half = 1500 * LEAF_BYTES // PAGE_SIZE
         store.zero(1, 0, half)
         with pytest.raises(StoreFull, match="places of 2 MiB"):
-            store.zero(1, 5000 * LEAF_BYTES, half)
+            store.zero(1, 1500 * LEAF_BYTES, half)
         store.drop(1)
         store.zero(2, BASE, 1)
 
