@@ -68,14 +68,13 @@ def take_userfaultfd(pid: int, mem_fd: int) -> tuple[int, int]:
     here = machine()
     if here is None:
         raise OSError(errno.ENOSYS, f"no registers known for {os.uname().machine}")
+    end_of_vdso = _end_of_vdso(pid, mem_fd)
     pidfd = os.pidfd_open(pid)
     failure: OSError = ProcessLookupError(errno.ESRCH, "has no thread", f"process {pid}")
     try:
         for tid in _threads(pid):
             try:
-                # Anew for each: one that did not stop in time may still be on its detour.
-                place = _free_slot(pid, mem_fd)
-                return _Injection(pid, tid, here, mem_fd, place, pidfd).run()
+                return _Injection(pid, tid, here, mem_fd, end_of_vdso, pidfd).run()
             except TimeoutError as exc:
                 failure = exc
     finally:
@@ -98,13 +97,13 @@ def _state(pid: int, tid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Injection:
-    """One thread's detour. place: where it is written; pidfd: of the process."""
+    """One thread's detour, to be written behind the end of the vDSO. pidfd: of the process."""
 
     pid: int
     tid: int
     here: Machine
     mem_fd: int
-    place: int
+    end_of_vdso: int
     pidfd: int
 
     def run(self) -> tuple[int, int]:
@@ -131,18 +130,16 @@ class _Injection:
 
     def _by_detour(self, thread: Thread) -> int:
         registers = thread.registers()
-        # Memory that is gone reads as nothing: an exec since it was opened.
-        if not os.pread(self.mem_fd, 1, self.place):
-            raise ProcessLookupError(errno.ESRCH, "has executed another program", str(self.pid))
         if _in_critical_section(thread, self.mem_fd, self.here.in_user_code(registers)):
             raise _Unfit
         mask = thread.signal_mask()
-        detour = self.here.detour(self.place, registers, mask)
+        place = self._free_slot(self.here.pc(registers))
+        detour = self.here.detour(place, registers, mask)
         assert len(detour) <= _SLOT_BYTES - 8
-        thread.poke(self.place, detour)
-        thread.poke(self.place + _SLOT_BYTES - 8, struct.pack("<Q", thread.tid))
+        thread.poke(place, detour)
+        thread.poke(place + _SLOT_BYTES - 8, struct.pack("<Q", thread.tid))
         try:
-            thread.set_registers(self.here.sent_to(self.place, registers))
+            thread.set_registers(self.here.sent_to(place, registers))
             thread.set_signal_mask(_ALL_SIGNALS)
             return self._call(thread)
         finally:
@@ -150,8 +147,24 @@ class _Injection:
             with suppress(ProcessLookupError):
                 thread.set_signal_mask(mask)
                 thread.set_registers(registers)
-                thread.poke(self.place, bytes(len(detour)))
-                thread.poke(self.place + _SLOT_BYTES - 8, bytes(8))
+                thread.poke(place, bytes(len(detour)))
+                thread.poke(place + _SLOT_BYTES - 8, bytes(8))
+
+    def _free_slot(self, pc: int) -> int:
+        """An address where a detour may be written: zeros, or one that nobody is on."""
+        end = self.end_of_vdso
+        unused = os.pread(self.mem_fd, -end % PAGE, end)
+        if not unused:
+            # Memory that is gone reads as nothing.
+            raise ProcessLookupError(errno.ESRCH, "has executed another program", str(self.pid))
+        for offset in range(0, len(unused) - _SLOT_BYTES + 1, _SLOT_BYTES):
+            owner = int.from_bytes(unused[offset : offset + _SLOT_BYTES][-8:], "little")
+            slot = range(end + offset, end + offset + _SLOT_BYTES)
+            if owner == self.tid and pc not in slot:
+                return slot.start
+            if not owner or (owner != self.tid and _is_elsewhere(self.pid, owner, slot)):
+                return slot.start
+        raise OSError(errno.ENOEXEC, "no room in its vDSO", f"process {self.pid}")
 
     def _call(self, thread: Thread) -> int:
         """Turn the first close into userfaultfd, take its result, let the second one close."""
@@ -197,18 +210,6 @@ def _in_critical_section(thread: Thread, mem_fd: int, pc: int | None) -> bool:
     return bool(start <= pc < start + length)
 
 
-def _free_slot(pid: int, mem_fd: int) -> int:
-    """An address in the vDSO where a detour may be written: zeros, or one that nobody is on."""
-    end = _end_of_vdso(pid, mem_fd)
-    unused = os.pread(mem_fd, -end % PAGE, end)
-    for offset in range(0, len(unused) - _SLOT_BYTES + 1, _SLOT_BYTES):
-        slot = unused[offset : offset + _SLOT_BYTES]
-        owner = int.from_bytes(slot[-8:], "little")
-        if not owner or _is_elsewhere(pid, owner, end + offset):
-            return end + offset
-    raise OSError(errno.ENOEXEC, "no room in its vDSO", f"process {pid}")
-
-
 def _end_of_vdso(pid: int, mem_fd: int) -> int:
     auxv = Path(f"/proc/{pid}/auxv").read_bytes()
     vectors = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))
@@ -222,13 +223,13 @@ def _end_of_vdso(pid: int, mem_fd: int) -> int:
     return -(-end // 8) * 8
 
 
-def _is_elsewhere(pid: int, tid: int, slot: int) -> bool:
+def _is_elsewhere(pid: int, tid: int, slot: range) -> bool:
     """Whether the thread has ended, or sleeps and is not in the slot (proc_pid_syscall(5))."""
     try:
         words = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return words[0] != "running" and not slot <= int(words[-1], 16) < slot + _SLOT_BYTES
+    return words[0] != "running" and int(words[-1], 16) not in slot
 
 
 def tracer_of(pid: int) -> int:

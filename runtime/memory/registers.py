@@ -57,6 +57,10 @@ class Machine(ABC):
         """At the exit of a call: what it returns, or -errno."""
 
     @abstractmethod
+    def pc(self, registers: Registers) -> int:
+        """Where the thread is."""
+
+    @abstractmethod
     def in_user_code(self, registers: Registers) -> int | None:
         """Where the thread was interrupted, None if that was in a system call."""
 
@@ -86,7 +90,7 @@ class X86(Machine):
             (self._call(self._CLOSE), None),
             (b"\xbf" + struct.pack("<i", _SIG_SETMASK), None),  # mov edi, SIG_SETMASK
             (b"\x48\x8d\x35", mask),  # lea rsi, [value]
-            (b"\x31\xd2", None),  # xor edx, edx
+            (b"\xba" + struct.pack("<i", 0), None),  # mov edx, 0, which leaves the flags alone
             (b"\x41\xba" + struct.pack("<i", _SIGSET_BYTES), None),  # mov r10d, 8
             (self._call(self._RT_SIGPROCMASK), None),
             (b"\x48\x8b\x05", rax),  # mov rax, [value], and so on: what the calls have changed
@@ -130,6 +134,9 @@ class X86(Machine):
 
     def result(self, registers: Registers) -> int:
         return _signed(registers[self._RAX])
+
+    def pc(self, registers: Registers) -> int:
+        return registers[self._RIP]
 
     def in_user_code(self, registers: Registers) -> int | None:
         return registers[self._RIP] if _signed(registers[self._ORIG_RAX]) < 0 else None
@@ -197,6 +204,9 @@ class Aarch64(Machine):
 
     def result(self, registers: Registers) -> int:
         return _signed(registers[0])
+
+    def pc(self, registers: Registers) -> int:
+        return registers[self._PC]
 
     def in_user_code(self, registers: Registers) -> int | None:
         # Whether it was in a call is not to be seen any more; at an svc it is never in between.
