@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from migrator.errors import PeerLost, ProtocolError
-from migrator.page_batches import pack_prefixes
+from migrator.page_batches import PREFIX_SIZE, pack_prefixes
 from migrator.page_records import (
     CODECS,
     MAX_ERROR,
+    MAX_KNOWN,
     MAX_PAGES,
     MAX_PAYLOAD,
     MAX_RUNS,
@@ -91,7 +92,7 @@ class Receiver:
             raise ProtocolError(PEER, f"another greeting: {hello}")
         if hello.pages != PAGE:
             raise ProtocolError(PEER, f"pages of {hello.pages} bytes; here they have {PAGE}")
-        known = memoryview(pack_prefixes(self._store.known()))
+        known = memoryview(pack_prefixes(self._store.known()))[: MAX_KNOWN * PREFIX_SIZE]
         for at in range(0, len(known), MAX_PAYLOAD):
             part = known[at : at + MAX_PAYLOAD]
             self._stream.sendall(pack(Kind.KNOWN, size=len(part)))

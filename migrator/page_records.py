@@ -47,6 +47,8 @@ MAX_ZEROS = 1 << 16
 MAX_FORGET = (1 << 32) - 1
 MAX_RUNS = MAX_PAYLOAD // RUN_SIZE
 MAX_ERROR = 2000
+#: contents of an earlier migration that are told of: 64 GiB, 1.5 GiB of memory at the source
+MAX_KNOWN = 1 << 24
 #: a record and what a TLS record of 16 KiB may bring along
 BUFFER = MAX_PAYLOAD + (256 << 10)
 

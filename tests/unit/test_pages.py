@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,14 @@ BASE = 0x7F00_0000_0000
 OURS, THEIRS = Credentials.make(), Credentials.make()
 
 
-def tls_pair():
+def tls_pair(family=socket.AF_UNIX):
     """Both ends of a TLS connection."""
-    near, far = socket.socketpair()
+    if family == socket.AF_UNIX:
+        near, far = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            far = listener.accept()[0]
     served = []
     context = THEIRS.context(OURS.certificate, server=True)
     thread = threading.Thread(
@@ -68,10 +74,10 @@ class Memory:
 class Link:
     """A sender, and a receiver in a thread that fills *store*."""
 
-    def __init__(self, store, **options) -> None:
+    def __init__(self, store, family=socket.AF_UNIX, **options) -> None:
         self.store = store
         self.errors: list[BaseException] = []
-        self.stream, self.far = tls_pair()
+        self.stream, self.far = tls_pair(family)
         self.receiver = Receiver(self.far, store)
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()
@@ -331,6 +337,23 @@ def test_a_limit_holds(connect):
     memory = Memory(noise(1500))
     link.sender.send_run(1, *memory.run, memory.read)
     assert link.sender.mark().bandwidth < 24e6
+
+
+def test_a_destination_that_is_the_limit_is_told_from_a_slow_link():
+    class Slow:
+        def known(self) -> bytes:
+            return b""
+
+        def put_runs(self, space: int, runs: list[tuple[int, int]], data: memoryview) -> None:
+            time.sleep(0.01)
+
+    link = Link(Slow(), family=socket.AF_INET, compression="none")
+    send_noise(link, pages=8000, rounds=1)
+    link.sender.mark()
+    flow = link.sender.flow
+    assert flow.full_s > flow.send_s / 2
+    assert flow.link == float("inf")
+    link.close()
 
 
 def test_a_mark_tells_what_passed_since_the_last(connect):
