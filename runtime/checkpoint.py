@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from runtime.container import Container
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
 from runtime.network.departure import departing
+from runtime.network.held import Held
 from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
@@ -124,9 +124,8 @@ class Checkpoint:
             self.record = replace(self.record, namespace=self._network.description)
         ours = [externals.ExternalMount(mount.point, mount.name) for mount in moved]
         self.dump_options = self._dump_options([*points, *below, *ours])
-        #: when packets began to be dropped, of time.time_ns(); 0 before
-        self.locked_ns = 0
         self._passed: set[str] = set()
+        self._held: Held | None = None
         self._tmpfs: tmpfs.Opened | None = None
 
     def place(self) -> AbstractContextManager[None]:
@@ -138,11 +137,18 @@ class Checkpoint:
         place = self.container.netns_path if self._network else "/proc/thread-self/ns/net"
         return os.path.samefile(f"/proc/{criu.pid}/ns/net", place)
 
-    def run(self, on_notify: Handler | None = None, *, criu: Criu | None = None) -> DumpStats:
+    def run(
+        self,
+        on_notify: Handler | None = None,
+        *,
+        criu: Criu | None = None,
+        held: Held | None = None,
+    ) -> DumpStats:
         """Dump it, into an image directory that is made if it is missing.
 
         on_notify: asked at every point of the dump (criu_rpc.notify); blocking holds the container
         there, raising lets it run on. criu: one that is started already; it stays the caller's.
+        held: told to begin when packets are about to be dropped.
         Afterwards the container is stopped, or runs on where that was asked for.
 
         Whoever holds it at post-dump for long had better freeze its cgroup first: should CRIU die,
@@ -161,6 +167,7 @@ class Checkpoint:
                 criu = stack.enter_context(started)
             self._open_tmpfs(stack)
             self._open_network(stack, criu)
+            self._held = held
             try:
                 return self._dump(criu, on_notify)
             except BaseException:
@@ -192,8 +199,15 @@ class Checkpoint:
         if self._network is not None:
             stack.enter_context(self._network)
 
+    def _hold_packets(self) -> None:
+        """A packet is not worth a dump."""
+        if self._held is not None:
+            with suppress(OSError):
+                self._held.begin()
+
     def _lock_network(self) -> None:
         if self._network is not None:
+            self._hold_packets()
             try:
                 self._network.freeze()
             except OSError as exc:
@@ -223,11 +237,11 @@ class Checkpoint:
             raise CheckpointFailed(self.container.id, f"{error}{ended}") from error
 
     def _on_notify(self, notification: Notification) -> None:
-        if notification.script in (Script.NETWORK_LOCK, Script.QUERY_EXT_FILES):
-            self.locked_ns = self.locked_ns or time.time_ns()
         self._passed.add(notification.script)
         # the first point at which all stand still
-        if notification.script == Script.QUERY_EXT_FILES:
+        if notification.script == Script.NETWORK_LOCK:
+            self._hold_packets()
+        elif notification.script == Script.QUERY_EXT_FILES:
             self._lock_network()
             self._save_tmpfs()
             self._note_positions()

@@ -9,8 +9,8 @@ within a host checksums are not computed, and segments not cut, before somebody 
 
 from __future__ import annotations
 
+import array
 import base64
-import errno
 import socket
 import struct
 import threading
@@ -27,25 +27,27 @@ Frames = dict[str, list[bytes]]
 
 _ETH_P_ALL = 0x0003  # linux/if_ether.h
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
-_SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35  # asm-generic/socket.h
-_TIMESTAMP = struct.Struct("=qq")
-_NS = 1_000_000_000
-_VNET_HEADER_BYTES = 10
-_ADDRESS_BYTES = 6
-# one more than the largest frame: a length beyond says that it was cut
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _FRAME_BYTES = 1 << 17
 _BUFFER_BYTES = 4 << 20
 _MOST_BYTES, _MOST_FRAMES = 1 << 20, 4096
 
+# linux/filter.h, linux/bpf_common.h: code, where to go on if it is so, and if not, operand
+_INSTRUCTION = struct.Struct("=HBBI")
+_BYTE_AT, _HALF_AT, _WORD_AT, _EQUALS, _HAS_BITS, _RETURN = 0x30, 0x28, 0x20, 0x15, 0x45, 0x06
+_PACKET_TYPE, _VLAN_PRESENT = (0xFFFF_F000 + number for number in (4, 48))  # SKF_AD_*
+_NOTHING = ((_RETURN, 0, 0, 0),)
+
 
 class Held:
-    """What is sent to one container, from now on; the kernel keeps it, some MiB. A context manager.
+    """What is sent to one container while it stands still; the kernel keeps it, some MiB.
 
-    Of more than it can keep the oldest stay: what follows a gap is sent again soon.
+    Of more than it can keep the oldest stay: what follows a gap is sent again soon. A context
+    manager.
     """
 
     def __init__(self, networks: Networks, container_id: str, netns: Netns) -> None:
-        """Begin, on every host end. To be made before the freeze. Raises OSError, SetupFailed."""
+        """Make ready, on every host end, before the freeze. Raises OSError, SetupFailed."""
         with in_netns(netns):
             macs = {network.name: devices.mac_of(network.name) for network in networks.veths}
         with ExitStack() as undo:
@@ -66,18 +68,23 @@ class Held:
         """End it; returns at once."""
         _close_later(self._resources.pop_all())
 
-    def take(self, since_ns: int) -> Frames:
-        """What has come since *since_ns* (of time.time_ns) and nobody has taken yet, up to 1 MiB.
+    def begin(self) -> None:
+        """Keep what comes from now on: to be called just before the network is locked.
 
-        since_ns: when the network was locked. What came before has reached the container, and to
-        get a datagram twice would be wrong.
+        What came before has reached the container; a datagram of the instant between may reach it
+        twice. Raises OSError.
         """
-        left_bytes, left_frames = _MOST_BYTES, _MOST_FRAMES
+        for _, mac, tap in self._taps:
+            _attach(tap, _sent_to(mac))
+
+    def take(self) -> Frames:
+        """What has come and nobody has taken yet, up to 1 MiB."""
+        left_bytes = _MOST_BYTES
         found: Frames = {}
-        for name, mac, tap in self._taps:
-            for frame in _received(tap, mac, since_ns):
-                left_bytes, left_frames = left_bytes - len(frame), left_frames - 1
-                if left_bytes < 0 or left_frames < 0:
+        for name, _, tap in self._taps:
+            for frame in _received(tap):
+                left_bytes -= len(frame)
+                if left_bytes < 0:
                     return found
                 found.setdefault(name, []).append(frame)
         return found
@@ -128,8 +135,8 @@ def _tap(host_end: str) -> socket.socket:
     try:
         tap.setblocking(False)
         tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-        tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         tap.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        _attach(tap, _NOTHING)  # the traffic of a container that still runs would fill it
         tap.bind((host_end, _ETH_P_ALL))
     except BaseException:
         tap.close()
@@ -137,30 +144,44 @@ def _tap(host_end: str) -> socket.socket:
     return tap
 
 
-def _received(tap: socket.socket, mac: bytes, since_ns: int) -> Iterable[bytes]:
-    """Frames out of the host end, to *mac* or to many, that have come since then."""
-    while True:
+def _sent_to(mac: bytes) -> tuple[tuple[int, int, int, int], ...]:
+    """Frames that go out of the interface, to *mac* or to many, and in no VLAN: a tag is not part
+    of the frame, and would be lost.
+    """
+    first, last = int.from_bytes(mac[:4], "big"), int.from_bytes(mac[4:], "big")
+    return (
+        (_BYTE_AT, 0, 0, _PACKET_TYPE),
+        (_EQUALS, 0, 8, socket.PACKET_OUTGOING),
+        (_BYTE_AT, 0, 0, _VLAN_PRESENT),
+        (_EQUALS, 0, 6, 0),
+        (_BYTE_AT, 0, 0, 0),
+        (_HAS_BITS, 5, 0, 1),
+        (_WORD_AT, 0, 0, 0),
+        (_EQUALS, 0, 2, first),
+        (_HALF_AT, 0, 0, 4),
+        (_EQUALS, 1, 0, last),
+        *_NOTHING,
+        (_RETURN, 0, 0, 0xFFFF_FFFF),
+    )
+
+
+def _attach(tap: socket.socket, program: Iterable[tuple[int, int, int, int]]) -> None:
+    code = array.array("B", b"".join(_INSTRUCTION.pack(*each) for each in program))
+    address, size = code.buffer_info()
+    filter_program = struct.pack("@HP", size // _INSTRUCTION.size, address)
+    tap.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+
+
+def _received(tap: socket.socket) -> Iterable[bytes]:
+    for _ in range(_MOST_FRAMES):
         try:
-            frame, ancillary, _, address = tap.recvmsg(_FRAME_BYTES, 64)
+            yield tap.recv(_FRAME_BYTES)
         except BlockingIOError:
             return
-        except OSError as error:
-            if error.errno != errno.ENETDOWN:
-                return
-            continue  # said once, when the interface was set down; what came before is still there
-        to = frame[_VNET_HEADER_BYTES:][:_ADDRESS_BYTES]
-        ours = len(to) == _ADDRESS_BYTES and (to == mac or to[0] & 1)
-        outgoing = address[2] == socket.PACKET_OUTGOING
-        if ours and outgoing and _time_ns(ancillary) >= since_ns:
-            yield frame
-
-
-def _time_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
-            seconds, rest = _TIMESTAMP.unpack_from(data)
-            return int(seconds) * _NS + int(rest)
-    return 0
+        except OSError:
+            # ENETDOWN, once, when the interface was set down: what came before is still there;
+            # EINVAL for a frame that its header cannot describe, which is then gone
+            continue
 
 
 def _sent(packet: socket.socket, frame: bytes, host_end: str) -> bool:

@@ -19,7 +19,7 @@ from runtime.network import in_netns, isolate, setup
 from runtime.network.held import Frames, Held, from_wire, replay, to_wire
 from runtime.network.netns import Netns
 from tests import leftovers
-from tests.migratory import COUNT, Migratory
+from tests.migratory import COUNT, Migratory, eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_veth, pytest.mark.needs_bridge]
 
@@ -82,6 +82,16 @@ def sender(peer: Path) -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
+def meet(client: socket.socket, receiver: socket.socket) -> None:
+    """Bridge and neighbours know the way, and nothing is under way."""
+
+    def heard() -> bool:
+        client.sendto(b"hello", ("10.1.0.2", 7000))
+        return bool(everything(receiver))
+
+    assert eventually(heard)
+
+
 def everything(receiver: socket.socket) -> list[bytes]:
     found = []
     with suppress(TimeoutError):
@@ -95,14 +105,13 @@ def test_each_datagram_arrives_once_and_in_order(fresh_netns: Path, peer: Path) 
     to = ("10.1.0.2", 7000)
     with datagrams(fresh_netns) as receiver, sender(peer) as client:
         with Held(NETWORKS, "one", fresh_netns) as held:
-            client.sendto(b"before", to)
-            assert receiver.recv(100) == b"before"
-            locked_ns = time.time_ns()
+            meet(client, receiver)
+            held.begin()
             for number in range(20):
                 client.sendto(b"%d" % number * 1000, to)
             receiver.sendto(b"ours", ("10.1.0.1", 9))  # what it says itself is not held
-            frames = from_wire(to_wire(held.take(locked_ns)))
-            assert held.take(locked_ns) == {}
+            frames = from_wire(to_wire(held.take()))
+            assert held.take() == {}
         expected = [b"%d" % number * 1000 for number in range(20)]
         assert everything(receiver) == expected
         assert replay(NETWORKS, "one", frames) == len(frames["eth0"]) >= 20
@@ -116,9 +125,10 @@ def test_what_is_for_others_is_not_kept(fresh_netns: Path, peer: Path) -> None:
     with in_netns(peer):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     with raw, Held(NETWORKS, "one", fresh_netns) as held:
+        held.begin()
         for to in (elsewhere, everyone):
             raw.sendto(to + bytes.fromhex("02000000000188b5") + bytes(50), ("eth0", 0))
-        kept = [frame[10:16] for frame in held.take(0)["eth0"] if frame[22:24] == b"\x88\xb5"]
+        kept = [frame[10:16] for frame in held.take()["eth0"] if frame[22:24] == b"\x88\xb5"]
     assert kept == [everyone]
 
 
@@ -129,19 +139,28 @@ def test_what_came_before_the_host_end_went_down_is_kept(fresh_netns: Path, peer
         sender(peer) as client,
         Held(NETWORKS, "one", fresh_netns) as held,
     ):
+        meet(client, receiver)
+        held.begin()
         client.sendto(b"early", ("10.1.0.2", 7000))
-        assert receiver.recv(100) == b"early"
         isolate(NETWORKS, "one")
-        frames = held.take(0)
+        frames = held.take()
     assert any(b"early" in frame for frame in frames["eth0"])
 
 
 def test_of_more_than_can_be_kept_the_oldest_stay(fresh_netns: Path, peer: Path) -> None:
     setup(NETWORKS, fresh_netns, "one")
-    with datagrams(fresh_netns), sender(peer) as client, Held(NETWORKS, "one", fresh_netns) as held:
+    with (
+        datagrams(fresh_netns) as receiver,
+        sender(peer) as client,
+        Held(NETWORKS, "one", fresh_netns) as held,
+    ):
+        meet(client, receiver)
+        for _ in range(3000):  # before it begins, nothing fills it
+            client.sendto(bytes(1400), ("10.1.0.2", 7000))
+        held.begin()
         for number in range(3000):
             client.sendto(number.to_bytes(4, "big") * 350, ("10.1.0.2", 7000))
-        frames = held.take(0)["eth0"]
+        frames = held.take()["eth0"]
     sent = [frame[-4:] for frame in frames if len(frame) > 1400]
     assert sent == [number.to_bytes(4, "big") for number in range(len(sent))]
     assert 500 < len(sent) < 1000
@@ -192,7 +211,7 @@ def test_a_restored_server_answers_at_once_what_came_while_it_stood_still(
                 new.connect_ex(("10.1.0.2", 7000))
                 time.sleep(0.05)
                 isolate(NETWORKS, name)
-                frames.update(held.take(checkpoint.locked_ns))
+                frames.update(held.take())
 
         resumed = 0.0
 
@@ -202,7 +221,7 @@ def test_a_restored_server_answers_at_once_what_came_while_it_stood_still(
                 assert replay(NETWORKS, name, frames) >= 2
                 resumed = time.monotonic()
 
-        checkpoint.run(dumped)
+        checkpoint.run(dumped, held=held)
         migratory.container.delete(force=True)
         migratory.restore(on_notify=restored)
         assert received(old, len(request)) == request
