@@ -126,7 +126,7 @@ def test_what_is_for_others_is_not_kept(fresh_netns: Path, peer: Path) -> None:
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     with raw, Held(NETWORKS, "one", fresh_netns) as held:
         held.begin()
-        kept = []
+        kept: list[bytes] = []
 
         def everyone_heard() -> bool:
             for to in (elsewhere, everyone):
