@@ -114,7 +114,7 @@ class Checkpoint:
         )
         points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid)
         below = externals.submounts(points, binds, table)
-        moved = _tmpfs(options, table, [*points, *below])
+        moved = _tmpfs(container, options, table, [*points, *below])
         #: what a restore is told; positions in files are only known when the container stands still
         self.record = replace(
             _record(container, options, table, [mount.name for mount in below]), tmpfs=moved
@@ -351,6 +351,7 @@ def _check_status(container: Container) -> bool:
 
 
 def _tmpfs(
+    container: Container,
     options: CheckpointOptions,
     table: list[mountinfo.MountInfo],
     external: list[externals.ExternalMount],
@@ -358,7 +359,8 @@ def _tmpfs(
     """The mounts that we move: with link_remap none, since CRIU makes files in them as it dumps."""
     if not options.own_tmpfs or options.link_remap:
         return ()
-    return tuple(tmpfs.movable(table, (mount.point for mount in external)))
+    mounts = tmpfs.movable(table, (mount.point for mount in external))
+    return tuple(tmpfs.small(container.state.init_pid, mounts))
 
 
 def _takes_network(options: CheckpointOptions) -> bool:

@@ -2,8 +2,8 @@
 
 CRIU starts a tar for each, of a /dev as of a masked directory, under the freeze and again at the
 restore: 4 ms a time. Named to it as external, they cost it a bind mount: their content is packed
-here when all stands still, and unpacked into mounts that criu's launcher has made before. proc
-(5) mountinfo, tmpfs(5), criu(8) --external.
+here when all stands still, and unpacked into mounts that criu's launcher has made before.
+proc_pid_mountinfo(5), tmpfs(5), criu(8) --external.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from runtime.tree_archive import pack, unpack
 
 #: of an image directory
 CONTENT_FILE = "tmpfs.img"
+
+#: What holds more is left to CRIU: its tar runs in the container's cgroup, to which the pages are
+#: charged that it writes, while ours are charged to whoever restores.
+MAX_BYTES = 16 << 20
 
 _POINT = re.compile(r"(/(?!\.{1,2}(/|$))[\w.+-]+)+", re.ASCII)
 _SOURCE = re.compile(r"[\w./+-]{1,255}", re.ASCII)
@@ -89,6 +93,21 @@ def movable(table: Iterable[MountInfo], external: Iterable[str]) -> list[Tmpfs]:
         and _SOURCE.fullmatch(info.source)
         and all(_OPTION.fullmatch(option) for option in info.options[1:])
     ]
+
+
+def small(pid: int, mounts: Iterable[Tmpfs]) -> list[Tmpfs]:
+    """Those of *mounts*, seen by process *pid*, that hold little now."""
+    return [mount for mount in mounts if _holds_little(f"/proc/{pid}/root{mount.point}")]
+
+
+def _holds_little(path: str) -> bool:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    # shmem_statfs (mm/shmem.c): one without a limit counts no blocks
+    used = (found.f_blocks - found.f_bfree) * found.f_frsize
+    return found.f_blocks > 0 and used <= MAX_BYTES
 
 
 class Opened:

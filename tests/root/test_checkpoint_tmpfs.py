@@ -9,7 +9,7 @@ import pytest
 from criu_rpc import Notification, Script
 from runtime import CheckpointFailed, RestoreFailed, Status, mountinfo
 from runtime.checkpoint import Checkpoint, CheckpointOptions
-from runtime.tmpfs import CONTENT_FILE
+from runtime.tmpfs import CONTENT_FILE, MAX_BYTES
 from tests.containers import Traces
 from tests.migratory import COUNT, Migratory, eventually
 
@@ -43,7 +43,8 @@ def made(migratory: Migratory) -> Migratory:
 def look(migratory: Migratory) -> list[str]:
     outcome = migratory.box.exec(migratory.container, LIST)
     assert outcome.status == 0, outcome.err
-    others = ("/dev/mqueue ", "/dev/pts ")  # mounted there, and made anew with a time of its own
+    # mounted there and made anew; where CRIU makes a deleted file anew
+    others = ("/dev/mqueue ", "/dev/pts ", "/dev/shm ")
     return sorted(line for line in outcome.out.splitlines() if not line.startswith(others))
 
 
@@ -73,6 +74,18 @@ def test_stock_images_have_nothing_of_it(made: Migratory) -> None:
     assert list(made.images.glob("tmpfs-*"))
     made.restore()
     assert made.counts()
+
+
+def test_what_holds_much_is_left_to_criu(made: Migratory) -> None:
+    outcome = made.box.exec(
+        made.container, f"dd if=/dev/zero of=/dev/shm/much bs=1M count={(MAX_BYTES >> 20) + 1}"
+    )
+    assert outcome.status == 0, outcome.err
+    made.checkpoint(own_tmpfs=True)
+    assert len(list(made.images.glob("tmpfs-*"))) == 1
+    assert (made.images / CONTENT_FILE).exists()
+    made.restore()
+    assert made.box.exec(made.container, "stat -c %s /dev/shm/much").out == f"{17 << 20}\n"
 
 
 def test_what_is_mounted_anew_under_our_hands_is_a_refusal(made: Migratory) -> None:
