@@ -12,15 +12,17 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from migrator.page_records import CODECS, MAX_PAYLOAD
+from migrator.page_records import CODECS, MAX_PAYLOAD, PAGE
 from runtime.memory.compression import Codec
 
 logger = logging.getLogger(__name__)
 
 NONE = "none"
-#: raw bytes of the stream after which `auto` decides: the first, once the sockets' own buffers are
-#: full and the link shows; the later ones, since memory is not alike from end to end
+#: bytes of pages with content after which `auto` decides; more than once, since memory is not alike
+#: from end to end
 DECIDE_AT = (24 << 20, 128 << 20, 1 << 30)
+#: the first bytes fill the sockets' own buffers, and tell nothing of the link
+BUFFERED = 8 << 20
 SAMPLE_WINDOW = 8 << 20
 SAMPLE = 64 << 10
 MAX_CHANGES = 2
@@ -143,13 +145,16 @@ class Compressor:
 
     def _consider(self, data: memoryview) -> None:
         at = DECIDE_AT[self._decisions]
-        if self.flow.page_bytes < at - SAMPLE_WINDOW or self._changes == MAX_CHANGES:
+        done = self.flow.data_pages * PAGE
+        if self._before is None and done >= BUFFERED:
+            self._before = self.flow.copy()
+        if done < at - SAMPLE_WINDOW or self._before is None or self._changes == MAX_CHANGES:
             return
-        self._before = self._before or self.flow.copy()
         self._sample(data[:SAMPLE])
         window = self.flow.since(self._before)
-        if self.flow.page_bytes >= at and window.bytes_sent:
+        if done >= at and window.bytes_sent:
             self._decide(window)
+            self._before = self.flow.copy()
 
     def _sample(self, data: memoryview) -> None:
         for name, codec in self.codecs.items():
@@ -170,7 +175,7 @@ class Compressor:
         )
         self._changes += chosen != self.current
         self._decisions += 1
-        self.current, self._samples, self._before = chosen, {}, None
+        self.current, self._samples = chosen, {}
 
 
 def _smaller(size: int) -> int:

@@ -87,6 +87,7 @@ class Stream:
         for _ in range(mib * MIB // len(data)):
             _, packed = self.compressor.pack(view)
             self.flow.page_bytes += len(data)
+            self.flow.data_pages += len(data) // PAGE
             self.flow.bytes_sent += len(packed)
             self.flow.hash_s += len(data) * WORK
             self.flow.send_s += len(packed) / self.link
