@@ -77,11 +77,14 @@ class PageChannel:
             raise ProtocolError(PEER, f"another greeting: {hello}")
         return known, bytes(names).decode(errors="replace").split(",")
 
-    def mark(self) -> Iterator[Answer]:
-        """Send all, and a mark; what the destination says until all of it has arrived."""
+    def mark(self) -> None:
+        """Send all, and a mark: `answers` then come."""
         self._marks += 1
         self.put(pack(Kind.MARK, address=self._marks))
         self._flush()
+
+    def answers(self) -> Iterator[Answer]:
+        """What the destination says until all before the mark has arrived."""
         yield from self._answers_until(Kind.MARK)
         if self._last[0].address != self._marks:
             raise ProtocolError(PEER, f"another mark: {self._last[0]}")

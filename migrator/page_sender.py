@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, ProtocolError
 from migrator.page_batches import Contents, prefixes, split
-from migrator.page_channel import PEER, Answer, PageChannel
+from migrator.page_channel import PEER, PageChannel
 from migrator.page_compression import Compressor, Flow
 from migrator.page_records import (
     MAX_FORGET,
@@ -26,13 +26,16 @@ from migrator.page_records import (
 from runtime.memory.compression import available
 from runtime.memory.contents import HASH_SIZE, ZERO_HASH, page_hashes
 from runtime.memory.hash_table import HashTable
-from runtime.memory.runs import Run
+from runtime.memory.runs import Run, union
+from runtime.memory.store_errors import MissingPages
 
 #: a destination that still asks for the same pages after that many answers is not sound
 MAX_ANSWERS = 8
 
 #: fills the view with memory from an address on; how many bytes could be read
 Read = Callable[[memoryview, int], int]
+#: or the runs that are missing
+_Digest = bytes | list[Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +128,13 @@ class Sender:
             for at in range(0, len(runs), MAX_RUNS)
         ]
         missing: dict[int, list[Run]] = {}
-        for (space, runs), (record, payload) in zip(asked, self._settle(asked), strict=True):
-            if record.space != space:
-                raise ProtocolError(PEER, f"a digest of another space: {record}")
-            if record.kind == Kind.MISSING:
-                missing.setdefault(space, []).extend(unpack_runs(payload, PEER))
-            elif payload != self.table.digest(space, runs):
+        for (space, _), (ours, theirs) in zip(asked, self._settle(asked), strict=True):
+            if isinstance(ours, list) or isinstance(theirs, list):
+                lacking = union(
+                    *(each if isinstance(each, list) else [] for each in (ours, theirs))
+                )
+                missing[space] = union(missing.get(space, []), lacking)
+            elif ours != theirs:
                 raise MigrationError(
                     f"the pages of address space {space} are not the same at the destination: "
                     "look for faulty memory on both hosts"
@@ -238,15 +242,49 @@ class Sender:
             self._channel.put(pack(Kind.ZERO, space=space, address=start, pages=pages))
             self.flow.zero_pages += pages
 
-    def _settle(self, asked: list[tuple[int, list[Run]]]) -> list[Answer]:
-        """Mark, and answer what the destination then needs, until it needs nothing more."""
+    def _settle(self, asked: list[tuple[int, list[Run]]]) -> list[tuple[_Digest, _Digest]]:
+        """Mark, and send what the destination then needs, until it needs nothing more.
+
+        Returns our and its digest of what was asked.
+        """
         for _ in range(MAX_ANSWERS):
-            answers, needed = self._exchange(asked)
+            self._send_batch()
+            for space, runs in asked:
+                payload = pack_runs(runs)
+                self._channel.put(pack(Kind.DIGEST, space=space, size=len(payload)), payload)
+            self._channel.mark()
+            ours = [self._digest(space, runs) for space, runs in asked]  # while it does the same
+            theirs, needed = self._answers([space for space, _ in asked])
             if not needed:
-                return answers
+                return list(zip(ours, theirs, strict=True))
             for record in needed:
                 self._send_again(record.space, record.address, record.end)
         raise ProtocolError(PEER, "the same question again and again")
+
+    def _digest(self, space: int, runs: list[Run]) -> _Digest:
+        try:
+            return self.table.digest(space, runs)
+        except MissingPages as missing:
+            return missing.runs
+
+    def _answers(self, spaces: list[int]) -> tuple[list[_Digest], list[Record]]:
+        """The digest that the destination has of each, and the pages that it needs."""
+        digests: list[_Digest] = []
+        needed: list[Record] = []
+        for record, said in self._channel.answers():
+            if record.kind == Kind.NEED:
+                needed.append(record)
+            elif (
+                record.kind not in (Kind.DIGEST, Kind.MISSING)
+                or [record.space] != spaces[len(digests) : len(digests) + 1]
+            ):
+                raise ProtocolError(PEER, f"no answer to a mark: {record}")
+            else:
+                missing = record.kind == Kind.MISSING
+                digests.append(unpack_runs(said, PEER) if missing else bytes(said))
+        if len(digests) < len(spaces):
+            raise ProtocolError(PEER, "too few digests")
+        return digests, needed
 
     def _send_again(self, space: int, start: int, end: int) -> None:
         """The destination has let go of these contents."""
@@ -254,21 +292,3 @@ class Sender:
             self._send_batch()
             self.send_run(space, start, end, read)
             self._send_batch(again=True)
-
-    def _exchange(self, asked: list[tuple[int, list[Run]]]) -> tuple[list[Answer], list[Record]]:
-        self._send_batch()
-        for space, runs in asked:
-            payload = pack_runs(runs)
-            self._channel.put(pack(Kind.DIGEST, space=space, size=len(payload)), payload)
-        answers: list[Answer] = []
-        needed: list[Record] = []
-        for record, said in self._channel.mark():
-            if record.kind == Kind.NEED:
-                needed.append(record)
-            elif record.kind in (Kind.DIGEST, Kind.MISSING) and len(answers) < len(asked):
-                answers.append((record, said))
-            else:
-                raise ProtocolError(PEER, f"no answer to a mark: {record}")
-        if len(answers) < len(asked):
-            raise ProtocolError(PEER, "too few digests")
-        return answers, needed

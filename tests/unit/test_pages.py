@@ -271,6 +271,18 @@ def test_pages_that_are_missing_there_are_listed(connect, store):
     assert_equal(store, memory)
 
 
+def test_pages_that_were_never_sent_are_missing_too(connect):
+    memory = Memory(noise(20))
+    link = connect()
+    link.sender.send_run(1, *memory.run, memory.read)
+    start, end = memory.run
+    beyond = (end + PAGE, end + 3 * PAGE)
+    assert link.sender.verify({1: [(start, end), beyond], 9: [beyond]}) == {
+        1: [beyond],
+        9: [beyond],
+    }
+
+
 def test_pages_that_are_others_there_end_the_migration(connect, store):
     memory = Memory(noise(20))
     link = connect()
