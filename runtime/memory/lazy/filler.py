@@ -65,6 +65,13 @@ class Filler:
         self.waiting |= self.absent
         self.absent.clear()
 
+    def again(self, area: Area, start: int, end: int) -> None:
+        """What is missing in [start, end) of *area* may be here, and is not passed again."""
+        if self._streaming:
+            shift = area.source - area.start
+            self._arrived.append((start + shift, end + shift))
+            self.idle = False
+
     def next(self) -> tuple[Area, int, int] | None:
         """The next run of missing pages; None: nothing to do now, and it is idle."""
         run = self._next_hot() or self._next_in_order() or self._next_arrived()
@@ -96,14 +103,15 @@ class Filler:
         return run
 
     def _next_arrived(self) -> tuple[Area, int, int] | None:
-        for _ in range(len(self._arrived)):
-            source_run = self._arrived[0]
-            run = self.space.run_of(*source_run)
+        while self._arrived:
+            start, end = self._arrived.popleft()
+            run = self.space.run_of(start, end)
             if run is not None:
-                # It stays until it is there; others have their turn meanwhile.
-                self._arrived.rotate(-1)
+                area, _, last = run
+                rest = last + area.source - area.start
+                if start < rest < end:
+                    self._arrived.appendleft((rest, end))
                 return run
-            self._arrived.popleft()
         return None
 
 

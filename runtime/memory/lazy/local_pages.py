@@ -32,6 +32,9 @@ class LocalPages:
     def refresh(self) -> None:
         """Nothing has changed."""
 
+    def resume(self) -> None:
+        """Nothing is another process's."""
+
     def patience(self) -> None:
         """Nothing is waited for."""
 

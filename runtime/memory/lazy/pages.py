@@ -36,6 +36,9 @@ class Pages(Protocol):
     def refresh(self) -> None:
         """We have taken over from a process that has been killed."""
 
+    def resume(self) -> None:
+        """This process serves from now on; another one may have until now."""
+
     def descriptors(self) -> list[tuple[int, int]]:
         """What to poll, for which events: `arrived` is called when one of them is ready."""
 

@@ -80,7 +80,10 @@ class RemotePages:
     streaming = True
 
     def refresh(self) -> None:
-        """We may be another process: what was under way in a stream is not known here."""
+        """What has arrived is seen as it is."""
+
+    def resume(self) -> None:
+        """What was under way in a stream of another process is not known here."""
         for name in os.listdir("/proc/self/fd"):
             with suppress(OSError):
                 if int(name) != self._listener_fd and _is_ours(int(name)):

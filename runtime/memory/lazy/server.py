@@ -95,6 +95,7 @@ class Server:
             if space.uffd >= 0 and _is_userfaultfd(space.uffd):
                 self._adopt(space)
         self._pages.refresh()
+        self._pages.resume()
         connection = self._words[W_CONNECTION] or max(protocol.accepted(), 0)
         kind, fd, done = self._state.logged()
         if kind == FROM_CRIU:
@@ -264,6 +265,9 @@ class Server:
         elif isinstance(event, userfaultfd.Remap):
             space.areas = space.remapped(event.old, event.new, event.size)
             self._state.save(self._table, done=number)
+            for area in space.areas:
+                if event.new <= area.start < event.new + event.size:
+                    self._fillers[space.uffd].again(area, area.start, area.end)
         else:
             space.forget(event.start, event.end)
 
@@ -314,6 +318,8 @@ class Server:
         if outcome is Outcome.SHORT:
             time.sleep(_SHORT_S)
         filler.gone |= outcome is Outcome.GONE
+        if outcome not in (Outcome.DONE, Outcome.ABSENT):
+            filler.again(area, start, end)
         return outcome not in (Outcome.UNMAPPED, Outcome.ABSENT)
 
     def _drop(self, space: Space) -> None:

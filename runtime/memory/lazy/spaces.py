@@ -90,7 +90,7 @@ class Space:
 
     def run_of(self, start: int, end: int) -> tuple[Area, int, int] | None:
         """The first run of missing pages among those that were at [start, end) at the source."""
-        for area in self._areas:
+        for area in sorted(self._areas, key=lambda each: each.source):
             shift = area.start - area.source
             low, high = max(start + shift, area.start), min(end + shift, area.end)
             run = self.run(low, high) if low < high else None
