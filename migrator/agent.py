@@ -119,7 +119,7 @@ class Agent:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)  # told to run: it is not for us to end it
             with self._recorder.phase("run"):
-                incoming.run()
+                incoming.run(said.held)
 
         try:
             container = incoming.restore(request, hold)

@@ -6,7 +6,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from migrator import messages as m
 from migrator.dataplane import connect
@@ -117,9 +117,9 @@ class DestinationAgent:
         """Restore and hold. alive: raises when the source's own part is lost meanwhile."""
         return self._ask(request, m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
 
-    def commit(self, *, timeout_s: float) -> m.Running:
+    def commit(self, held: dict[str, Any], *, timeout_s: float) -> m.Running:
         """Tell it to run; PeerLost leaves the outcome open."""
-        return self._ask(m.Commit(), m.Running, timeout_s=timeout_s)
+        return self._ask(m.Commit(held), m.Running, timeout_s=timeout_s)
 
     def fill(self) -> m.Filled:
         """Wait until every page is in its place there."""

@@ -28,6 +28,7 @@ from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
 from runtime.descriptors import Kind
 from runtime.network import announce
+from runtime.network.held import Frames, from_wire
 from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
 from runtime.state import check_id, is_alive, write_atomic
@@ -57,6 +58,7 @@ class Incoming:
         self._receive_error: BaseException | None = None
         self.images_dir: Path | None = None
         self._arrival: Arrival | None = None
+        self._held: Frames = {}
 
     def prepare(self, address: str) -> m.Prepared:
         """Make bundle and image directory, open the data plane on *address*."""
@@ -144,7 +146,10 @@ class Incoming:
                 if self._arrival is not None and request.fill_first:
                     self._arrival.fill()
                 hold(notification.pid)
+            elif notification.script == Script.PRE_RESUME and self._held:
+                restore.replay(self._held)
 
+        restore = self._restore
         return self._restore.run(on_notify)
 
     def fill(self) -> m.Filled:
@@ -152,9 +157,14 @@ class Incoming:
         assert self._arrival is not None
         return self._arrival.fill()
 
-    def run(self) -> None:
-        """COMMIT came: it may run here and nowhere else. The switches learn where it is now."""
+    def run(self, held: dict[str, Any]) -> None:
+        """COMMIT came: it may run here and nowhere else. The switches learn where it is now.
+
+        held: packets that its source kept for it; whatever is wrong with them, it runs.
+        """
         self.journal.write("run")
+        with suppress(ValueError):
+            self._held = from_wire(held)
         entry = self.journal.last("restored")
         assert entry is not None
         with suppress(OSError, ContainerError):

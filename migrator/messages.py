@@ -131,7 +131,9 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    pass
+    """held: packets that came for it while it stood still, as runtime.network.held has them."""
+
+    held: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

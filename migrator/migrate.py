@@ -255,6 +255,8 @@ class Migration:
         self.interrupts.check()
         if notification.script == "pre-dump":
             self.frozen_at_ms = self.recorder.frozen_since_ms = self.recorder.now_ms()
+        elif notification.script == "network-lock":
+            self.source.hold_packets()
         elif notification.script == "query-ext-files":
             self._all_stands_still()
         elif notification.script == "post-dump":
@@ -322,7 +324,9 @@ class Migration:
     def _ask_to_run(self) -> str:
         """Past the point of no return: "running" or "dead"; OutcomeUnknown if nobody says."""
         try:
-            running = self.agent.commit(timeout_s=self.plan.commit_wait_s)
+            running = self.agent.commit(
+                self.source.held_packets(), timeout_s=self.plan.commit_wait_s
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, only an answer may end this
             logger.warning("commit: %s", error)
             return self._ask_again(error)

@@ -13,11 +13,12 @@ from typing import Any
 from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
 from migrator import images, processes
 from migrator.plan import Plan
-from runtime import Container, NotRunning, Status
+from runtime import Container, ContainerError, NotRunning, Status
 from runtime.bare_dump import BareCriu
 from runtime.cgroups.throttle import CpuThrottle
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network import Networks, announce, isolate, reconnect
+from runtime.network.held import Held, to_wire
 from runtime.processes import strangers
 from runtime.restore_options import RestoreOptions
 
@@ -38,6 +39,7 @@ class Source:
         self.images_dir: Path | None = None
         self._checkpoint: Checkpoint | None = None
         self._throttle: CpuThrottle | None = None
+        self._held: Held | None = None
 
     @property
     def bare(self) -> BareCriu:
@@ -59,6 +61,11 @@ class Source:
         self.plan_dump()
         assert self._checkpoint is not None
         self._bare = BareCriu.start(self.plan.criu, within=self._checkpoint.place())
+        state = self.container.state
+        try:
+            self._held = Held(Networks.of(state), self.container.id, state.init_pid)
+        except (OSError, ContainerError) as error:  # its clients will send once more
+            logger.info("packets for %s are not kept: %s", self.container.id, error)
         self._bare.criu.require()
         self._bare.criu.features()
 
@@ -139,6 +146,15 @@ class Source:
         assert self._throttle is not None
         self._throttle.set(share)
 
+    def hold_packets(self) -> None:
+        """From now on keep what is sent to it."""
+        if self._held is not None:
+            self._held.begin()
+
+    def held_packets(self) -> dict[str, Any]:
+        """What was kept since, for Commit."""
+        return to_wire(self._held.take()) if self._held is not None else {}
+
     def freeze(self) -> None:
         """Freeze its cgroup: it then stays still whatever becomes of CRIU or of us."""
         self.container.cgroup.freeze()
@@ -176,6 +192,8 @@ class Source:
     def close(self) -> None:
         """End our criu and remove the images."""
         self.criu.close()
+        if self._held is not None:
+            self._held.close()
         if self._bare is not None:
             self._bare.close()
         if self.images_dir is not None:
