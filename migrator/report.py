@@ -89,7 +89,9 @@ class Report:
         data = asdict(self)
         for phase in data["phases"]:
             phase.update({key: round(phase[key], 2) for key in ("start_ms", "duration_ms")})
-        return data | {key: round(data[key], 2) for key in ("downtime_ms", "total_ms")}
+        return data | {
+            key: round(data[key], 2) for key in ("frozen_at_ms", "downtime_ms", "total_ms")
+        }
 
 
 Observer = Callable[[str, str, float], None]

@@ -54,16 +54,22 @@ def test_there_and_back_again(two_hosts: TwoHosts, counter: Counter) -> None:
 
 def test_the_report_says_what_happened(two_hosts: TwoHosts, counter: Counter) -> None:
     report = migrate(two_hosts, two_hosts.source, two_hosts.destination)
-    assert (report["container"], report["outcome"], report["mode"]) == (NAME, "migrated", "cold")
+    assert (report["container"], report["outcome"], report["mode"]) == (NAME, "migrated", "hybrid")
     assert report["destination"] == two_hosts.destination.name
     assert 0 < report["downtime_ms"] < report["total_ms"]
-    assert report["bytes"] == report["image_bytes"] + report["rootfs_bytes"] > 0
+    memory = report["memory"]
+    parts = report["image_bytes"], report["rootfs_bytes"], memory["bytes"]
+    assert report["bytes"] == sum(parts) > 0
+    assert memory["rounds"][0]["pages"] > 0 < memory["filled"]["pages"]
     names = [phase["name"] for phase in report["phases"] if phase["host"] == "source"]
-    expected = "load connect preflight prepare arm dump restore fence commit end clean"
-    assert [name.split()[0] for name in names if name.split()[0] in expected] == expected.split()
+    expected = (
+        "load connect preflight prepare sync copy arm copy dump last send sync restore fence "
+        "commit end clean fill finish"
+    )
+    assert [name.split()[0] for name in names] == expected.split()
     frozen = {phase["name"] for phase in report["phases"] if phase["frozen"]}
-    assert {"dump", "send images", "restore", "fence", "commit"} <= frozen
-    assert not frozen & {"connect", "preflight", "prepare", "sync rootfs", "arm", "clean up"}
+    assert {"dump", "last pages", "send images", "restore", "fence", "commit"} <= frozen
+    assert not frozen & {"connect", "preflight", "prepare", "copy memory", "arm", "clean up"}
     counter.remove("destination")
 
 
