@@ -188,6 +188,8 @@ class Departure:
             found = [FrozenMemory.of(pid, pages) for pid, pages in stacks.items()]
             self._frozen = [memory for memory in found if memory is not None]
             self._note(self._tracker.final())
-            self._send_pending()
+            pending, self._pending = self._pending, {}
+            self._send((space, run) for space, runs in pending.items() for run in runs)
+            self.sender.mark()
         except BaseException as error:  # noqa: BLE001 - complete() raises it in the caller's thread
             self._error = error

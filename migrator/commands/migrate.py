@@ -82,7 +82,9 @@ from migrator.commands._common import Settings, id_argument, pass_settings, verb
     show_default=True,
     help="Compression of memory pages.",
 )
-@click.option("--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 1G.")
+@click.option(
+    "--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 64MiB; or bits: 1gbit."
+)
 @click.option(
     "--give-up-after",
     metavar="TIME",
