@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.memory.lazy.launch import LazyPages, LazyPagesFailed
+from runtime.memory.store import PageStore
 from tests.migratory import eventually
 from tests.root.lazy_victim import PAGE, content, word_of
 
@@ -40,9 +41,10 @@ class Rig:
         self.lazy: LazyPages
         self.victim: subprocess.Popen[str] | None = None
 
-    def serve(self, **changes: Any) -> LazyPages:
-        self.lazy = LazyPages.start(self.room, self.plan | changes, expected={PID: SPACE})
-        self.lazy.load({SPACE: self.runs})
+    def serve(self, *, discard: bool = False, hot: Any = None, **changes: Any) -> LazyPages:
+        plan = self.plan | changes
+        self.lazy = LazyPages.start(self.room, plan, expected={PID: SPACE}, discard=discard)
+        self.lazy.load({SPACE: self.runs}, hot)
         assert eventually(lambda: all(self.lazy.pids))
         return self.lazy
 
@@ -178,3 +180,18 @@ def test_killing_both_at_once_is_noticed(rig: Rig) -> None:
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(LazyPagesFailed, match="both processes that served them were killed"):
         rig.lazy.wait(10)
+
+
+def test_pages_come_from_a_page_store_hot_ones_first(rig: Rig) -> None:
+    directory = rig.room / "store"
+    directory.mkdir(mode=0o700)
+    with PageStore.create(directory, 64 << 20) as store:
+        for start, end in rig.runs:
+            store.put(
+                SPACE, start, b"".join(content(word_of(at)) for at in range(start, end, PAGE))
+            )
+    rig.plan = {"kind": "store", "directory": str(directory)}
+    rig.serve(discard=True, hot={SPACE: [rig.runs[3], rig.runs[1]]})
+    rig.live(6, seconds=0.6, finish_after_s=0.4)
+    code, said = rig.status()
+    assert (code, rig.lazy.wait(20)) == (0, True), said
