@@ -31,8 +31,8 @@ SOURCE_CRIU, DESTINATION_CRIU = "source's criu", "destination's criu"
 TABLE = {
     (SOURCE, "connect"): {MIGRATOR: SOURCE},
     (SOURCE, "preflight"): {MIGRATOR: SOURCE, AGENT: SOURCE, SOURCE_CRIU: SOURCE},
-    (SOURCE, "prepare"): {MIGRATOR: SOURCE, AGENT: SOURCE, SOURCE_CRIU: SOURCE},
-    (SOURCE, "sync rootfs"): {MIGRATOR: SOURCE, AGENT: SOURCE, SOURCE_CRIU: SOURCE},
+    (SOURCE, "prepare"): {MIGRATOR: SOURCE, AGENT: SOURCE},
+    (SOURCE, "sync rootfs"): {MIGRATOR: SOURCE, AGENT: SOURCE},
     (SOURCE, "copy memory"): {MIGRATOR: SOURCE, AGENT: SOURCE},
     (SOURCE, "arm"): {MIGRATOR: SOURCE, AGENT: SOURCE},
     (SOURCE, "copy memory again"): {
