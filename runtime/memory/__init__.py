@@ -3,11 +3,11 @@
 Names are loaded when they are first used, as in the package above.
 """
 
-import importlib
-import logging
-from typing import TYPE_CHECKING, Any
-
+# What a lazy-pages server is waiting for is not imported here: typing, importlib, logging.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runtime.memory.errors import TrackingFailed, TrackingUnavailable
     from runtime.memory.maps import Mapping
     from runtime.memory.pagemap import Pagemap
@@ -37,10 +37,10 @@ _HOME = {
     "TrackingUnavailable": "errors",
 }
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    from importlib import import_module  # noqa: PLC0415 - lazy: as above
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from ctypes import c_int64, c_uint64
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Flag of userfaultfd(2): faults of the kernel itself are not handled. With it no privilege is
 # needed, and asynchronous write-protection, which hands no fault to anybody, works all the same.
@@ -69,23 +69,20 @@ class _Zeropage(ctypes.Structure):
     _fields_ = (("start", c_uint64), ("len", c_uint64), ("mode", c_uint64), ("zeroed", c_int64))
 
 
-@dataclass(frozen=True, slots=True)
-class Pagefault:
+class Pagefault(NamedTuple):
     """A task waits at *address* (page aligned); *flags*: UFFD_PAGEFAULT_FLAG_*."""
 
     flags: int
     address: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(NamedTuple):
     """*fd*: the userfaultfd of the child, ours now."""
 
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class Remap:
+class Remap(NamedTuple):
     """*size* bytes have moved *old* -> *new* (mremap(2))."""
 
     old: int
@@ -93,16 +90,14 @@ class Remap:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(NamedTuple):
     """Pages of a mapping that stays were dropped (madvise(2))."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unmap:
+class Unmap(NamedTuple):
     """The mapping is gone."""
 
     start: int

@@ -12,7 +12,6 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from mmap import mmap
 from typing import NamedTuple
 
@@ -59,15 +58,15 @@ _AREA = struct.Struct("4q")
 _RUN = struct.Struct("2q")
 
 
-@dataclass(slots=True)
 class Table:
     """The spaces, and what else changes together with them."""
 
-    spaces: list[Space] = field(default_factory=list)
-    arena: int = ARENA_AT
-    #: CRIU has sent this pid, and its descriptor is what comes next
-    awaited_pid: int = 0
-    finished: bool = False
+    def __init__(self, arena: int = ARENA_AT, awaited_pid: int = 0, finished: bool = False) -> None:
+        self.spaces: list[Space] = []
+        self.arena = arena
+        #: CRIU has sent this pid, and its descriptor is what comes next
+        self.awaited_pid = awaited_pid
+        self.finished = finished
 
 
 class Origin(NamedTuple):
@@ -186,7 +185,7 @@ class State:
         """The table that counts."""
         at = self._table_at(self.words[W_COMMIT])
         count, arena, awaited, finished = _HEAD.unpack_from(self.memory, at)
-        table = Table([], arena, awaited, bool(finished))
+        table = Table(arena, awaited, bool(finished))
         for number in range(count):
             table.spaces.append(self._load_space(at + TABLE_HEAD_BYTES + number * _ROW.size))
         return table
