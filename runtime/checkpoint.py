@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,7 +149,7 @@ class Checkpoint:
 
         on_notify: asked at every point of the dump (criu_rpc.notify); blocking holds the container
         there, raising lets it run on. criu: one that is started already; it stays the caller's.
-        held: told to begin when packets are about to be dropped.
+        held: told when it freezes, and when packets are about to be dropped.
         Afterwards the container is stopped, or runs on where that was asked for.
 
         Whoever holds it at post-dump for long had better freeze its cgroup first: should CRIU die,
@@ -199,15 +200,15 @@ class Checkpoint:
         if self._network is not None:
             stack.enter_context(self._network)
 
-    def _hold_packets(self) -> None:
+    def _hold(self, step: Callable[[Held], None]) -> None:
         """A packet is not worth a dump."""
         if self._held is not None:
             with suppress(OSError):
-                self._held.begin()
+                step(self._held)
 
     def _lock_network(self) -> None:
         if self._network is not None:
-            self._hold_packets()
+            self._hold(Held.lock)
             try:
                 self._network.freeze()
             except OSError as exc:
@@ -239,8 +240,10 @@ class Checkpoint:
     def _on_notify(self, notification: Notification) -> None:
         self._passed.add(notification.script)
         # the first point at which all stand still
-        if notification.script == Script.NETWORK_LOCK:
-            self._hold_packets()
+        if notification.script == Script.PRE_DUMP:
+            self._hold(Held.begin)
+        elif notification.script == Script.NETWORK_LOCK:
+            self._hold(Held.lock)
         elif notification.script == Script.QUERY_EXT_FILES:
             self._lock_network()
             self._save_tmpfs()

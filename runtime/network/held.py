@@ -28,6 +28,9 @@ Frames = dict[str, list[bytes]]
 _ETH_P_ALL = 0x0003  # linux/if_ether.h
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+# EtherType -> where the header of IPv4, of IPv6 says what is in it (without extension headers)
+_PROTOCOL_AT = {b"\x08\x00": 14 + 9, b"\x86\xdd": 14 + 6}
+_VNET_HEADER_BYTES, _TCP = 10, b"\x06"
 _FRAME_BYTES = 1 << 17
 _BUFFER_BYTES = 4 << 20
 _MOST_BYTES, _MOST_FRAMES = 1 << 20, 4096
@@ -56,6 +59,7 @@ class Held:
                 for network in networks.veths
                 if (host_end := network.host_end(container_id))
             ]
+            self._early: Frames = {}
             self._resources = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -69,20 +73,25 @@ class Held:
         _close_later(self._resources.pop_all())
 
     def begin(self) -> None:
-        """Keep what comes from now on: to be called just before the network is locked.
-
-        What came before has reached the container; a datagram of the instant between may reach it
-        twice. Raises OSError.
-        """
+        """Keep what comes from now on: to be called just before the freeze. Raises OSError."""
         for _, mac, tap in self._taps:
             _attach(tap, _sent_to(mac))
+
+    def lock(self) -> None:
+        """The network is about to be locked: from now on nothing reaches the container.
+
+        What has come since `begin` may have reached it, or still lie where a busy machine leaves
+        packets for a while: of that only TCP is kept, which takes a segment twice without harm.
+        """
+        for name, _, tap in self._taps:
+            self._early[name] = [frame for frame in _received(tap) if _is_tcp(frame)]
 
     def take(self) -> Frames:
         """What has come and nobody has taken yet, up to 1 MiB."""
         left_bytes = _MOST_BYTES
         found: Frames = {}
         for name, _, tap in self._taps:
-            for frame in _received(tap):
+            for frame in (*self._early.pop(name, ()), *_received(tap)):
                 left_bytes -= len(frame)
                 if left_bytes < 0:
                     return found
@@ -182,6 +191,12 @@ def _received(tap: socket.socket) -> Iterable[bytes]:
             # ENETDOWN, once, when the interface was set down: what came before is still there;
             # EINVAL for a frame that its header cannot describe, which is then gone
             continue
+
+
+def _is_tcp(frame: bytes) -> bool:
+    ethernet = frame[_VNET_HEADER_BYTES:]
+    protocol_at = _PROTOCOL_AT.get(ethernet[12:14], 0)
+    return ethernet[protocol_at : protocol_at + 1] == _TCP if protocol_at else False
 
 
 def _sent(packet: socket.socket, frame: bytes, host_end: str) -> bool:

@@ -107,6 +107,9 @@ def test_each_datagram_arrives_once_and_in_order(fresh_netns: Path, peer: Path) 
         with Held(NETWORKS, "one", fresh_netns) as held:
             meet(client, receiver)
             held.begin()
+            client.sendto(b"just before", to)
+            assert everything(receiver) == [b"just before"]
+            held.lock()
             for number in range(20):
                 client.sendto(b"%d" % number * 1000, to)
             receiver.sendto(b"ours", ("10.1.0.1", 9))  # what it says itself is not held
