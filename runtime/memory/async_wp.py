@@ -38,31 +38,35 @@ class ProtectedSpace(Space):
         userfaultfd.api(fd, userfaultfd.WP_ASYNC | userfaultfd.WP_UNPOPULATED)
         self.userfaultfd = fd
 
-    def written(self, own: list[Run], *, final: bool) -> list[Run]:
+    def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
         if self.userfaultfd < 0:
             return self.all_of(own)
         found: list[Run] = []
-        # Mappings that touch are asked about together; most processes then have a few groups.
-        for group in normalized(own):
-            runs = self._of_registered(group, final=final)
-            if runs is None:
-                for mapping in (m for m in own if group[0] <= m[0] < group[1]):
-                    runs = self._of_registered(mapping, final=final)
-                    found += self._of_fresh(mapping, final=final) if runs is None else runs
-            else:
-                found += runs
+        # Together, holes included: most processes are a few groups, some have 10000 mappings.
+        for mappings in own:
+            runs = self._of_registered(mappings, final=final)
+            found += self._one_by_one(mappings, final=final) if runs is None else runs
         return normalized(found)
 
-    def _of_registered(self, run: Run, *, final: bool) -> list[Run] | None:
-        """None: some of it is not registered by us, and all of it has to count as written."""
-        if not self.pagemap.all_registered(*run):
-            return None
-        try:
-            found = self.pagemap.written(*run, protect=not final)
-        except PermissionError:
-            return None
+    def _one_by_one(self, mappings: list[Run], *, final: bool) -> list[Run]:
+        found: list[Run] = []
+        for mapping in mappings:
+            runs = self._of_registered([mapping], final=final)
+            found += self._of_fresh(mapping, final=final) if runs is None else runs
+        return found
+
+    def _of_registered(self, mappings: list[Run], *, final: bool) -> list[Run] | None:
+        """None, before anything is protected: not all of them are registered, and by us."""
+        run = mappings[0][0], mappings[-1][1]
         # Registering again changes nothing, but tells whether it is ours (EBUSY).
-        return found if self._register(run) else None
+        if not self.pagemap.all_registered(*run) or not self._register(run):
+            return None
+        with suppress(PermissionError):
+            found = self.pagemap.written(*run, protect=not final)
+            if self._register(run):
+                return found
+        # Changed under our hands: what the scan has found and protected is lost.
+        return self.all_of([mappings])
 
     def _of_fresh(self, mapping: Run, *, final: bool) -> list[Run]:
         """Protect from now on what can be, then list what is there."""
@@ -70,7 +74,7 @@ class ProtectedSpace(Space):
             # Unmapped or replaced since: the next round finds out.
             with suppress(PermissionError):
                 self.pagemap.written(*mapping, protect=True)
-        return self.all_of([mapping])
+        return self.all_of([[mapping]])
 
     def _register(self, run: Run) -> bool:
         start, end = run

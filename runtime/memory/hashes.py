@@ -30,7 +30,7 @@ class HashedSpace(Space):
         self._remember(start, page_hashes(memoryview(view)[:whole]))
         return length
 
-    def written(self, own: list[Run], *, final: bool) -> list[Run]:
+    def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
         there = self.all_of(own)
         self._forget_all_but(there)
         return normalized(run for piece in _blocks(there) for run in self._changed(*piece))

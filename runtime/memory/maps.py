@@ -72,9 +72,21 @@ def parse(text: bytes) -> list[Mapping]:
     return [_mapping(line) for line in os.fsdecode(text).splitlines()]
 
 
-def anonymous_runs(text: bytes) -> list[Run]:
-    """Addresses of the mappings that are `anonymous`, one run a mapping: not coalesced."""
-    return [(int(start, 16), int(end, 16)) for start, end in _ANONYMOUS.findall(text)]
+def anonymous_groups(text: bytes) -> list[list[Run]]:
+    """Addresses of the mappings that are `anonymous`, one run a mapping: not coalesced.
+
+    Those that no other mapping lies between are together, whether they touch or not.
+    """
+    groups: list[list[Run]] = []
+    behind = -1
+    for found in _ANONYMOUS.finditer(text):
+        run = int(found[1], 16), int(found[2], 16)
+        if found.start() == behind:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+        behind = found.end() + 1  # where the next line begins
+    return groups
 
 
 def locked_runs(smaps: bytes) -> list[Run]:

@@ -33,13 +33,13 @@ class SoftDirtySpace(Space):
         self.stop_us = 0
         self._cleared = False
 
-    def written(self, own: list[Run], *, final: bool) -> list[Run]:
+    def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
         self.stop_us = 0
         if final:
             return self._soft_dirty(own) if self._cleared else self.all_of(own)
         return in_a_thread(lambda: self._read_and_clear(own))
 
-    def _read_and_clear(self, own: list[Run]) -> list[Run]:
+    def _read_and_clear(self, own: list[list[Run]]) -> list[Run]:
         try:
             with _stopped(self.pid) as began:
                 found = self._soft_dirty(own) if self._cleared else self.all_of(own)
@@ -52,9 +52,9 @@ class SoftDirtySpace(Space):
         self.stop_us = (time.perf_counter_ns() - began) // 1000
         return found
 
-    def _soft_dirty(self, own: list[Run]) -> list[Run]:
+    def _soft_dirty(self, own: list[list[Run]]) -> list[Run]:
         return normalized(
-            run for start, end in normalized(own) for run in self.pagemap.soft_dirty(start, end)
+            run for group in own for mapping in group for run in self.pagemap.soft_dirty(*mapping)
         )
 
 

@@ -48,7 +48,7 @@ class Space:
             self.mem_fd = _opened(stack, f"/proc/{pid}/mem")
             self.pagemap = stack.enter_context(Pagemap(pid))
             # An exec in between would have left the first one with nothing.
-            if not os.read(self._maps_fd, 1):
+            if not self.exists():
                 raise ProcessLookupError(errno.ESRCH, "has no memory", f"process {pid}")
             self._stack = stack.pop_all()
 
@@ -75,33 +75,42 @@ class Space:
         """All of them; none if it is gone."""
         return maps.parse(self.text())
 
+    def exists(self) -> bool:
+        """Whether anybody still has this memory: neither ended nor executed another program."""
+        os.lseek(self._maps_fd, 0, os.SEEK_SET)
+        return bool(os.read(self._maps_fd, 1))
+
     def text(self) -> bytes:
         """Of /proc/PID/maps; empty if it is gone."""
         with suppress(ProcessLookupError):
             return maps.text_of(self._maps_fd)
         return b""
 
-    def own(self, text: bytes) -> list[Run]:
-        """Mappings, one run each, that are private, of no file, and not locked: lazy for CRIU."""
-        runs = maps.anonymous_runs(text)
-        if not _locks_memory(self.pid):
-            return runs
-        with suppress(OSError):
-            locked = maps.locked_runs(Path(f"/proc/{self.pid}/smaps").read_bytes())
-            return [part for run in runs for part in minus([run], normalized(locked))]
-        return runs
+    def own(self, text: bytes) -> list[list[Run]]:
+        """Mappings that are private, of no file, and not locked: lazy for CRIU.
 
-    def written(self, own: list[Run], *, final: bool) -> list[Run]:
+        One run each, in groups that no other mapping lies between.
+        """
+        groups = maps.anonymous_groups(text)
+        if not _locks_memory(self.pid):
+            return groups
+        with suppress(OSError):
+            locked = normalized(maps.locked_runs(Path(f"/proc/{self.pid}/smaps").read_bytes()))
+            return [[run] for group in groups for run in minus(normalized(group), locked)]
+        return groups
+
+    def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
         """Pages of the mappings *own* that are not known to be as they were last time.
 
         final: nobody runs any more, and no next time comes. Raises OSError only if it is gone.
         """
         return self.all_of(own)
 
-    def all_of(self, own: list[Run]) -> list[Run]:
+    def all_of(self, own: list[list[Run]]) -> list[Run]:
+        """All pages of these mappings that are there."""
         return normalized(
             (low, high)
-            for start, end in normalized(own)
+            for start, end in normalized(run for group in own for run in group)
             for low, high, _ in self.present(start, end)
         )
 

@@ -214,7 +214,7 @@ def chosen(kind: str | None) -> str:
 
 def _ended(space: Space) -> bool:
     try:
-        return not space.text() or identity(space.pid) != space.identity
+        return not space.exists() or identity(space.pid) != space.identity
     except OSError:
         return True
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class Target:
         pids = [self.pid]
         for pid in pids:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
+                with suppress(OSError):
+                    pids += map(int, (task / "children").read_text().split())
         return pids
 
     def stop(self) -> None:
@@ -120,7 +121,7 @@ class Mirror:
 
     def _copied(self, scan: Scan) -> Scan:
         for number in scan.gone:
-            del self.pages[number]
+            self.pages.pop(number, None)
         assert set(scan.fresh) <= scan.written.keys()
         for number, runs in scan.written.items():
             for start, end in runs:

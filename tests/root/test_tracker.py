@@ -1,6 +1,5 @@
 """The write tracker on real processes: after any rounds of changes every page is as reported."""
 
-import itertools
 import os
 import time
 from pathlib import Path
@@ -15,7 +14,11 @@ from tests.root._memory_mirror import NOBODY, Mirror, Target, pages_within, targ
 
 pytestmark = pytest.mark.needs_root
 
-KINDS = ["userfaultfd", "hashes"]
+KINDS = [
+    "userfaultfd",
+    "hashes",
+    pytest.param("soft-dirty", marks=pytest.mark.needs_soft_dirty),
+]
 AREA = 0x10_0000_0000  # far from whatever the loader and the allocator use
 PAGES = 64
 
@@ -310,6 +313,6 @@ def traces_of_tracking(process: Target) -> list[str]:
 
 
 def test_the_ways_are_named_and_checked() -> None:
-    assert chosen(None) in itertools.chain(KINDS, ["soft-dirty"])
+    assert chosen(None) in ("userfaultfd", "soft-dirty", "hashes")
     with pytest.raises(ValueError, match="magic"):
         chosen("magic")

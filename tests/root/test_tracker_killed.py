@@ -147,8 +147,8 @@ def test_a_killed_tracker_leaves_no_protection() -> None:
 
         for n in range(20):
             killed_after(0.005 * n, track)
+            process.do("put(A, 3, 3)")  # which it does when it is back from its detour
             assert traces_of_tracking(process) == []
-            process.do("put(A, 3, 3)")
 
 
 def test_a_target_that_is_stopped_stays_so_and_goes_on_when_it_may() -> None:

@@ -44,14 +44,17 @@ def test_only_private_memory_of_no_file_is_anonymous() -> None:
     mappings = maps.parse(TEXT)
     own = [m for m in mappings if m.anonymous]
     assert [m.path for m in own] == ["[heap]", "", "", "[anon:some name]", "[stack]"]
-    assert maps.anonymous_runs(TEXT) == [(m.start, m.end) for m in own]
+    runs = [(m.start, m.end) for m in own]
+    # Between the second and third one lie mappings of files.
+    assert maps.anonymous_groups(TEXT) == [runs[:3], runs[3:4], runs[4:]]
 
 
 def test_the_short_way_agrees_with_the_long_one_on_a_real_process() -> None:
     with open("/proc/self/maps", "rb") as file:
         text = file.read()
-    assert maps.anonymous_runs(text) == [(m.start, m.end) for m in maps.parse(text) if m.anonymous]
-    assert maps.anonymous_runs(text)
+    runs = [run for group in maps.anonymous_groups(text) for run in group]
+    assert runs == [(m.start, m.end) for m in maps.parse(text) if m.anonymous]
+    assert runs
 
 
 def test_locked_mappings_are_told_by_their_flags() -> None:
