@@ -27,7 +27,6 @@ from migrator.preflight import came_by_migration, mark
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
 from runtime.descriptors import Kind
-from runtime.network import announce
 from runtime.network.held import Frames, from_wire
 from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
@@ -158,17 +157,13 @@ class Incoming:
         return self._arrival.fill()
 
     def run(self, held: dict[str, Any]) -> None:
-        """COMMIT came: it may run here and nowhere else. The switches learn where it is now.
+        """COMMIT came: it may run here and nowhere else.
 
         held: packets that its source kept for it; whatever is wrong with them, it runs.
         """
         self.journal.write("run")
         with suppress(ValueError):
             self._held = from_wire(held)
-        entry = self.journal.last("restored")
-        assert entry is not None
-        with suppress(OSError, ContainerError):
-            announce(f"/proc/{entry.data['init'][0]}/ns/net")
 
     def running(self) -> None:
         """It runs: final."""

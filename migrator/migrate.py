@@ -46,6 +46,7 @@ from migrator.report import Observer, Recorder, Report
 from migrator.rootfs_changes import Snapshot
 from migrator.source import Source
 from runtime import ContainerError
+from runtime.memory.loaded import loaded_pages
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ class Migration:
             assert self.source.images_dir is not None
             self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
             self.undo.callback(self.sender.abort)
+            self.sender.give(loaded_pages(self.source.container.processes()))
             self.sender.start()
             if self.plan.rootfs_mode == "sync":
                 streams = [self.agent.open_stream("rsync") for _ in range(2)]
@@ -286,11 +288,12 @@ class Migration:
             assert self.source.images_dir is not None
             with self.recorder.phase("last pages"):
                 spaces = self.departure.complete(self.source.images_dir, self._alive)
-        with self.recorder.phase("send images"):
-            files = self.sender.finish(self._alive)
+        self.sender.complete()
         if self.final_sync is not None:
             with self.recorder.phase("sync rootfs again"):
                 self.rootfs_bytes += self.final_sync.finish(self._alive)
+        with self.recorder.phase("send images"):
+            files = self.sender.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
         with self.recorder.phase("restore"):
             request = m.Restore(files, spaces, self.mode == "pre-copy")

@@ -18,7 +18,7 @@ from runtime.cgroups import manager
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
-from runtime.errors import RestoreFailed
+from runtime.errors import ContainerError, RestoreFailed
 from runtime.network.announcement import announce
 from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
@@ -196,10 +196,13 @@ class _Prepared:
 
     def on_agreed(self, notification: Notification) -> None:
         """After everybody has let it run: only now may it be reached."""
-        if notification.script == Script.POST_RESTORE and self._network is not None:
+        if notification.script != Script.POST_RESTORE:
+            return
+        if self._network is not None:
             self._network.connect()
-            with suppress(OSError):
-                announce(self._network.path)
+        if self.plan.spec.linux.namespace("network"):  # else its addresses are this host's
+            with suppress(OSError, ContainerError):
+                announce(f"/proc/{self._init_pid}/ns/net")
 
     def _adopt(self, pid: int | None) -> None:
         """Note who init is; it is our own child (criu_opts.rst_sibling)."""
