@@ -273,6 +273,19 @@ def test_a_process_that_holds_a_file_of_the_host_is_named(migratory: Migratory, 
     assert migratory.counts()
 
 
+def test_a_memfd_is_no_file_of_the_host(migratory: Migratory) -> None:
+    fd, former = os.memfd_create("kept"), os.dup(3)
+    os.write(fd, b"in memory")
+    os.dup2(fd, 3)
+    migratory.start(preserve_fds=1)
+    os.dup2(former, 3)
+    for each in (fd, former):
+        os.close(each)
+    migratory.checkpoint()
+    restored = migratory.restore()
+    assert Path(f"/proc/{restored.state.init_pid}/fd/3").read_bytes() == b"in memory"
+
+
 def test_an_image_directory_that_cannot_be_made_is_named(migratory: Migratory) -> None:
     migratory.start()
     migratory.images = Path("/proc/no/images")
