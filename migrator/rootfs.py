@@ -121,12 +121,12 @@ def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
 
 
 def size_bytes(rootfs: Path) -> int:
-    """What the tree takes on disk, one file system, hard links once."""
+    """What the tree takes on disk, one file system, hard links once; files come and go in it."""
     total, seen, pending = 0, set(), [str(rootfs)]
     device = rootfs.stat().st_dev
     while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
+        for entry in _entries(pending.pop()):
+            with suppress(FileNotFoundError):
                 info = entry.stat(follow_symlinks=False)
                 if info.st_dev != device or (info.st_nlink > 1 and info.st_ino in seen):
                     continue
@@ -135,6 +135,12 @@ def size_bytes(rootfs: Path) -> int:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
     return total
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        return list(entries)
+    return []
 
 
 def _fed(data: bytes) -> int:
