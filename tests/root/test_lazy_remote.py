@@ -126,3 +126,13 @@ def test_a_source_that_stays_away_is_given_up(rig: Rig) -> None:
     assert code == -signal.SIGKILL
     with pytest.raises(LazyPagesFailed, match=r"not heard of for . s; 4096 of 4096 pages"):
         rig.lazy.wait(10)
+
+
+def test_a_process_that_ends_while_its_source_is_away_ends_the_waiting(rig: Rig) -> None:
+    rig.serve()
+    rig.live(6, seconds=5, finish_after_s=0)
+    assert eventually(lambda: rig.lazy.progress.faults > 0)
+    time.sleep(0.1)  # for the end of the restore to be told
+    assert rig.victim
+    rig.victim.kill()
+    assert rig.lazy.wait(10)

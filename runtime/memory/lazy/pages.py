@@ -34,7 +34,7 @@ class Pages(Protocol):
         """Somebody waits for these, which are ABSENT."""
 
     def refresh(self) -> None:
-        """We have taken over from a process that has been killed."""
+        """See what others have written since."""
 
     def resume(self) -> None:
         """This process serves from now on; another one may have until now."""

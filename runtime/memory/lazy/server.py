@@ -136,6 +136,8 @@ class Server:
                 self._drop(filler.space)
         if not ready:
             self._resting = False
+            if all(filler.idle for filler in self._fillers.values()):
+                self._look_for_dead()
             self._fill_some()
 
     def _patience(self) -> int:
@@ -274,7 +276,7 @@ class Server:
     def _look_for_dead(self) -> None:
         """A process that ends says nothing; one that does nothing but fork would fill our table."""
         for filler in self._fillers.values():
-            filler.gone = not alive(filler.space.uffd)
+            filler.gone |= not alive(filler.space.uffd)
 
     # ---- pages
 
