@@ -134,14 +134,28 @@ class Victim:
     def move(self) -> None:
         segment, _, _ = self.split()
         size = len(segment.words) * PAGE
+        if not self.one_mapping(segment):  # the kernel moves no two of a userfaultfd at once
+            self.segments.append(segment)
+            return
         grown = size + self.random.choice((0, 0, 8 * PAGE))
         new = libc.mremap(segment.address, size, grown, MAYMOVE)
         if grown == size:  # such a one does not move: make it
             target = libc.mmap(None, size, 0, MAP, -1, 0)
             new = libc.mremap(segment.address, size, size, MAYMOVE | 2, ctypes.c_void_p(target))
+        assert new not in (None, (1 << 64) - 1), os.strerror(ctypes.get_errno())
         segment.address = new
         segment.words += [0] * ((grown - size) // PAGE)
         self.segments.append(segment)
+
+    @staticmethod
+    def one_mapping(segment: Segment) -> bool:
+        end = segment.address + len(segment.words) * PAGE
+        with open("/proc/self/maps") as file:
+            for line in file:
+                low, high = (int(bound, 16) for bound in line.split(" ")[0].split("-"))
+                if low <= segment.address < high:
+                    return end <= high
+        return False
 
     def unmap(self) -> None:
         if sum(len(each.words) for each in self.segments) > 2000:
