@@ -100,8 +100,7 @@ class Agent:
 
     def _arm(self, request: m.Arm) -> m.Armed:
         with self._recorder.phase("arm"):
-            self._current().arm(request)
-        return m.Armed()
+            return m.Armed(self._current().arm(request))
 
     def _restore(self, request: m.Restore) -> m.Running | m.Discarded:
         """Restored is said from inside CRIU's hold, and Commit awaited there."""

@@ -109,9 +109,9 @@ class DestinationAgent:
             self._ssh.peer_address(),
         )
 
-    def arm(self, request: m.Arm) -> None:
+    def arm(self, request: m.Arm) -> str:
         """Start CRIU there and make everything that does not need the images."""
-        self._ask(request, m.Armed)
+        return self._ask(request, m.Armed).network_refused
 
     def restore(self, request: m.Restore, *, alive: Callable[[], None]) -> m.Restored:
         """Restore and hold. alive: raises when the source's own part is lost meanwhile."""

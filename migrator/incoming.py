@@ -27,6 +27,7 @@ from migrator.preflight import came_by_migration, mark
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
 from runtime.descriptors import Kind
+from runtime.errors import NetworkNotCarried
 from runtime.network.held import Frames, from_wire
 from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
@@ -92,8 +93,11 @@ class Incoming:
         self._listener = Listener(address, context, self._serve_stream)
         return m.Prepared(address, self._listener.port, credentials.certificate)
 
-    def arm(self, request: m.Arm) -> None:
-        """Start CRIU and make what can be made before the images are there."""
+    def arm(self, request: m.Arm) -> str:
+        """Start CRIU and make what can be made before the images are there.
+
+        Returns why the network namespace is left to CRIU, "" where it was made.
+        """
         assert self.images_dir is not None
         options = RestoreOptions.from_wire(
             request.options, images_dir=self.images_dir, criu=self._criu
@@ -106,13 +110,21 @@ class Incoming:
         self.journal.write("arming")
         if self._arrival is not None:
             self._arrival.arm(request.hot)
+        refused = ""
         try:
-            restore.prepare()
+            try:
+                restore.prepare()
+            except NetworkNotCarried as error:
+                refused = error.why
+                options = replace(options, record=replace(options.record, namespace=None))
+                restore = Restore(self.root, self.container, self.bundle, options)
+                restore.prepare()
         except ContainerExists:
             self.journal.write("taken")  # it is another's: discarding must not touch it
             raise
         self._restore = restore
         self.journal.write("armed", criu=processes.identity(restore.criu_pid))
+        return refused
 
     def restore(self, request: m.Restore, hold: Callable[[int], None]) -> Container:
         """Restore from the complete images; *hold(pid)* is called with everything restored and

@@ -105,7 +105,9 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    pass
+    """network_refused: why the network namespace is left to CRIU, "" where it was made."""
+
+    network_refused: str
 
 
 @dataclass(frozen=True, slots=True)

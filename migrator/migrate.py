@@ -225,7 +225,9 @@ class Migration:
             self.source.arm()
             hot = self.departure.hot() if self.departure else []
             options = self.source.restore_options(lazy_pages=self.departure is not None)
-            self.agent.arm(m.Arm(options, hot))
+            if refused := self.agent.arm(m.Arm(options, hot)):
+                logger.info("%s: CRIU moves the network namespace: %s", self.agent.host, refused)
+                self.source.arm(own_network=False)
             assert self.source.images_dir is not None
             self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
             self.undo.callback(self.sender.abort)
@@ -257,8 +259,6 @@ class Migration:
         self.interrupts.check()
         if notification.script == "pre-dump":
             self.frozen_at_ms = self.recorder.frozen_since_ms = self.recorder.now_ms()
-        elif notification.script == "network-lock":
-            self.source.hold_packets()
         elif notification.script == "query-ext-files":
             self._all_stands_still()
         elif notification.script == "post-dump":

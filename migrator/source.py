@@ -56,10 +56,14 @@ class Source:
         """Pid and start time of the criu that dumps it."""
         return processes.identity(self.bare.criu.pid)
 
-    def arm(self) -> None:
-        """Plan the dump anew, and start the criu for it where it is to be."""
-        self.plan_dump()
+    def arm(self, *, own_network: bool = True) -> None:
+        """Plan the dump anew, and start the criu for it where it is to be; also a second time."""
+        self.plan_dump(own_network=own_network)
         assert self._checkpoint is not None
+        if self._bare is not None:
+            self._bare.close()
+        if self._held is not None:
+            self._held.close()
         self._bare = BareCriu.start(self.plan.criu, within=self._checkpoint.place())
         state = self.container.state
         try:
@@ -69,7 +73,7 @@ class Source:
         self._bare.criu.require()
         self._bare.criu.features()
 
-    def plan_dump(self) -> None:
+    def plan_dump(self, *, own_network: bool = True) -> None:
         """Find out all that CRIU has to be told, and where its images are to lie.
 
         Raises CheckpointFailed when the container cannot be dumped; it was not touched.
@@ -85,7 +89,7 @@ class Source:
             ext_unix_sk=self.plan.ext_unix_sk,
             link_remap=self.plan.link_remap,
             own_tmpfs=True,
-            own_network=True,
+            own_network=own_network,
             criu=self.plan.criu,
         )
         self._checkpoint = Checkpoint(self.container, options)
@@ -106,7 +110,7 @@ class Source:
     def dump(self, on_notify: Handler) -> DumpStats:
         """Dump it, held and refused by *on_notify*; when it returns the container is dead."""
         assert self._checkpoint is not None
-        return self._checkpoint.run(on_notify, criu=self.bare.criu)
+        return self._checkpoint.run(on_notify, criu=self.bare.criu, held=self._held)
 
     def ensure_criu_holds(self) -> None:
         """Raise CriuDied when CRIU is gone: the container then runs on, its dump is worthless."""
@@ -146,11 +150,6 @@ class Source:
         assert self._throttle is not None
         self._throttle.set(share)
 
-    def hold_packets(self) -> None:
-        """From now on keep what is sent to it."""
-        if self._held is not None:
-            self._held.begin()
-
     def held_packets(self) -> dict[str, Any]:
         """What was kept since, for Commit."""
         return to_wire(self._held.take()) if self._held is not None else {}
@@ -187,6 +186,8 @@ class Source:
 
     def forget(self) -> None:
         """Remove what is left of it on this host; the bundle stays."""
+        if self._bare is not None:
+            self._bare.close()  # its decoy keeps the network namespace, and so the host ends
         self.container.delete(force=True)
 
     def close(self) -> None:
