@@ -96,7 +96,8 @@ class Space:
             return groups
         with suppress(OSError):
             locked = normalized(maps.locked_runs(Path(f"/proc/{self.pid}/smaps").read_bytes()))
-            return [[run] for group in groups for run in minus(normalized(group), locked)]
+            runs = (run for group in groups for run in group)
+            return [[part] for run in runs for part in minus([run], locked)]
         return groups
 
     def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
