@@ -4,58 +4,51 @@ CRIU does not look: a page that should be there and is not has its restorer read
 images/pagemap.proto, criu/include/pagemap.h.
 """
 
-import os
-import struct
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from criu_rpc import proto
 from criu_rpc.errors import BadImages
-
-_MAGIC = struct.pack("<II", 0x54564319, 0x56084025)
-_SIZE = struct.Struct("<I")
-_PRESENT = 4  # PE_PRESENT: the page's content is in the image
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+from criu_rpc.images import PARENT
+from criu_rpc.memory_images import (
+    PAGE_BYTES,
+    PE_PARENT,
+    PE_PRESENT,
+    PagemapEntry,
+    read_pagemap,
+)
 
 
 def check_pages(images_dir: Path) -> None:
-    """Raise BadImages when memory is missing from *images_dir*; reads every pagemap."""
+    """Raise BadImages when memory is missing from *images_dir*, or from a parent that has it.
+
+    Reads every pagemap of the chain, which must have an end (criu_rpc.images.chain).
+    """
     needed: Counter[int] = Counter()
     for path in sorted(images_dir.glob("pagemap-*.img")):
-        pages_id, count = _present_pages(path)
-        needed[pages_id] += count
+        pages_id, entries = read_pagemap(path)
+        needed[pages_id] += sum(each.pages for each in entries if each.flags & PE_PRESENT)
+        _check_parent(path, [each for each in entries if each.flags & PE_PARENT])
     for pages_id, count in needed.items():
         path = images_dir / f"pages-{pages_id}.img"
         size = path.stat().st_size if path.exists() else 0
-        if size < count * _PAGE_BYTES:
-            raise BadImages(path, f"is cut short: has {size} of {count * _PAGE_BYTES} bytes")
+        if size < count * PAGE_BYTES:
+            raise BadImages(path, f"is cut short: has {size} of {count * PAGE_BYTES} bytes")
+    if (images_dir / PARENT).exists():
+        check_pages(images_dir / PARENT)
 
 
-def _present_pages(path: Path) -> tuple[int, int]:
-    """The number of the pages image, and how many pages are in it for this pagemap."""
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - lazy: 30 ms
-
-    messages = proto.pagemap()
-    try:
-        head, *entries = _entries(path)
-        pages_id = messages.pagemap_head.FromString(head).pages_id
-        parsed = [messages.pagemap_entry.FromString(entry) for entry in entries]
-    except (DecodeError, ValueError, struct.error) as error:
-        raise BadImages(path, f"is damaged: {error}") from error
-    present = (entry for entry in parsed if entry.flags & _PRESENT)
-    return pages_id, sum(entry.nr_pages or entry.compat_nr_pages for entry in present)
-
-
-def _entries(path: Path) -> Iterator[bytes]:
-    data = memoryview(path.read_bytes())
-    if data[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("it is not an image of this kind")
-    data = data[len(_MAGIC) :]
-    while data:
-        (size,) = _SIZE.unpack_from(data)
-        entry = data[_SIZE.size : _SIZE.size + size]
-        if len(entry) < size:
-            raise ValueError("it ends too early")
-        yield bytes(entry)
-        data = data[_SIZE.size + size :]
+def _check_parent(path: Path, entries: list[PagemapEntry]) -> None:
+    """That the parent's pagemap of this process has the pages of *entries*."""
+    if not entries:
+        return
+    there = path.parent / PARENT / path.name
+    has = read_pagemap(there)[1] if there.exists() else []
+    at = 0
+    for entry in entries:
+        address = entry.address
+        while address < entry.end:
+            while at < len(has) and has[at].end <= address:
+                at += 1
+            if at == len(has) or has[at].address > address:
+                raise BadImages(path, f"has left page {address:#x} to its parent, which lacks it")
+            address = has[at].end

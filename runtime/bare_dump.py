@@ -14,12 +14,12 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from criu_rpc import Criu, find_criu, memory_images
 from criu_rpc.memory_images import (
@@ -35,6 +35,7 @@ from criu_rpc.memory_images import (
 )
 from runtime.errors import SetupFailed
 from runtime.memory import maps
+from runtime.memory.copying import copied, write_all
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import Run, intersect, minus, normalized
 from runtime.process.channel import READY, Channel, ChannelClosed, Failed, UnexpectedMessage
@@ -48,7 +49,7 @@ _START = (
     "from runtime.process.dumping import main; main(int(sys.argv[2]), sys.argv[3:])"
 )
 #: numbers of the pages images that are ours: CRIU counts from 1
-_FIRST_PAGES_ID = 1 << 20
+FIRST_PAGES_ID = 1 << 20
 #: above it lies the vsyscall page, which is the kernel's
 _USER_END = 1 << 56
 
@@ -143,7 +144,7 @@ class FrozenMemory:
         stacks: see stack_pages.
         """
         try:
-            vpid = _vpid(pid)
+            vpid = vpid_of(pid)
             mappings = [each for each in maps.of_process(pid) if each.end <= _USER_END]
             if not mappings:
                 return None
@@ -157,13 +158,28 @@ class FrozenMemory:
         return cls(pid, vpid, pages, guards, stacks)
 
 
-def complete(images_dir: Path, frozen: Iterable[FrozenMemory]) -> dict[int, list[Run]]:
+class Elsewhere(NamedTuple):
+    """Pages that are not in the images, but somewhere else."""
+
+    #: what the pagemap says of them: PE_LAZY, PE_PARENT
+    flag: int
+    #: which these are, of those pages of a process that a lazy restore need not have at once
+    of: Callable[[FrozenMemory, list[Run]], list[Run]]
+
+
+#: all but those that the restorer needs itself
+LAZY = Elsewhere(PE_LAZY, lambda memory, pages: minus(pages, memory.stacks))
+
+
+def complete(
+    images_dir: Path, frozen: Iterable[FrozenMemory], elsewhere: Elsewhere = LAZY
+) -> dict[int, list[Run]]:
     """Make a bare dump's images whole while the processes still stand still.
 
-    Returns pid -> the runs that are left to a lazy-pages server. Raises BadImages, OSError; the
-    images are then worthless.
+    Returns pid -> the runs that are *elsewhere*: with LAZY, left to a lazy-pages server. Raises
+    BadImages, OSError; the images are then worthless.
     """
-    lazy: dict[int, list[Run]] = {}
+    left: dict[int, list[Run]] = {}
     for number, memory in enumerate(frozen):
         mm = images_dir / f"mm-{memory.vpid}.img"
         if not mm.exists():  # ended, or not part of the tree that CRIU dumps
@@ -171,28 +187,36 @@ def complete(images_dir: Path, frozen: Iterable[FrozenMemory]) -> dict[int, list
         vmas = read_vmas(mm)
         if memory.guards:
             add_guards(mm, memory.guards)
-        lazy[memory.pid] = _complete_one(images_dir, memory, vmas, _FIRST_PAGES_ID + number)
-    return lazy
+        pages_id = FIRST_PAGES_ID + number
+        left[memory.pid] = _complete_one(images_dir, memory, vmas, pages_id, elsewhere)
+    return left
 
 
 def _complete_one(
-    images_dir: Path, memory: FrozenMemory, vmas: list[Vma], pages_id: int
+    images_dir: Path, memory: FrozenMemory, vmas: list[Vma], pages_id: int, elsewhere: Elsewhere
 ) -> list[Run]:
     path = images_dir / f"pagemap-{memory.vpid}.img"
     own_id, own = read_pagemap(path)
     private = [(vma.start, vma.end) for vma in vmas if vma.private and not vma.by_criu]
     may_be_lazy = [(vma.start, vma.end) for vma in vmas if vma.lazy]
     pages = intersect(memory.present, normalized(private))
-    lazy = minus(intersect(pages, normalized(may_be_lazy)), memory.stacks)
-    eager = minus(pages, lazy)
+    left = elsewhere.of(memory, intersect(pages, normalized(may_be_lazy)))
+    eager = minus(pages, left)
     by_criu = normalized((vma.start, vma.end) for vma in vmas if vma.by_criu)
     with (images_dir / f"pages-{own_id}.img").open("rb") as theirs:
         kept = _kept(own, by_criu, theirs.fileno())
-    entries = [PagemapEntry(start, (end - start) // PAGE_BYTES, PE_LAZY) for start, end in lazy]
-    with (images_dir / f"pages-{pages_id}.img").open("xb") as image:
+    entries = entries_of(left, elsewhere.flag)
+    image_path = images_dir / f"pages-{pages_id}.img"
+    image_path.unlink(missing_ok=True)  # of a former dump into this directory
+    with image_path.open("xb") as image:
         entries += _write_present(image.fileno(), memory.pid, eager, kept)
     write_pagemap(path, pages_id, sorted(entries))
-    return lazy
+    return left
+
+
+def entries_of(runs: Iterable[Run], flag: int) -> list[PagemapEntry]:
+    """Each of *runs* as an entry of a pagemap."""
+    return [PagemapEntry(start, (end - start) // PAGE_BYTES, flag) for start, end in runs]
 
 
 def _kept(own: Iterable[PagemapEntry], by_criu: list[Run], fd: int) -> dict[Run, bytes]:
@@ -211,24 +235,22 @@ def _write_present(
     image_fd: int, pid: int, eager: Iterable[Run], kept: Mapping[Run, bytes]
 ) -> list[PagemapEntry]:
     """Write contents in the order of addresses, as CRIU reads them."""
-    entries = []
+    runs = sorted([*eager, *kept])
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
-        for start, end in sorted([*eager, *kept]):
-            data = kept.get((start, end)) or _read(mem.fileno(), start, end)
-            if os.write(image_fd, data) != end - start:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            entries.append(PagemapEntry(start, (end - start) // PAGE_BYTES, PE_PRESENT))
-    return entries
+        for start, end in runs:
+            if data := kept.get((start, end)):
+                write_all(image_fd, memoryview(data))
+            else:
+                _copy(mem.fileno(), (start, end), image_fd)
+    return entries_of(runs, PE_PRESENT)
 
 
-def _read(mem_fd: int, start: int, end: int) -> bytes:
-    data = os.pread(mem_fd, end - start, start)
-    if len(data) != end - start:
-        raise OSError(errno.EIO, f"memory at {start:#x} cannot be read")
-    return data
+def _copy(mem_fd: int, run: Run, image_fd: int) -> None:
+    if copied(lambda view, at: os.preadv(mem_fd, [view], at), [run], image_fd) != [run]:
+        raise OSError(errno.EIO, f"memory at {run[0]:#x} cannot be read")
 
 
-def _vpid(pid: int) -> int:
+def vpid_of(pid: int) -> int:
     """Its pid in the innermost pid namespace. proc_pid_status(5)."""
     for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
         if line.startswith(b"NSpid:"):

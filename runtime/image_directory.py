@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.records import DESCRIPTORS_FILE, RECORD_FILE
+from criu_rpc.images import PARENT
+from runtime.records import CHAIN_FILE, DESCRIPTORS_FILE, RECORD_FILE
+
+_NOT_CRIUS = (RECORD_FILE, DESCRIPTORS_FILE, CHAIN_FILE, PARENT)
 
 
 @contextmanager
@@ -34,6 +37,6 @@ def _images(directory: Path) -> dict[str, tuple[int, int]]:
     return {
         path.name: (status.st_ino, status.st_mtime_ns)
         for path in directory.iterdir()
-        if path.suffix == ".img" or path.name in (RECORD_FILE, DESCRIPTORS_FILE)
+        if path.suffix == ".img" or path.name in _NOT_CRIUS
         for status in (path.stat(follow_symlinks=False),)
     }

@@ -23,6 +23,8 @@ from runtime.tmpfs import Tmpfs
 
 RECORD_FILE = "migrator.json"
 DESCRIPTORS_FILE = "descriptors.json"
+#: of a directory that others may be incremental to: runtime.incremental_chain
+CHAIN_FILE = "chain.json"
 
 _FORMAT = 1
 #: with what CRIU's images do not hold, since it lies beside them: not to be read as if nothing did

@@ -53,8 +53,14 @@ def _size(ctx: click.Context, option: click.Parameter, text: str | None) -> int 
     metavar="SECONDS",
     help="How long to try to stop its processes.  [default: 10]",
 )
-@refused("--pre-dump")
-@refused("--parent-path", flag=False)
+@click.option(
+    "--pre-dump", is_flag=True, help="Only copy its memory, for a later checkpoint; it runs on."
+)
+@click.option(
+    "--parent-path",
+    metavar="PATH",
+    help="A --pre-dump before, relative to the image path: what it has is not copied again.",
+)
 @refused("--page-server", flag=False)
 @refused("--status-fd", flag=False)
 @pass_settings
@@ -64,14 +70,20 @@ def command(
     image_path: Path,
     network_lock: str | None,
     manage_cgroups_mode: str,
+    pre_dump: bool,
+    parent_path: str | None,
     **options: Any,
 ) -> None:
     """Write the memory, files and connections of a running CONTAINER to an image directory.
 
     The container is then removed, for `migrator restore` to make it again, here or elsewhere. When
     it cannot be written it runs on as before.
+
+    Most of the memory can be written while it runs: with --pre-dump, once or several times, each
+    with the one before as --parent-path, and the last of them as that of the checkpoint itself.
     """
     from criu_rpc import ManageCgroups, NetworkLock
+    from runtime import incremental
     from runtime.checkpoint import CheckpointOptions, checkpoint
     from runtime.container import Container
 
@@ -82,4 +94,10 @@ def command(
         criu=settings.criu,
         **options,
     )
-    checkpoint(Container.load(settings.root, container_id), request)
+    container = Container.load(settings.root, container_id)
+    if pre_dump:
+        incremental.pre_dump(container, request, parent_path)
+    elif parent_path is not None:
+        incremental.checkpoint(container, request, parent_path)
+    else:
+        checkpoint(container, request)

@@ -21,3 +21,11 @@ class TrackingUnavailable(ContainerError):
         super().__init__(f"writes cannot be tracked by {kind} here: {why}")
         self.kind = kind
         self.why = why
+
+
+class KeeperFailed(ContainerError):
+    """The process that tracks a container between pre-dumps cannot do what it was asked."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"tracking its writes: {why}")
+        self.why = why

@@ -93,7 +93,7 @@ def test_errors_are_one_line_and_name_the_remedy(
         (("checkpoint", "nobody"), "container nobody does not exist"),
         (("checkpoint", container_id), "allow it with --tcp-established"),
         (("checkpoint", "--ghost-limit", "much", container_id), "'much' is not a size"),
-        (("checkpoint", "--pre-dump", container_id), "--pre-dump is not supported yet"),
+        (("checkpoint", "--parent-path", "../p", container_id), "parent path ../p: "),
         (("restore", "-b", bundle, container_id), "already exists"),
         (("restore", "-b", bundle, "other"), "has no inventory.img"),
         (("restore", "-b", bundle, "--image-path", "none", "other"), "none: No such file"),
@@ -115,3 +115,24 @@ def test_descriptors_json_is_what_other_runtimes_write(
     migratory.start()
     assert command("checkpoint", "--image-path", "i", migratory.box.id).returncode == 0
     assert json.loads((room / "i/descriptors.json").read_text()) == ["/dev/null"] * 3
+
+
+def test_a_chain_of_directories(
+    migratory: Migratory, command: Callable[..., Done], room: Path
+) -> None:
+    migratory.start()
+    for argv in (
+        ("--pre-dump", "--image-path", "pre1"),
+        ("--pre-dump", "--image-path", "pre2", "--parent-path", "../pre1"),
+        ("--image-path", "last", "--parent-path", "../pre2"),
+    ):
+        assert migratory.counts()
+        done = command("checkpoint", *argv, migratory.box.id)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert list(migratory.box.root.iterdir()) == []
+    last = migratory.count()
+    argv = ("restore", "-b", bundle_of(migratory), "--image-path", "last", "-d", migratory.box.id)
+    done = command(*argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert migratory.counts()
+    assert migratory.count() > last

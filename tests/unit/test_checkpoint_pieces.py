@@ -192,9 +192,20 @@ def test_an_image_directory_is_looked_at_before_criu_gets_it(tmp_path: Path) -> 
     for name in ("pstree.img", "files.img"):
         (tmp_path / name).touch()
     (tmp_path / "inventory.img").write_bytes(struct.pack("<I", 0x58313116))
-    (tmp_path / "parent").symlink_to("../before")
     (tmp_path / "notes").mkdir()
     check(tmp_path)
+    (tmp_path / "parent").symlink_to("before")
+    with pytest.raises(BadImages, match="parent: No such file"):
+        check(tmp_path)
+    (tmp_path / "before").mkdir()
+    with pytest.raises(BadImages, match=r"parent: has no inventory\.img"):
+        check(tmp_path)
+    (tmp_path / "before/inventory.img").write_bytes(struct.pack("<I", 0x58313116))
+    check(tmp_path)
+    (tmp_path / "before/parent").symlink_to("..")
+    with pytest.raises(BadImages, match="without an end"):
+        check(tmp_path)
+    (tmp_path / "before/parent").unlink()
     (tmp_path / "pages-1.img").symlink_to("/etc/shadow")
     with pytest.raises(BadImages, match=r"pages-1\.img: is not a plain file"):
         check(tmp_path)
