@@ -30,6 +30,10 @@ from runtime.memory.tracker import Scan, Tracker
 HOT_PAGES = 8192
 #: of the downtime, what no round shortens: CRIU's dump and restore of all but the memory
 FIXED_MS = 80.0
+#: just before the freeze: what is sent while CRIU dumps all else is no matter
+FEW_PAGES = 128
+CATCH_UP_ROUNDS = 8
+CLEARLY_LESS = 0.8
 
 
 class Departure:
@@ -76,7 +80,7 @@ class Departure:
             arrived = self._send_pending()
             sent = self.sender.flow.since(before)
             self._look()
-            left = sum(size_pages(runs) for runs in self._pending.values())
+            left = self._pending_pages()
             done = rounds.Round(arrived.bytes_sent, arrived.seconds, sent.data_pages, left, share)
             self._rounds.append(done)
             decision = rounds.decide(self._rounds, limits)
@@ -91,9 +95,15 @@ class Departure:
                 self._slow_down(share)
 
     def catch_up(self) -> None:
-        """One more round, after whatever has taken time since the last."""
+        """Rounds for what was written since the last, as long as each leaves clearly less."""
         self._look()
-        self._send_pending()
+        left = self._pending_pages()
+        for _ in range(CATCH_UP_ROUNDS):
+            self._send_pending()
+            self._look()
+            before, left = left, self._pending_pages()
+            if left <= FEW_PAGES or left > CLEARLY_LESS * before:
+                return
 
     def begin(self, bare: BareCriu) -> None:
         """All stands still: hide the memory from CRIU, and send what is left while it dumps."""
@@ -159,6 +169,9 @@ class Departure:
         if self._last is not None:
             self._last.join()
         self._tracker.close()
+
+    def _pending_pages(self) -> int:
+        return sum(size_pages(runs) for runs in self._pending.values())
 
     def _look(self) -> None:
         self._note(self._tracker.scan())

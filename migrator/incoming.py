@@ -102,8 +102,9 @@ class Incoming:
         options = RestoreOptions.from_wire(
             request.options, images_dir=self.images_dir, criu=self._criu
         )
-        assert options.record is not None
-        options = replace(options, stdio=_standard_streams(options.record))
+        record = options.record
+        assert record is not None
+        options = replace(options, stdio=_standard_streams(record))
         if self._arrival is not None:
             options = replace(options, work_path=self._arrival.work_dir)
         restore = Restore(self.root, self.container, self.bundle, options)
@@ -116,7 +117,8 @@ class Incoming:
                 restore.prepare()
             except NetworkNotCarried as error:
                 refused = error.why
-                options = replace(options, record=replace(options.record, namespace=None))
+                by_criu = replace(record, namespace=None)
+                options = replace(options, record=by_criu)
                 restore = Restore(self.root, self.container, self.bundle, options)
                 restore.prepare()
         except ContainerExists:

@@ -26,10 +26,11 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from runtime.memory import async_wp, hashes, soft_dirty
+from runtime.memory.direct_io import direct_io
 from runtime.memory.errors import TrackingFailed, TrackingUnavailable
 from runtime.memory.injection import tracer_of
 from runtime.memory.ptrace import in_a_thread
-from runtime.memory.runs import Run
+from runtime.memory.runs import Run, union
 from runtime.memory.spaces import Space, identity, parent, shares_memory
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,9 @@ class Tracker:
         self._follow(pids, final=final)
         written = {}
         for number, space in self.spaces.items():
-            written[number] = space.written(space.own(space.text()), final=final)
+            found = space.written(space.own(space.text()), final=final)
+            written[number] = union(found, space.in_flight) if space.in_flight else found
+            space.in_flight = found if direct_io(space.pid) else []
             self._stop_us = max(self._stop_us, getattr(space, "stop_us", 0))
         fresh, self._fresh = self._fresh, []
         stop_us, self._stop_us = self._stop_us, 0
