@@ -20,6 +20,7 @@ from migrator import preflight
 from migrator.errors import PeerLost, ProtocolError
 from migrator.guardian import Guardian
 from migrator.incoming import Incoming, fence, forget
+from migrator.late_pages import Attachment
 from migrator.report import Recorder
 from migrator.version import VERSION
 from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
@@ -43,6 +44,7 @@ class Agent:
         self._recorder = Recorder()
         self._incoming: Incoming | None = None
         self._guardian: Guardian | None = None
+        self._attachment: Attachment | None = None
 
     def serve(self) -> int:
         """Answer requests one by one; the exit status."""
@@ -55,6 +57,7 @@ class Agent:
             m.Fill: self._fill,
             m.Finish: self._finish,
             m.Discard: self._discard,
+            m.Attach: self._attach,
             m.Resolve: lambda r: m.Resolved(fence(self._root, r.container, r.migration)),
         }
         try:
@@ -132,6 +135,13 @@ class Agent:
         with self._recorder.phase("fill"):
             return self._current().fill()
 
+    def _attach(self, request: m.Attach) -> m.Attached:
+        if self._attachment is not None:
+            self._attachment.close()
+        own = self._incoming.journal if self._incoming is not None else None
+        self._attachment = Attachment(self._root, request, own)
+        return self._attachment.answer(_our_address())
+
     def _finish(self, request: m.Finish) -> m.Finished:
         with self._recorder.phase("finish"):
             self._end()
@@ -145,6 +155,9 @@ class Agent:
 
     def _end(self) -> None:
         """Leave nothing behind but a container that runs."""
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             if incoming.journal.has("running"):

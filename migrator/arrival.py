@@ -59,11 +59,7 @@ class Arrival:
     def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
         assert self._server is not None
-        pids = {int(vpid): int(space) for vpid, space in spaces.items()}
-        lazy: dict[int, list[Run]] = {}
-        for vpid, space in pids.items():
-            _, entries = read_pagemap(self._images_dir / f"pagemap-{vpid}.img")
-            lazy[space] = [(each.address, each.end) for each in entries if each.flags & PE_LAZY]
+        pids, lazy = lazy_runs(self._images_dir, spaces)
         self._server.load(lazy, self._hot, expected=pids)
         self._began = time.monotonic()
 
@@ -91,3 +87,18 @@ class Arrival:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def lazy_runs(
+    images_dir: Path, spaces: Mapping[str, int]
+) -> tuple[dict[int, int], dict[int, list[Run]]]:
+    """pid inside -> space, and space -> the runs that the images leave to a server.
+
+    Raises BadImages, ValueError.
+    """
+    pids = {int(vpid): int(space) for vpid, space in spaces.items()}
+    lazy: dict[int, list[Run]] = {}
+    for vpid, space in pids.items():
+        _, entries = read_pagemap(images_dir / f"pagemap-{vpid}.img")
+        lazy[space] = [(each.address, each.end) for each in entries if each.flags & PE_LAZY]
+    return pids, lazy

@@ -79,8 +79,16 @@ class DestinationAgent:
         """Every reason why the container cannot run there, and what the host can do."""
         return self._ask(needs, m.Verdict)
 
-    def prepare(self, needs: m.Preflight, *, migration: str, pages: bool, config: str) -> None:
-        """Reserve the id, make the bundle, open the data plane; with *pages*, a store for them."""
+    def prepare(
+        self,
+        needs: m.Preflight,
+        *,
+        migration: str,
+        memory: str,
+        give_up_after_s: float | None,
+        config: str,
+    ) -> None:
+        """Reserve the id, make the bundle, open the data plane; see messages.Prepare."""
         self._credentials = Credentials.make()
         request = m.Prepare(
             migration=migration,
@@ -89,7 +97,8 @@ class DestinationAgent:
             rootfs=needs.rootfs,
             rootfs_mode=needs.rootfs_mode,
             memory_bytes=needs.memory_bytes,
-            pages=pages,
+            memory=memory,
+            give_up_after_s=give_up_after_s,
             config=config,
             certificate=self._credentials.certificate,
         )
@@ -97,7 +106,7 @@ class DestinationAgent:
         self._tls = self._credentials.context(self._prepared.certificate, server=False)
 
     def open_stream(self, kind: str) -> ssl.SSLSocket:
-        """A data-plane stream: "rsync", "images" or "pages"."""
+        """A data-plane stream: "rsync", "images", "pages" or "lazy"."""
         assert self._prepared is not None
         assert self._tls is not None
         return connect(
@@ -137,6 +146,18 @@ class DestinationAgent:
         """What became of a migration after a crash: "running" or "dead", for good."""
         request = m.Resolve(migration, container)
         return self._ask(request, m.Resolved, timeout_s=RESOLVE_TIMEOUT_S).outcome
+
+    def attach(self, *, migration: str, container: str) -> m.Attached:
+        """Find the server that waits for pages there; `open_stream("lazy")` then goes to it."""
+        self._credentials = Credentials.make()
+        request = m.Attach(migration, container, self._credentials.certificate)
+        attached = self._ask(
+            request, m.Attached, timeout_s=RESOLVE_TIMEOUT_S, alive=self.ensure_connected
+        )
+        if attached.state == "waiting":
+            self._prepared = m.Prepared(attached.address, attached.port, attached.certificate)
+            self._tls = self._credentials.context(attached.certificate, server=False)
+        return attached
 
     def _greet(self) -> None:
         try:
@@ -186,6 +207,11 @@ class DestinationAgent:
         """Raise PeerLost when the connection has ended."""
         if self._lost is not None:
             raise self._lost
+
+    def ensure_answers(self) -> None:
+        """Raise PeerLost when a request would not reach it."""
+        self.ensure_connected()
+        self._channel.send(m.Ping())
 
     def _ping(self) -> None:
         try:

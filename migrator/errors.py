@@ -9,7 +9,9 @@
     +-- RolledBack                5   failed before the commit; the source runs on
     +-- OutcomeUnknown            6   committed, no answer: the source stays frozen until `migrator
     resolve`
+    +-- StillNeeded               6   runs there, with pages that are frozen here; they wait
     +-- SourceLeftBehind          7   moved, but something could not be removed at the source
+    +-- CopyLost                  8   ran there, and ended before it had all of its pages
 
 Errors of one container on one host are runtime.errors', of CRIU criu_rpc.errors'.
 """
@@ -94,3 +96,32 @@ class SourceLeftBehind(MigrationError):
 
     def __init__(self, container: str, why: str) -> None:
         super().__init__(f"{container} runs at the destination, but cleaning up here failed: {why}")
+
+
+class StillNeeded(MigrationError):
+    """Post-copy: the container runs at the destination, and waits for pages that are here."""
+
+    exit_code = 6
+
+    def __init__(self, container: str, destination: str, why: str) -> None:
+        super().__init__(
+            f"{container} runs at {destination} and lacks pages, which are frozen here ({why}): "
+            f"they go on as soon as it can be reached; at once with: migrator resolve {container}"
+        )
+
+
+class CopyLost(MigrationError):
+    """Post-copy: the container has run at the destination, and ended there for want of its pages.
+
+    What is frozen here is whole, and of the moment of the freeze.
+    """
+
+    exit_code = 8
+
+    def __init__(self, container: str, destination: str, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"{container} has ended at {destination} ({why}); what is frozen here is as it was at "
+            f"the freeze, and what it has done since is lost: run migrator resolve --force-source "
+            f"{container} to go on from there, or migrator delete --force {container}"
+        )

@@ -23,6 +23,7 @@ from migrator.arrival import Arrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import Journal
+from migrator.late_pages import LateArrival, pages_are_missing
 from migrator.preflight import came_by_migration, mark
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
@@ -57,7 +58,7 @@ class Incoming:
         self._received = threading.Event()
         self._receive_error: BaseException | None = None
         self.images_dir: Path | None = None
-        self._arrival: Arrival | None = None
+        self._arrival: Arrival | LateArrival | None = None
         self._held: Frames = {}
 
     def prepare(self, address: str) -> m.Prepared:
@@ -81,8 +82,10 @@ class Incoming:
             images_dir=str(self.images_dir),
         )
         self.images_dir.mkdir(mode=0o700)
-        if request.pages:
+        if request.memory == "store":
             self._arrival = Arrival(self.images_dir, memory)
+        elif request.memory == "source":
+            self._arrival = LateArrival(self.images_dir, request.give_up_after_s)
         if request.rootfs_mode == "sync":
             self.rootfs.mkdir(parents=True, exist_ok=True)
             self.bundle.mkdir(parents=True, exist_ok=True)
@@ -187,7 +190,7 @@ class Incoming:
         """Stop the data plane and remove the images; the record stays for a source that asks."""
         if self._listener is not None:
             self._listener.close()
-        if self.images_dir is not None:
+        if self.images_dir is not None and not pages_are_missing(self.images_dir):
             shutil.rmtree(self.images_dir, ignore_errors=True)
 
     def discard(self) -> None:
@@ -208,7 +211,7 @@ class Incoming:
     def _serve_stream(self, header: dict[str, Any], stream: ssl.SSLSocket) -> None:
         if header.get("stream") == "rsync":
             rootfs.serve(stream, self.rootfs)
-        elif header.get("stream") == "pages" and self._arrival is not None:
+        elif header.get("stream") in ("pages", "lazy") and self._arrival is not None:
             self._arrival.receive(stream)
         elif header.get("stream") == "images" and self.images_dir is not None:
             try:
@@ -232,7 +235,7 @@ def settle(root: Path, record: Journal) -> str:
     if not record.entries or record.has("dead"):
         return "dead"
     if record.has("running"):
-        _remove_images(record)
+        _remove_images_unless_wanted(record)
         return "running"
     armed, restored = record.last("armed"), record.last("restored")
     if armed is not None and record.has("run"):
@@ -241,7 +244,7 @@ def settle(root: Path, record: Journal) -> str:
         processes.kill(*armed.data["criu"])
     if record.has("run") and restored is not None and is_alive(*restored.data["init"]):
         record.write("running")
-        _remove_images(record)
+        _remove_images_unless_wanted(record)
         return "running"
     _remove(root, record)
     record.write("dead")
@@ -283,6 +286,7 @@ def forget(root: Path, container: str, migration: str) -> None:
         root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
     ) as record:
         if not record.entries or _is_of(record, migration):
+            _remove_images(record)
             record.remove()
 
 
@@ -324,6 +328,13 @@ def _remove_images(record: Journal) -> None:
     prepared = record.last("prepared")
     if prepared is not None:
         shutil.rmtree(prepared.data["images_dir"], ignore_errors=True)
+
+
+def _remove_images_unless_wanted(record: Journal) -> None:
+    """A source that is away still finds by them who waits for its pages."""
+    prepared = record.last("prepared")
+    if prepared is not None and not pages_are_missing(Path(prepared.data["images_dir"])):
+        _remove_images(record)
 
 
 def is_new(path: Path) -> bool:

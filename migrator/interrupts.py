@@ -34,6 +34,11 @@ class Interrupts:
         """From here on nothing interrupts: the commit is near, or an undo is at work."""
         self._held = True
 
+    def allow(self) -> None:
+        """What came since `hold`, and what comes, interrupts again."""
+        self._held = False
+        self.check()
+
     def check(self) -> None:
         """Raise what came meanwhile."""
         if self._pending is not None and not self._held:

@@ -13,6 +13,7 @@
 
     Discard -------------------------------> Discarded          at any time before Commit
     Resolve -------------------------------> Resolved           after a crash: "running" or "dead"
+    Attach --------------------------------> Attached           post-copy: after a lost connection
 
 Any request may be answered by Failed instead. While the connection stands the source sends a Ping a
 second, which is not answered: an agent that hears nothing for long knows that the source is gone.
@@ -72,7 +73,8 @@ class Verdict:
 class Prepare:
     """config: config.json's text; certificate: the source's one-time TLS certificate, PEM.
 
-    pages: whether memory comes as pages, into a store, instead of in image files.
+    memory: how it comes: in "images", as pages into a "store", or page by page from the "source"
+    once it runs; give_up_after_s: how long it may wait for that source then, None: for ever.
     """
 
     migration: str
@@ -81,7 +83,8 @@ class Prepare:
     rootfs: str
     rootfs_mode: str
     memory_bytes: int
-    pages: bool
+    memory: str
+    give_up_after_s: float | None
     config: str
     certificate: str
 
@@ -193,6 +196,26 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Attach:
+    """Open a way to the server that waits for pages; certificate: as in Prepare."""
+
+    migration: str
+    container: str
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """state: "waiting" (the rest says where), "complete", or "lost", and why."""
+
+    state: str
+    why: str
+    address: str
+    port: int
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     pass
 
@@ -210,6 +233,6 @@ REGISTRY: dict[str, type[Any]] = {
     for cls in (
         Hello, Welcome, Preflight, Verdict, Prepare, Prepared, Arm, Armed, Restore, Restored,
         Commit, Running, Fill, Filled, Finish, Finished, Discard, Discarded, Resolve, Resolved,
-        Ping, Failed,
+        Attach, Attached, Ping, Failed,
     )
 }  # fmt: skip

@@ -27,12 +27,14 @@ from migrator.bandwidth import Limiter
 from migrator.departure import Departure
 from migrator.destination import DestinationAgent
 from migrator.errors import (
+    CopyLost,
     MigrationError,
     OutcomeUnknown,
     PeerLost,
     PreflightFailed,
     RolledBack,
     SourceLeftBehind,
+    StillNeeded,
     UsageProblem,
 )
 from migrator.final_sync import FinalSync
@@ -42,8 +44,10 @@ from migrator.interrupts import Interrupts
 from migrator.journal import SOURCE, Journal, open_journal, peek
 from migrator.pages import Sender
 from migrator.plan import Plan
+from migrator.postcopy import PostCopy
 from migrator.report import Observer, Recorder, Report
 from migrator.rootfs_changes import Snapshot
+from migrator.serving import Link
 from migrator.source import Source
 from runtime import ContainerError
 from runtime.memory.loaded import loaded_pages
@@ -92,7 +96,7 @@ class Migration:
         self.guardian: Guardian | None = None
         #: how the memory moves: "cold" or one of the others, once the destination was asked
         self.mode = plan.mode
-        self.departure: Departure | None = None
+        self.departure: Departure | PostCopy | None = None
         self.slowed = False
         self.filled: m.Filled | None = None
         self.sender: ImageSender | None = None
@@ -179,8 +183,13 @@ class Migration:
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))
             config = (self.source.container.state.bundle / "config.json").read_text()
-            pages = self.mode != "cold"
-            self.agent.prepare(needs, migration=self.id, pages=pages, config=config)
+            self.agent.prepare(
+                needs,
+                migration=self.id,
+                memory={"cold": "images", "post-copy": "source"}.get(self.mode, "store"),
+                give_up_after_s=self.plan.give_up_after_s,
+                config=config,
+            )
 
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
@@ -193,6 +202,10 @@ class Migration:
 
     def _copy_memory(self) -> None:
         if self.mode == "cold":
+            return
+        if self.mode == "post-copy":
+            self.departure = PostCopy(self.source.container, Limiter(self.plan.bandwidth))
+            self.undo.callback(self.departure.abort)
             return
         with self.recorder.phase("copy memory"):
             sender = Sender(
@@ -238,7 +251,9 @@ class Migration:
                 tree = self.source.container.state.rootfs
                 self.final_sync = FinalSync(tree, streams, self._mapped_now, self.snapshot)
                 self.undo.callback(self.final_sync.abort)
-        if self.departure is not None:
+        if isinstance(self.departure, PostCopy):
+            self.departure.open(self.agent.open_stream("lazy"))
+        elif self.departure is not None:
             with self.recorder.phase("copy memory again"):
                 self.departure.catch_up()
 
@@ -310,7 +325,8 @@ class Migration:
             self._alive()
             self.interrupts.hold()
         with self.recorder.phase("commit"):
-            self.journal.write("commit")
+            left = self.departure.processes if isinstance(self.departure, PostCopy) else []
+            self.journal.write("commit", left=left)
             self.owner = "unknown"
             outcome = self._ask_to_run()
         if outcome != "running":
@@ -319,10 +335,32 @@ class Migration:
         self.owner = "destination"
         self.runs_at_ms = self.recorder.now_ms()
         self.recorder.frozen_since_ms = None
+        if isinstance(self.departure, PostCopy):
+            self._serve(self.departure)
         with self.recorder.phase("end source"):
             with suppress(OSError):  # a full disk must not keep the source alive
                 self.journal.write("moved")
             self.source.end()
+
+    def _serve(self, left: PostCopy) -> None:
+        """It runs there with its memory here: serve that until all of it is there."""
+        assert self.journal is not None
+        with suppress(OSError):
+            self.journal.write("serving")
+        name, to = self.plan.container, self.plan.destination
+        link = Link(to, self.machine, migration=self.id, container=name, agent=self.agent)
+        try:
+            with self.recorder.phase("serve"):
+                self.interrupts.allow()
+                left.serve(link, self.plan.give_up_after_s, self.interrupts.check)
+        except KeyboardInterrupt:
+            raise StillNeeded(name, str(to), "interrupted") from None
+        except CopyLost as error:
+            self.journal.write("lost", why=error.why)
+            raise
+        finally:
+            self.interrupts.hold()
+            self.agent = link.agent or self.agent
 
     def _ask_to_run(self) -> str:
         """Past the point of no return: "running" or "dead"; OutcomeUnknown if nobody says."""
@@ -358,7 +396,9 @@ class Migration:
             self._roll_back(error)
             return
         # nothing may be undone any more: the journal says what is left to do
-        self._let_go(done=isinstance(error, OutcomeUnknown), forget=False)
+        self._let_go(done=isinstance(error, OutcomeUnknown | CopyLost), forget=False)
+        if isinstance(error, StillNeeded | CopyLost):
+            return
         if self.owner == "destination":
             raise SourceLeftBehind(self.plan.container, str(error)) from error
         if not isinstance(error, OutcomeUnknown):
@@ -423,6 +463,8 @@ class Migration:
         """What must hold while we wait inside the hold."""
         self.source.ensure_criu_holds()
         self.agent.ensure_connected()
+        if isinstance(self.departure, PostCopy):
+            self.departure.ensure_served()
         self.interrupts.check()
 
     def _add_phases(self, phases: list[list[Any]]) -> None:

@@ -27,9 +27,9 @@ def kill(pid: int, start_time: int) -> None:
         await_death(pid, start_time)
 
 
-def await_death(pid: int, start_time: int) -> None:
+def await_death(pid: int, start_time: int, timeout_s: float = DEATH_TIMEOUT_S) -> None:
     """Wait until that very process has ended; MigrationError names one that does not."""
-    deadline = time.monotonic() + DEATH_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while is_alive(pid, start_time):
         if time.monotonic() > deadline:
             raise MigrationError(

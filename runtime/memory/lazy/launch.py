@@ -29,7 +29,6 @@ from runtime.memory.lazy.layout import (
     FAILED,
     ORDER_ABORT,
     ORDER_FILL,
-    PAGE,
     SERVING,
     STARTING,
     W_EVENTS,
@@ -156,7 +155,10 @@ class LazyPages:
             runs = lazy.get(space.source, ())
             self._state.add_runs(space, table, runs, (hot or {}).get(space.source, ()))
         if self._cache_fd is not None:
-            os.ftruncate(self._cache_fd, self._state.add_origins(table) * PAGE)
+            # First: a server that has a stream already maps what it is told of.
+            size = sum(area.end - area.start for space in table.spaces for area in space.areas)
+            os.ftruncate(self._cache_fd, size)
+            self._state.add_origins(table)
         self._state.save(table)
 
     @property

@@ -38,14 +38,14 @@ def main() -> None:
     succession = Succession(state)
     while True:
         with suppress(Succeeded):
-            _serve(state, pages, succession, discard=plan["discard"])
+            _serve(state, pages, succession, plan)
 
 
-def _serve(state: State, pages: Pages, succession: Succession, *, discard: bool) -> None:
+def _serve(state: State, pages: Pages, succession: Succession, plan: dict[str, Any]) -> None:
     try:
         succession.begin()
         if state.words[W_STATUS] == FAILED:
-            _fail(state, succession)
+            _fail(state, succession, plan)
         Server(
             state,
             pages,
@@ -53,21 +53,31 @@ def _serve(state: State, pages: Pages, succession: Succession, *, discard: bool)
             listener_fd=LISTENER_FD,
             orders_fd=ORDERS_FD,
             owner_fd=OWNER_FD,
-            discard=discard,
+            discard=plan["discard"],
         ).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, no process may see zeros for it
         state.say(f"{type(error).__name__}: {error}")
-        _fail(state, succession)
+        _fail(state, succession, plan)
+    _leave_word(plan, "")
     state.words[W_STATUS] = DONE
     succession.end()
     os._exit(0)
 
 
-def _fail(state: State, succession: Succession) -> None:
+def _fail(state: State, succession: Succession, plan: dict[str, Any]) -> None:
     state.words[W_STATUS] = FAILED
     kill_all(state.load().spaces)
+    _leave_word(plan, state.said() or "it failed")
     succession.end()
     os._exit(1)
+
+
+def _leave_word(plan: dict[str, Any], text: str) -> None:
+    """Where the plan asks for it: nothing when all is well, else why it is not."""
+    if path := plan.get("last_word"):
+        with suppress(OSError):
+            Path(f"{path}.new").write_text(text)
+            os.rename(f"{path}.new", path)
 
 
 def _open_pages(plan: dict[str, Any], state: State) -> Pages:

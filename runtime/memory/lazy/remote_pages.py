@@ -80,7 +80,9 @@ class RemotePages:
     streaming = True
 
     def refresh(self) -> None:
-        """What has arrived is seen as it is."""
+        """The restore has begun: what is missing is known, and can be asked for."""
+        if self._stream is not None:
+            self._ask_ahead()
 
     def resume(self) -> None:
         """What was under way in a stream of another process is not known here."""
@@ -248,7 +250,6 @@ class RemotePages:
 
     def _receive_some(self, found: list[tuple[int, int, int]]) -> int:
         assert self._stream is not None
-        assert self._cache is not None
         if self._body is None:
             data = self._stream.recv(HEAD.size - len(self._head))
             if not data:
@@ -257,6 +258,7 @@ class RemotePages:
             if len(self._head) == HEAD.size:
                 self._begin_run(found)
             return len(data)
+        assert self._cache is not None
         start, end = self._body
         size = self._stream.recv_into(memoryview(self._cache)[start:end])
         if not size:

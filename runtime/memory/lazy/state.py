@@ -56,6 +56,8 @@ _HEAD = struct.Struct("4q")
 _ROW = struct.Struct("11q")
 _AREA = struct.Struct("4q")
 _RUN = struct.Struct("2q")
+# From a byte of a space (1: it is missing) to one of what has arrived (0: it is to be asked for).
+_NOT_MISSING = bytes(0 if byte == 1 else 2 for byte in range(256))
 
 
 class Table:
@@ -152,22 +154,23 @@ class State:
         space.hot = table.arena, len(packed) // _RUN.size
         table.arena += len(packed)
 
-    def add_origins(self, table: Table) -> int:
-        """Write down where all pages are missing now, and room for what arrives; how many pages."""
-        areas = {
-            (space.source, area.start): area.end for space in table.spaces for area in space.areas
-        }
-        first, rows = 0, []
-        for (space, start), end in sorted(areas.items()):
-            rows.append(Origin(space, start, end, first))
-            first += end - start >> PAGE_SHIFT
+    def add_origins(self, table: Table) -> None:
+        """Write down where all pages are missing now, and room for what arrives."""
+        areas = {(space.source, area.start): area for space in table.spaces for area in space.areas}
+        first, rows, received = 0, [], []
+        for (space, start), area in sorted(areas.items()):
+            pages = area.end - start >> PAGE_SHIFT
+            rows.append(Origin(space, start, area.end, first))
+            missing = self.memory[area.bytes_at : area.bytes_at + pages]
+            received.append(missing.translate(_NOT_MISSING))
+            first += pages
         at = aligned(table.arena, 8)
         packed = b"".join(_AREA.pack(*row) for row in rows)
         self.memory[at : at + len(packed)] = packed
+        self.memory[at + len(packed) : at + len(packed) + first] = b"".join(received)
         self.words[W_ORIGINS], self.words[W_ORIGIN_COUNT] = at, len(rows)
         self.words[W_RECEIVED], self.words[W_RECEIVED_COUNT] = at + len(packed), first
         table.arena = at + len(packed) + first
-        return first
 
     def origins(self) -> tuple[list[Origin], int, int]:
         """What `add_origins` wrote: ranges, the offset of the byte of each page, how many pages."""
