@@ -372,3 +372,54 @@ def test_a_keeper_says_what_was_written(target: Target, room: Path, kind: str) -
         with pytest.raises(KeeperFailed, match="Bad file descriptor"):
             keeper.copy(pid, dirty, unfit)
         os.close(unfit)
+
+
+BUSY = """
+import random, threading
+def hammer():
+    regions = [new(2) for _ in range(4)]
+    while True:
+        which = random.randrange(4)
+        what = random.random()
+        if what < 0.002:
+            regions[which].close()
+            regions[which] = new(random.choice([1, 2, 3]))
+        elif what < 0.004:
+            regions[which].madvise(mmap.MADV_DONTNEED)
+        elif what < 0.006 and len(regions[which]) < 4 << 20:
+            regions[which].resize(len(regions[which]) + (1 << 20))
+        elif what < 0.007:
+            if os.fork() == 0:
+                write(regions[which], 3, 20, 77)
+                time.sleep(random.random() / 5)
+                os._exit(0)
+        else:
+            at = random.randrange(len(regions[which]) // 8) * 8
+            regions[which][at:at + 8] = random.randbytes(8)
+        if what > 0.99:
+            time.sleep(0.001)
+def reap():
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            time.sleep(0.01)
+threading.Thread(target=hammer).start()
+threading.Thread(target=reap).start()
+"""
+
+
+def test_memory_that_changes_all_the_time(target: Target, room: Path) -> None:
+    target.do(BUSY)
+    before = None
+    for name in map(str, range(6)):
+        target.pre_dump(name, before)
+        before = name
+    target.checkpoint("last", "5")
+    for vpid, had in target.had.items():
+        if (room / f"last/pagemap-{vpid}.img").exists():  # not of a zombie
+            assert unlike(had, in_images(room / "last", vpid)) == []
+    check_pages(room / "last")
+    has = target.restore("last")
+    for vpid, had in target.had.items():
+        assert unlike_restored(had, has.get(vpid, {})) == []
