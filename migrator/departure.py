@@ -11,6 +11,7 @@ and both sides compare a digest of every page.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,14 +23,16 @@ from migrator.pages import Arrived, Sender
 from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
-from runtime.memory.runs import Run, minus, size_pages, union
+from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.memory.runs import Run, intersect, minus, size_pages, union
 from runtime.memory.tracker import Scan, Tracker
 
 #: pages told to the destination as hot: the rest it fills by address
 HOT_PAGES = 8192
 #: of the downtime, what no round shortens: CRIU's dump and restore of all but the memory
 FIXED_MS = 80.0
+#: under the freeze; a link that has become as slow is no link to move over
+LAST_PAGES_S = 30.0
 #: just before the freeze: what is sent while CRIU dumps all else is no matter
 FEW_PAGES = 128
 CATCH_UP_ROUNDS = 8
@@ -107,9 +110,7 @@ class Departure:
 
     def begin(self, bare: BareCriu) -> None:
         """All stands still: hide the memory from CRIU, and send what is left while it dumps."""
-        pids = self.container.processes()
-        bare.hide(pids)
-        stacks = {pid: stack_pages(pid) for pid in pids}
+        stacks = bare.hide_all(self.container)
         self._last = threading.Thread(
             target=self._send_last, args=(stacks,), name="last-pages", daemon=True
         )
@@ -121,19 +122,23 @@ class Departure:
         Returns each process, by its pid inside, and its space.
         """
         assert self._last is not None
+        deadline = time.monotonic() + LAST_PAGES_S
         while self._last.is_alive():
             self._last.join(0.1)
             alive()
+            if time.monotonic() > deadline:
+                raise MigrationError(f"the last pages were not sent within {LAST_PAGES_S:g} s")
         if self._error is not None:
             raise self._error
         lazy = complete(images_dir, self._frozen)
         space_of = {space.pid: number for number, space in self._tracker.spaces.items()}
         wanted = {space_of[pid]: runs for pid, runs in lazy.items()}
-        self._send(
-            (space, run)
-            for space, runs in wanted.items()
-            for run in minus(runs, self.sender.table.known_runs(space))
-        )
+        for memory in self._frozen:
+            if memory.pid in lazy:
+                space, runs = space_of[memory.pid], lazy[memory.pid]
+                unknown = minus(runs, self.sender.table.known_runs(space))
+                again = union(unknown, intersect(runs, memory.poked))
+                self._send((space, run) for run in again)
         if self.sender.verify(wanted):
             raise MigrationError("pages are missing at the destination, though they were sent")
         return {str(each.vpid): space_of[each.pid] for each in self._frozen if each.pid in lazy}

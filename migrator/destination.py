@@ -130,9 +130,9 @@ class DestinationAgent:
         """Tell it to run; PeerLost leaves the outcome open."""
         return self._ask(m.Commit(held), m.Running, timeout_s=timeout_s)
 
-    def fill(self) -> m.Filled:
+    def fill(self, *, alive: Callable[[], None]) -> m.Filled:
         """Wait until every page is in its place there."""
-        return self._ask(m.Fill(), m.Filled)
+        return self._ask(m.Fill(), m.Filled, alive=alive)
 
     def finish(self, *, migration: str, container: str) -> None:
         """The source is gone: forget the migration there too."""

@@ -282,6 +282,8 @@ class Migration:
 
     def _all_stands_still(self) -> None:
         """Pages and files go while CRIU dumps the rest."""
+        if self.slowed:
+            self.source.slow_down(1.0)  # CRIU has its tasks work for it
         if self.departure is not None:
             self.departure.begin(self.source.bare)
         if self.final_sync and not self.plan.link_remap:
@@ -443,9 +445,14 @@ class Migration:
     def _fill(self) -> None:
         """The container runs: its last pages come from the destination's own store."""
         try:
-            self.filled = self.agent.fill()
+            self.interrupts.allow()
+            self.filled = self.agent.fill(alive=self.agent.ensure_connected)
+        except KeyboardInterrupt:
+            self.warnings.append("its last pages are still on their way into it")
         except MigrationError as error:
             self.warnings.append(f"it is not known whether every page is in its place: {error}")
+        finally:
+            self.interrupts.hold()
 
     def _let_go(self, *, done: bool, forget: bool) -> None:
         """Give up journal and guardian; without *done* the guardian goes on where we stopped."""

@@ -22,7 +22,7 @@ from migrator.messages import Filled
 from migrator.report import Memory
 from migrator.serving import GRACE_S, FrozenSpaces, Link, Serving
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
+from runtime.bare_dump import BareCriu, FrozenMemory, complete
 from runtime.memory.runs import Run
 
 
@@ -51,9 +51,7 @@ class PostCopy:
 
     def begin(self, bare: BareCriu) -> None:
         """All stands still: hide the memory from CRIU."""
-        pids = self.container.processes()
-        bare.hide(pids)
-        self._stacks = {pid: stack_pages(pid) for pid in pids}
+        self._stacks = bare.hide_all(self.container)
 
     def complete(self, images_dir: Path, _: Callable[[], None]) -> dict[str, int]:
         """With the dump held: make its images whole, and begin to serve what they lack.

@@ -202,14 +202,17 @@ class Source:
 
 
 def memory_bytes(container: Container) -> int:
-    """Resident memory of all its processes; shared pages count once a process."""
+    """Memory of all its processes, resident or swapped out; shared pages count once a process."""
     total = 0
     for pid in container.processes():
-        with suppress(OSError, IndexError):
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return total * os.sysconf("SC_PAGE_SIZE")
+        with suppress(OSError):
+            found = _STATUS_SIZE.findall(Path(f"/proc/{pid}/status").read_text())
+            total += sum(int(kib) << 10 for kib in found)
+    return total
 
 
+#: proc_pid_status(5)
+_STATUS_SIZE = re.compile(r"^Vm(?:RSS|Swap):\s+(\d+) kB$", re.M)
 _MAPPING = re.compile(rb"^\S+ rw.s \S+ \S+ [1-9]\d*\s+/(.*)$")
 
 

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from criu_rpc import Criu, find_criu, memory_images
 from criu_rpc.memory_images import (
@@ -40,6 +40,10 @@ from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import Run, intersect, minus, normalized
 from runtime.process.channel import READY, Channel, ChannelClosed, Failed, UnexpectedMessage
 from runtime.process.parent import failure, interpreter
+from runtime.processes import strangers
+
+if TYPE_CHECKING:
+    from runtime.container import Container
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,18 @@ class BareCriu:
             raise
         return bare
 
+    def hide_all(self, container: Container) -> dict[int, list[Run]]:
+        """Hide what CRIU dumps of *container*, while all of it stands still.
+
+        Returns each process and its stack pages. What was started by exec CRIU neither stops nor
+        dumps. Raises SetupFailed, OSError; a dump that goes on then would be right, and slow.
+        """
+        pids = container.processes()
+        others = strangers(container.state.init_pid, pids)
+        dumped = [pid for pid in pids if pid not in others]
+        self.hide(dumped)
+        return {pid: stack_pages(pid) for pid in dumped}
+
     def hide(self, pids: Iterable[int]) -> None:
         """From now on CRIU sees no private memory in *pids*, which must stand still.
 
@@ -136,6 +152,9 @@ class FrozenMemory:
     guards: list[Run]
     #: the page under each thread's stack pointer
     stacks: list[Run]
+    #: where CRIU writes an instruction, and what was there back, for each system call that it makes
+    #: in the process: not to be trusted until it holds the dump (compel: find_executable_area)
+    poked: list[Run]
 
     @classmethod
     def of(cls, pid: int, stacks: list[Run]) -> FrozenMemory | None:
@@ -155,7 +174,8 @@ class FrozenMemory:
         except (ProcessLookupError, FileNotFoundError):
             return None
         pages = normalized((start, end) for start, end, _ in found)
-        return cls(pid, vpid, pages, guards, stacks)
+        code = next((each.start for each in mappings if each.execute), 0)
+        return cls(pid, vpid, pages, guards, stacks, [(code, code + PAGE_BYTES)])
 
 
 class Elsewhere(NamedTuple):

@@ -1,8 +1,9 @@
 """Which processes have devices write to their memory behind the page tables' back.
 
 For a read with O_DIRECT the kernel pins the pages, which makes them count as written, and the
-device fills them later: a page that was looked at in between would change without being written.
-So what a round finds in such a process is looked at once more in the next. open(2), io_submit(2).
+device fills them later: a page that was read in between would change without being written. So what
+the rounds have found in such a process is read once more when all stands still. open(2),
+io_submit(2).
 """
 
 from __future__ import annotations
@@ -37,3 +38,17 @@ def _is_direct(path: str) -> bool:
         fields = text.split()
         return bool(int(fields[fields.index(b"flags:") + 1], 8) & _O_DIRECT)
     return False
+
+
+def has_userfaultfd(pid: int) -> bool:
+    """Whether *pid* watches its own memory: what we registered it could not (userfaultfd(2))."""
+    with suppress(OSError):
+        links = (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))
+        return any(_target(link) == "anon_inode:[userfaultfd]" for link in links)
+    return False
+
+
+def _target(link: str) -> str:
+    with suppress(OSError):
+        return os.readlink(link)
+    return ""

@@ -42,8 +42,8 @@ class Space:
         self.start_time = self.identity[0]
         # Why nothing is known about it, for the report, and whether that may be otherwise soon.
         self.untracked: str | None = None
-        # What the last round found, where a device may still have been writing to it.
-        self.in_flight: list[Run] = []
+        # When, and what, a round has found where a device may have gone on writing.
+        self.in_flight: list[tuple[float, list[Run]]] = []
         self.passing = False
         with ExitStack() as stack:
             self._maps_fd = _opened(stack, f"/proc/{pid}/maps")

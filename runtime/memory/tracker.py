@@ -26,11 +26,11 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from runtime.memory import async_wp, hashes, soft_dirty
-from runtime.memory.direct_io import direct_io
+from runtime.memory.direct_io import direct_io, has_userfaultfd
 from runtime.memory.errors import TrackingFailed, TrackingUnavailable
 from runtime.memory.injection import tracer_of
 from runtime.memory.ptrace import in_a_thread
-from runtime.memory.runs import Run, union
+from runtime.memory.runs import Run, normalized
 from runtime.memory.spaces import Space, identity, parent, shares_memory
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,10 @@ _WAYS = {
     "soft-dirty": _Way(soft_dirty.open_space, soft_dirty.unavailable),
     "hashes": _Way(hashes.open_space, lambda: None),
 }
+
+
+#: for so long a device may take for what it was asked, errors and all
+DEVICE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,9 @@ class Tracker:
         written = {}
         for number, space in self.spaces.items():
             found = space.written(space.own(space.text()), final=final)
-            written[number] = union(found, space.in_flight) if space.in_flight else found
-            space.in_flight = found if direct_io(space.pid) else []
+            written[number] = found
+            if direct_io(space.pid):
+                written[number] = _with_in_flight(space, found, final=final)
             self._stop_us = max(self._stop_us, getattr(space, "stop_us", 0))
         fresh, self._fresh = self._fresh, []
         stop_us, self._stop_us = self._stop_us, 0
@@ -185,16 +190,22 @@ class Tracker:
             raise TrackingFailed(
                 pid, f"it is traced by {_named(tracer)}, which has to let go first"
             )
+        if has_userfaultfd(pid):
+            return self._untracked(pid, "it uses userfaultfd itself"), 0
         try:
             return self._way.open_space(pid)
         except (ProcessLookupError, FileNotFoundError):
             raise
         except OSError as exc:
-            space = Space(pid)
-            space.untracked = f"{exc.strerror} ({exc.filename or pid})"
+            space = self._untracked(pid, f"{exc.strerror} ({exc.filename or pid})")
             space.passing = exc.errno in _PASSING
-            logger.info("process %d counts as written all over: %s", pid, space.untracked)
             return space, 0
+
+    def _untracked(self, pid: int, why: str) -> Space:
+        space = Space(pid)
+        space.untracked = why
+        logger.info("process %d counts as written all over: %s", pid, why)
+        return space
 
     def _is_vforked(self, pid: int) -> bool:
         """Whether it still has the memory of its parent, which has a space."""
@@ -202,6 +213,16 @@ class Tracker:
             above = parent(pid)
             return any(s.pid == above for s in self.spaces.values()) and shares_memory(pid, above)
         return False
+
+
+def _with_in_flight(space: Space, found: list[Run], *, final: bool) -> list[Run]:
+    """What a device may still have been filling when it was read is read again at the end."""
+    now = time.monotonic()
+    space.in_flight = [each for each in space.in_flight if now - each[0] < DEVICE_S]
+    if not final:
+        space.in_flight.append((now, found))
+        return found
+    return normalized(run for _, runs in [*space.in_flight, (now, found)] for run in runs)
 
 
 def chosen(kind: str | None) -> str:

@@ -193,8 +193,11 @@ class RemotePages:
     def _page(self, space: int, address: int) -> tuple[int, int]:
         """The number of a page in the cache, and where its origin ends."""
         self._load()
-        origins = self._origins[space]
-        origin = origins[bisect_right(origins, address, key=lambda each: each.start) - 1]
+        origins = self._origins.get(space, [])
+        index = bisect_right(origins, address, key=lambda each: each.start) - 1
+        if index < 0 or address >= origins[index].end:
+            raise BrokenProtocol(f"page {address:#x} of space {space} is none that is wanted")
+        origin = origins[index]
         return origin.first + (address - origin.start >> PAGE_SHIFT), origin.end
 
     def _address(self, page: int) -> tuple[int, int, int]:
