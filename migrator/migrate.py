@@ -172,6 +172,7 @@ class Migration:
             machine=self.machine,
             init=[state.init_pid, state.init_start_time],
             images_dir=str(self.source.images_dir),
+            bandwidth=self.plan.bandwidth,
         )
         self.guardian = Guardian(self.plan.root, self.plan.container)
 
@@ -359,6 +360,7 @@ class Migration:
             raise StillNeeded(name, str(to), "interrupted") from None
         except CopyLost as error:
             self.journal.write("lost", why=error.why)
+            link.finish()
             raise
         finally:
             self.interrupts.hold()

@@ -1,9 +1,9 @@
 """Finish what a crash left of a migration, by the journals of either side.
 
 At the source: without a commit the container is resumed and the destination told to discard; with
-one, the destination is asked, and its answer is final: "running" ends the source, "dead" resumes
-it. While it cannot be asked the source stays as it is. At the destination: what was not told to run
-is removed. Idempotent.
+one, the destination is asked, and its answer is final: "running" ends the source (after a post-copy
+when its memory has been served to the end), "dead" resumes it. While it cannot be asked the source
+stays as it is. At the destination: what was not told to run is removed. Idempotent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from migrator import incoming, processes
+from migrator.bandwidth import Limiter
 from migrator.destination import DestinationAgent
-from migrator.errors import MigrationError, OutcomeUnknown, UsageProblem
+from migrator.errors import CopyLost, MigrationError, OutcomeUnknown, StillNeeded, UsageProblem
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
+from migrator.serving import FrozenSpaces, Link, Serving
 from runtime import Container, NoSuchContainer
 from runtime.cgroups import throttle
 from runtime.checkpoint import unlock
@@ -27,6 +29,9 @@ from runtime.network import Networks, announce, reconnect
 from runtime.state import check_id
 
 logger = logging.getLogger(__name__)
+
+#: how long a destination that waits for pages may be away: the guardian asks again and again
+SERVE_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +75,58 @@ def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resol
         return replace(resolution, note=_tell_to_discard(destination, begin["migration"], name))
     if force:
         return _resumed(root, name, journal, "it was resumed here by force")
+    if journal.has("serving"):
+        return _served(root, name, journal)
     try:
         with DestinationAgent.open(destination) as agent:
             agent.ensure_is(begin["machine"])
             if agent.resolve(migration=begin["migration"], container=name) == "running":
+                if _left(journal):
+                    journal.write("serving")
+                    return _served(root, name, journal, agent)
                 resolution = _ended(root, name, journal)
                 with suppress(MigrationError):
                     agent.finish(migration=begin["migration"], container=name)
                 return resolution
+    except (StillNeeded, CopyLost):
+        raise
     except MigrationError as error:
         raise OutcomeUnknown(name, str(destination), str(error)) from error
     return _resumed(root, name, journal, f"{destination} could not run it: it runs here again")
+
+
+def _left(journal: Journal) -> list[list[int]]:
+    """Post-copy: pid and start time of those whose memory the destination has only in part."""
+    commit = journal.last("commit")
+    left: list[list[int]] = commit.data["left"] if commit else []
+    return left
+
+
+def _served(
+    root: Path, name: str, journal: Journal, agent: DestinationAgent | None = None
+) -> Resolution:
+    """It runs there, its memory is here: serve that, frozen as it is, then end it."""
+    begin = journal.entries[0].data
+    destination, migration = _destination(begin["destination"]), begin["migration"]
+    if lost := journal.last("lost"):
+        raise CopyLost(name, str(destination), lost.data["why"])
+    link = Link(destination, begin["machine"], migration=migration, container=name, agent=agent)
+    memory = FrozenSpaces((pid, start_time) for pid, start_time in _left(journal))
+    try:
+        Serving(memory, Limiter(begin["bandwidth"])).until_complete(
+            link, patience_s=SERVE_PATIENCE_S, check=lambda: None
+        )
+        journal.write("moved")
+        resolution = _ended(root, name, journal)
+        link.finish()
+    except CopyLost as error:
+        journal.write("lost", why=error.why)
+        link.finish()
+        raise
+    finally:
+        memory.close()
+        link.close()
+    return resolution
 
 
 def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:

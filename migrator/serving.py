@@ -14,6 +14,7 @@ import select
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from migrator.bandwidth import Limiter
@@ -185,6 +186,12 @@ class Link:
         if attached.state != "waiting":
             raise CopyLost(self.container, str(self.destination), attached.why)
         return agent.open_stream("lazy")
+
+    def finish(self) -> None:
+        """Tell it, if it can be told, that nobody will ask for anything here any more."""
+        if self.agent is not None:
+            with suppress(MigrationError):
+                self.agent.finish(migration=self._migration, container=self.container)
 
     def close(self) -> None:
         if self.agent is not None:

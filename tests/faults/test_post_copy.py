@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from scenarios.by_migrator import ByMigrator
 from scenarios.workload import rootfs_on
 from scenarios.write_heavy.workload import ScribeWorkload
 from tests.faults.moves import SWEEP, eventually, processes, quiet
+from tests.faults.test_lost import cut
 from tests.lab.hosts import TwoHosts, differences, snapshot
 
 pytestmark = [
@@ -110,17 +112,17 @@ def scribe(two_hosts: TwoHosts) -> Iterator[Scribe]:
     finally:
         if scribe.process is not None:
             scribe.process.kill()
+            scribe.process.communicate()
         for host in both:
             host.run("sh", "-c", SWEEP.replace("counter", scribe.name), check=False)
         scribe.by.remove(two_hosts.lab, scribe.workload)
 
 
 def kill(host: Host, pattern: str) -> None:
-    """SIGKILL who has a command line like that."""
+    """SIGKILL all who have a command line like that, at once."""
     victims = [pid for pid, line in processes(host, pattern).items() if "guardian" not in line]
     assert victims, f"nobody is {pattern}"
-    for pid in victims:
-        host.run("kill", "-KILL", str(pid), check=False)
+    host.run("kill", "-KILL", *map(str, victims), check=False)
 
 
 def test_it_runs_before_its_memory_is_there(scribe: Scribe) -> None:
@@ -137,3 +139,100 @@ def test_it_runs_before_its_memory_is_there(scribe: Scribe) -> None:
     assert report["memory"]["filled"]["pages"] >= MIB << 8
     assert report["downtime_ms"] < serve["duration_ms"]
     scribe.check()
+
+
+def test_a_link_cut_and_restored_while_pages_are_missing(
+    two_hosts: TwoHosts, scribe: Scribe
+) -> None:
+    scribe.move()
+    with cut(two_hosts.destination):
+        time.sleep(10)  # the agent has given its source up
+        assert scribe.status(two_hosts.destination) == "running"
+        assert scribe.status(two_hosts.source) == "paused"
+        assert scribe.process is not None
+        assert scribe.process.poll() is None, "it waits for the link"
+    status, _, err = scribe.finish()
+    assert (status, err) == (0, "")
+    scribe.settle()
+    scribe.check()
+
+
+def test_the_agent_is_killed_while_pages_are_missing(two_hosts: TwoHosts, scribe: Scribe) -> None:
+    scribe.move()
+    kill(two_hosts.destination, "migrator agent")
+    status, _, err = scribe.finish()
+    assert (status, err) == (0, "")
+    scribe.settle()
+    scribe.check()
+
+
+def test_the_sources_migrator_is_killed_while_pages_are_missing(
+    two_hosts: TwoHosts, scribe: Scribe
+) -> None:
+    scribe.move()
+    kill(two_hosts.source, "migrator migrate")
+    eventually(lambda: scribe.status(two_hosts.source) is None, "its guardian serves the rest")
+    scribe.settle()
+    scribe.check()
+
+
+def test_an_interrupt_leaves_the_rest_to_the_guardian(two_hosts: TwoHosts, scribe: Scribe) -> None:
+    scribe.move()
+    for pid in processes(two_hosts.source, "migrator migrate"):
+        two_hosts.source.run("kill", "-INT", str(pid))
+    status, _, err = scribe.finish()
+    assert (status, "lacks pages, which are frozen here (interrupted)" in err) == (6, True), err
+    eventually(lambda: scribe.status(two_hosts.source) is None, "its guardian serves the rest")
+    scribe.settle()
+    scribe.check()
+
+
+def test_a_server_that_is_killed_has_a_successor(two_hosts: TwoHosts, scribe: Scribe) -> None:
+    scribe.move()
+    for _ in range(2):
+        server = min(processes(two_hosts.destination, SERVER))
+        two_hosts.destination.run("kill", "-KILL", str(server))
+        eventually(
+            lambda server=server: (
+                len(processes(two_hosts.destination, SERVER).keys() - {server}) == 2
+            ),
+            "it has a twin again",
+        )
+    status, _, err = scribe.finish()
+    assert (status, err) == (0, "")
+    scribe.check()
+
+
+def test_without_any_server_it_is_ended_and_its_source_stays(
+    two_hosts: TwoHosts, scribe: Scribe
+) -> None:
+    scribe.move()
+    kill(two_hosts.destination, SERVER)
+    status, _, err = scribe.finish()
+    assert (status, "both processes that waited for its pages were killed" in err) == (8, True), err
+    goes_on_at_the_source(scribe)
+
+
+def test_pages_that_stay_away_for_too_long(two_hosts: TwoHosts, scribe: Scribe) -> None:
+    scribe.move("--give-up-after", "3s")
+    with cut(two_hosts.destination):
+        gone = lambda: scribe.status(two_hosts.destination) == "stopped"  # noqa: E731
+        eventually(gone, "it is ended", 30)
+        assert scribe.status(two_hosts.source) == "paused"
+    status, _, err = scribe.finish()
+    assert (status, "the source was not heard of" in err) == (8, True), err
+    goes_on_at_the_source(scribe)
+
+
+def goes_on_at_the_source(scribe: Scribe) -> None:
+    """Where a copy was lost, the source is resumed by force alone, as it was at the freeze."""
+    source, destination = scribe.hosts.source, scribe.hosts.destination
+    scribe.settle()
+    assert scribe.status(source) == "paused"
+    again = source.run("migrator", "resolve", scribe.name, check=False)
+    assert (again.returncode, "has ended at" in again.stderr) == (8, True)
+    assert scribe.status(source) == "paused"
+    source.run("migrator", "resolve", "--force-source", scribe.name)
+    assert scribe.status(source) == "running"
+    assert json.loads(ask(rootfs_on(source, scribe.name), patience_s=30))["wrong"] == []
+    assert scribe.status(destination) == "stopped"
