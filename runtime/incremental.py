@@ -68,14 +68,15 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
         stack.enter_context(written(options.image_path, options.work_path))
         link = Link.new(container.state)
         link.write(options.image_path)
-        if _by_criu():
-            return _pre_dump_by_criu(container, options, parent)
+        if by_criu():
+            return _pre_dump_with_criu(container, options, parent)
         kept = stack.enter_context(_keeping(container, parent))
         found = _copy(kept, options.image_path, parent)
         try:
             kept.keeper.commit(link.token)
         except KeeperFailed as error:  # the next one has to copy everything
             logger.warning("%s", error)
+        logger.info("copied %d pages; the parent has %d", *found)
         return found
 
 
@@ -93,7 +94,7 @@ def checkpoint(
     parent = _parent(container, options, parent_path)
     assert parent is not None
     dump = Checkpoint(container, options)
-    if _by_criu():
+    if by_criu():
         (options.image_path / images.PARENT).unlink(missing_ok=True)  # CRIU keeps what it finds
         dump.dump_options = replace(dump.dump_options, parent_img=parent_path, track_mem=True)
         dump.run(on_notify)
@@ -170,7 +171,7 @@ def _parent(
     return Parent.find(container.state, options.image_path, parent_path)
 
 
-def _by_criu() -> bool:
+def by_criu() -> bool:
     """Whether CRIU itself can tell what was written."""
     return soft_dirty.unavailable() is None
 
@@ -183,7 +184,7 @@ def _failing(container: Container) -> Iterator[None]:
         raise CheckpointFailed(container.id, str(exc)) from exc
 
 
-def _pre_dump_by_criu(
+def _pre_dump_with_criu(
     container: Container, options: CheckpointOptions, parent: Parent | None
 ) -> Written:
     request = replace(

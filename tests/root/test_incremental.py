@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from criu_rpc import BadImages, Notification, Script
 from criu_rpc.images import PARENT, check
-from criu_rpc.memory_images import PAGE_BYTES, PE_PARENT, PE_PRESENT, read_pagemap
+from criu_rpc.memory_images import PAGE_BYTES, PE_PARENT, PE_PRESENT, read_pagemap, read_vmas
 from criu_rpc.pages import check_pages
 from runtime import Container, incremental
 from runtime.bare_dump import vpid_of
@@ -31,7 +31,6 @@ pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.needs_criu,
     pytest.mark.needs_userfaultfd,
-    pytest.mark.skipif(soft_dirty.unavailable() is None, reason="there CRIU does it all"),
 ]
 
 RSEQ_BYTES = 32
@@ -106,15 +105,28 @@ class Target:
 
         request = CheckpointOptions(image_path=self.room / name, **options)
         incremental.checkpoint(self.container, request, f"../{parent}", on_notify=on_notify)
+        for vpid in [*self.had]:
+            mm = request.image_path / f"mm-{vpid}.img"
+            if not mm.exists():  # of a zombie
+                del self.had[vpid]
+                continue
+            vmas = read_vmas(mm)  # not among them: where CRIU's own code was
+            self.had[vpid] = {
+                address: page
+                for address, page in self.had[vpid].items()
+                if any(vma.start <= address < vma.end for vma in vmas)
+            }
 
     def restore(self, name: str) -> dict[int, dict[int, bytes]]:
-        """Restore it, and return what it then has, before it runs."""
+        """Restore it, and return what it then has where it had something, before it runs."""
         has: dict[int, dict[int, bytes]] = {}
 
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.POST_RESTORE:
                 container = Container.load(self.box.root, self.box.id)
-                has.update((vpid_of(pid), contents(pid)) for pid in container.processes())
+                for pid in container.processes():
+                    vpid = vpid_of(pid)
+                    has[vpid] = dict(read(pid, self.had.get(vpid, ())))
 
         options = RestoreOptions(image_path=self.room / name)
         restore = Restore(self.box.root, self.box.id, self.box.bundle.path, options)
@@ -136,14 +148,16 @@ class Target:
 def contents(pid: int) -> dict[int, bytes]:
     """The private memory that a process can write to."""
     space = Space(pid)
-    pages, page = {}, bytearray(PAGE_BYTES)
     private = [each for each in space.mappings() if each.write and not each.shared]
-    for start, end in space.all_of([[(each.start, each.end)] for each in private]):
-        for address in range(start, end, PAGE_BYTES):
-            assert space.read_into(page, address) == PAGE_BYTES
-            pages[address] = bytes(page)
+    runs = space.all_of([[(each.start, each.end)] for each in private])
     space.close()
-    return pages
+    return dict(read(pid, (page for run in runs for page in range(*run, PAGE_BYTES))))
+
+
+def read(pid: int, addresses: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as mem:
+        for address in addresses:
+            yield address, os.pread(mem.fileno(), PAGE_BYTES, address)
 
 
 def in_images(directory: Path, vpid: int) -> dict[int, bytes]:
@@ -170,15 +184,11 @@ def unlike(had: dict[int, bytes], has: dict[int, bytes]) -> list[str]:
 
 
 def unlike_restored(had: dict[int, bytes], has: dict[int, bytes]) -> list[str]:
-    """The same, where a page of zeros need not be there; and but for what the kernel writes.
-
-    That is 32 bytes in which it says where a thread runs (rseq(2)).
-    """
-    zeros = bytes(PAGE_BYTES)
+    """The same, but for 32 bytes in which the kernel says where a thread runs (rseq(2))."""
     return [
         hex(address)
         for address, page in had.items()
-        if (other := has.get(address, zeros)) != page and span(page, other) > RSEQ_BYTES
+        if has[address] != page and span(page, has[address]) > RSEQ_BYTES
     ]
 
 
@@ -189,6 +199,12 @@ def span(one: bytes, other: bytes) -> int:
 
 def size(directory: Path) -> int:
     return sum(each.stat().st_size for each in directory.glob("pages-*.img"))
+
+
+@pytest.fixture(autouse=True)
+def _tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By our tracker, also where CRIU could do it."""
+    monkeypatch.setattr(incremental, "by_criu", lambda: False)
 
 
 @pytest.fixture
@@ -246,6 +262,25 @@ def test_a_killed_keeper_costs_a_whole_copy_and_nothing_else(target: Target, roo
     target.checkpoint("last", "pre3")
     assert size(room / "last") >= 4096 * PAGE_BYTES
     assert unlike(target.had[1], in_images(room / "last", 1)) == []
+    assert unlike_restored(target.had[1], target.restore("last")[1]) == []
+
+
+def test_where_the_kernel_tells_what_was_written_criu_does_it_all(
+    target: Target, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incremental, "by_criu", lambda: True)
+    if soft_dirty.unavailable():
+        with pytest.raises(CheckpointFailed, match="criu pre-dump failed"):
+            target.pre_dump("pre1")
+        assert {path.suffix for path in (room / "pre1").iterdir()} <= {".log", ""}
+        return
+    target.pre_dump("pre1")
+    target.do("write(memory, 5, 5, 2)")
+    assert target.pre_dump("pre2", "pre1").parent_pages > 3500
+    target.do("write(memory, 50, 5, 3)")
+    target.checkpoint("last", "pre2")
+    assert size(room / "last") < size(room / "pre1") // 2
+    check_pages(room / "last")
     assert unlike_restored(target.had[1], target.restore("last")[1]) == []
 
 
@@ -412,14 +447,13 @@ threading.Thread(target=reap).start()
 def test_memory_that_changes_all_the_time(target: Target, room: Path) -> None:
     target.do(BUSY)
     before = None
-    for name in map(str, range(6)):
+    for name in ("pre1", "pre2", "pre3", "pre4"):
         target.pre_dump(name, before)
         before = name
-    target.checkpoint("last", "5")
+    target.checkpoint("last", "pre4")
     for vpid, had in target.had.items():
-        if (room / f"last/pagemap-{vpid}.img").exists():  # not of a zombie
-            assert unlike(had, in_images(room / "last", vpid)) == []
+        assert unlike(had, in_images(room / "last", vpid)) == []
     check_pages(room / "last")
     has = target.restore("last")
     for vpid, had in target.had.items():
-        assert unlike_restored(had, has.get(vpid, {})) == []
+        assert unlike_restored(had, has[vpid]) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from criu_rpc import BadImages
 from criu_rpc.images import check
+from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, PagemapEntry, write_pagemap
 from criu_rpc.pages import check_pages
 from runtime import Network, Networks, RestoreFailed, mountinfo, records
 from runtime.descriptors import Descriptor, Kind, inherited
@@ -230,6 +232,28 @@ def test_memory_that_is_cut_short_is_found(tmp_path: Path) -> None:
     (tmp_path / "pagemap-1.img").write_bytes(pagemap(head, present)[:-1])
     with pytest.raises(BadImages, match="ends too early"):
         check_pages(tmp_path)
+
+
+def test_memory_that_a_parent_lacks_is_found(tmp_path: Path) -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    below = tmp_path / "below"
+    below.mkdir()
+    (tmp_path / "parent").symlink_to("below")
+    entries = [PagemapEntry(2 * page, 3, PE_PARENT), PagemapEntry(8 * page, 1, PE_PARENT)]
+    write_pagemap(tmp_path / "pagemap-1.img", 1, entries)
+    (below / "pages-1.img").write_bytes(bytes(9 * page))
+    for runs, missing in (
+        ([(2, 3), (8, 1)], None),
+        ([(1, 2), (3, 6)], None),
+        ([(3, 6)], 2),
+        ([(2, 2), (8, 1)], 4),
+        ([(2, 3)], 8),
+    ):
+        there = [PagemapEntry(at * page, pages, PE_PRESENT) for at, pages in runs]
+        write_pagemap(below / "pagemap-1.img", 1, there)
+        refused = pytest.raises(BadImages, match=f"page {(missing or 0) * page:#x} to its parent")
+        with refused if missing else nullcontext():
+            check_pages(tmp_path)
 
 
 @given(st.binary(max_size=200))
