@@ -137,9 +137,12 @@ class Mirror:
                 pages[start + offset] = bytes(buffer[offset : offset + PAGE])
             start += length or PAGE
 
-    def differing(self) -> list[str]:
-        """Every page of the stopped processes that is not as the mirror has it."""
-        assert not any(space.untracked for space in self.tracker.spaces.values())
+    def differing(self, *, tracked: bool = True) -> list[str]:
+        """Every page of the stopped processes that is not as the mirror has it.
+
+        tracked: whether something has to be known of all of them.
+        """
+        assert tracked == (not any(space.untracked for space in self.tracker.spaces.values()))
         spaces = {space.pid: number for number, space in self.tracker.spaces.items()}
         wrong = []
         for pid in self.tracker._processes():
