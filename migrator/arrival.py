@@ -17,7 +17,8 @@ from migrator.errors import MigrationError
 from migrator.messages import Filled
 from migrator.pages import Receiver
 from runtime.memory.lazy.launch import LazyPages
-from runtime.memory.runs import Run
+from runtime.memory.leaves import ADDRESS_LIMIT
+from runtime.memory.runs import Run, minus
 from runtime.memory.store import PageStore
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ STORE = "pages"
 WORK = "work"
 #: the store holds what is rewritten in the rounds beside what is there
 SPARE = 2
+#: less than a source waits for a restore: in pre-copy it stands still meanwhile
+FILL_TIMEOUT_S = 240.0
 
 
 class Arrival:
@@ -60,14 +63,17 @@ class Arrival:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
         assert self._server is not None
         pids, lazy = lazy_runs(self._images_dir, spaces)
+        for space, runs in lazy.items():
+            if missing := minus(runs, self._store.known_runs(space)):
+                raise ValueError(f"pages from {missing[0][0]:#x} on have not come")
         self._server.load(lazy, self._hot, expected=pids)
         self._began = time.monotonic()
 
     def fill(self) -> Filled:
         """Wait until every page is in its place."""
         assert self._server is not None
-        if not self._server.fill():
-            raise MigrationError("the pages are not all in their places")
+        if not self._server.fill(FILL_TIMEOUT_S):
+            raise MigrationError(f"not all pages are in their places after {FILL_TIMEOUT_S:g} s")
         progress = self._server.progress
         return Filled(
             pages=progress.total_pages,
@@ -101,4 +107,7 @@ def lazy_runs(
     for vpid, space in pids.items():
         _, entries = read_pagemap(images_dir / f"pagemap-{vpid}.img")
         lazy[space] = [(each.address, each.end) for each in entries if each.flags & PE_LAZY]
+        addresses = [address for run in lazy[space] for address in run]
+        if addresses != sorted(addresses) or addresses[-1:] > [ADDRESS_LIMIT]:
+            raise ValueError(f"pagemap-{vpid}.img is not in order")
     return pids, lazy

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
+from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
 from runtime.cgroups.tree import OUR_PARENT
 from runtime.cgroups.v1 import V1Manager
@@ -88,6 +90,18 @@ def detect() -> Hierarchies:
     """Look at what is mounted now."""
     text = Path("/proc/self/mountinfo").read_text()
     return arrange(mount for mount in parse_mountinfo(text) if _is_visible(mount))
+
+
+def move_to_roots(pid: int) -> None:
+    """Take *pid* out of the cgroups that it was started in, whose owner may end all in them.
+
+    A session's scope ends with the session (logind.conf(5): KillUserProcesses). What is refused is
+    left: a process is then where it was.
+    """
+    found = detect()
+    for root in dict.fromkeys([*found.v1.values(), *([found.v2] if found.v2 else [])]):
+        with suppress(CgroupError):
+            tree.write(root / tree.PROCESSES, str(pid))
 
 
 def parse_mountinfo(text: str) -> Iterator[Mount]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from runtime.cgroups.detect import move_to_roots
 from runtime.errors import ContainerError
 from runtime.memory.lazy import main, protocol, remote_pages
 from runtime.memory.lazy.layout import (
@@ -134,6 +135,7 @@ class LazyPages:
                 for fd in (orders_fd, life_fd, own_life_fd):
                     undo.callback(os.close, fd)
                 pid = _spawn(given)
+                move_to_roots(pid)
                 undo.pop_all()
             return cls(state, orders_fd, life_fd, own_life_fd, pid, cache_fd)
 
