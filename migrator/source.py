@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,8 @@ class Source:
         Raises CheckpointFailed when the container cannot be dumped; it was not touched.
         """
         if self.images_dir is None:
-            self.images_dir = images.choose_images_dir(
-                self.plan.container, memory_bytes(self.container)
-            )
+            size = memory_bytes if self.plan.mode == "cold" else image_bytes
+            self.images_dir = images.choose_images_dir(self.plan.container, size(self.container))
         options = CheckpointOptions(
             image_path=self.images_dir,
             tcp_established=True,
@@ -203,16 +203,26 @@ class Source:
 
 def memory_bytes(container: Container) -> int:
     """Memory of all its processes, resident or swapped out; shared pages count once a process."""
-    total = 0
+    return sum(_sizes(container, "VmRSS", "VmSwap"))
+
+
+def image_bytes(container: Container) -> int:
+    """What about goes into CRIU's images when its private memory does not: some of it has to."""
+    others = sum(_sizes(container, "RssShmem", "VmLck", "HugetlbPages"))
+    return others + memory_bytes(container) // _IN_IMAGES
+
+
+def _sizes(container: Container, *names: str) -> Iterator[int]:
+    """These fields of proc_pid_status(5), in bytes, of all its processes."""
     for pid in container.processes():
         with suppress(OSError):
-            found = _STATUS_SIZE.findall(Path(f"/proc/{pid}/status").read_text())
-            total += sum(int(kib) << 10 for kib in found)
-    return total
+            text = Path(f"/proc/{pid}/status").read_text()
+            fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            yield from (int(fields[name].split()[0]) << 10 for name in names if name in fields)
 
 
-#: proc_pid_status(5)
-_STATUS_SIZE = re.compile(r"^Vm(?:RSS|Swap):\s+(\d+) kB$", re.M)
+#: what programs have loaded and changed is a small part of most
+_IN_IMAGES = 8
 _MAPPING = re.compile(rb"^\S+ rw.s \S+ \S+ [1-9]\d*\s+/(.*)$")
 
 
