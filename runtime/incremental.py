@@ -66,7 +66,7 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
         raise WrongStatus(container.id, status, ("running",))
     with lock(container.dir), _failing(container), ExitStack() as stack:
         stack.enter_context(written(options.image_path, options.work_path))
-        link = Link.new(container.state)
+        link = Link.new(container.state, parent)
         link.write(options.image_path)
         if by_criu():
             return _pre_dump_with_criu(container, options, parent)
@@ -94,14 +94,20 @@ def checkpoint(
     parent = _parent(container, options, parent_path)
     assert parent is not None
     dump = Checkpoint(container, options)
+    link = Link.new(container.state, parent)
+
+    def on_dumped(notification: Notification) -> None:
+        if notification.script == Script.POST_DUMP:
+            link.write(options.image_path)
+
     if by_criu():
         (options.image_path / images.PARENT).unlink(missing_ok=True)  # CRIU keeps what it finds
         dump.dump_options = replace(dump.dump_options, parent_img=parent_path, track_mem=True)
-        dump.run(on_notify)
+        dump.run(first_of(on_dumped, on_notify))
     else:
         with BareCriu.start(options.criu, within=dump.place()) as bare, _failing(container):
             weaving = _Weaving(container, options.image_path, parent, bare)
-            dump.run(first_of(weaving.on_notify, on_notify), criu=bare.criu)
+            dump.run(first_of(weaving.on_notify, on_dumped, on_notify), criu=bare.criu)
     if not options.leave_running:
         container.delete(force=True)
     else:

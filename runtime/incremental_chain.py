@@ -1,7 +1,8 @@
 """The chain of image directories that incremental checkpoints make, and what ties them together.
 
 CRIU finds the next older directory by the link `parent`, relative to the newer one. Beside CRIU's
-images each pre-dump leaves `chain.json`: whose memory it is, and a token that nothing else bears.
+images each directory has `chain.json`: whose memory it is, a token that nothing else bears, and the
+token of its parent: a parent that was written anew is none any more.
 The keeper (runtime.memory.keeper) says what was written since a token's directory was made.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
 from typing import Self
@@ -36,11 +38,15 @@ class Link:
     boot_id: str
     init_start_time: int
     token: str
+    #: token of the directory that it is incremental to, "" where it is whole
+    parent: str
 
     @classmethod
-    def new(cls, state: State) -> Self:
+    def new(cls, state: State, parent: Parent | None) -> Self:
         """For a directory that is about to be written."""
-        return cls(state.id, _BOOT_ID.read_text().strip(), state.init_start_time, token_hex(16))
+        boot_id = _BOOT_ID.read_text().strip()
+        below = parent.token if parent else ""
+        return cls(state.id, boot_id, state.init_start_time, token_hex(16), below)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -93,9 +99,10 @@ class Parent:
         try:
             chain = images.chain(directory)
             link = Link.load(directory)
+            check_links(directory)
         except BadImages as exc:
             raise CheckpointFailed(state.id, f"parent path {path}: {exc}") from exc
-        if not link.same_run(Link.new(state)):
+        if not link.same_run(Link.new(state, None)):
             whose = f"container {link.container_id}"
             if link.container_id == state.id:
                 whose = "an earlier run of this container"
@@ -120,6 +127,21 @@ class Parent:
         path = images_dir / PARENT
         path.unlink(missing_ok=True)
         path.symlink_to(self.path)
+
+
+def check_links(images_dir: Path) -> None:
+    """Raise BadImages when a directory of the chain was written anew since a later one was.
+
+    What the later one lacks would be taken from other memory. Directories of another program's
+    making tell nothing, and pass.
+    """
+    chain = images.chain(images_dir)
+    for newer, older in pairwise(chain):
+        if (newer / CHAIN_FILE).exists():
+            has = Link.load(older).token if (older / CHAIN_FILE).exists() else ""
+            if has != Link.load(newer).parent:
+                why = f"is not what it was when {newer.resolve()} was written"
+                raise BadImages(older.resolve(), why)
 
 
 def _same(a: Path, b: Path) -> bool:

@@ -14,6 +14,7 @@ from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
 from runtime.assemble import first_state
 from runtime.checkpoint import criu_config
+from runtime.incremental_chain import check_links
 from runtime.network.capture import Description
 from runtime.network.models import Networks
 from runtime.records import Record, spec_digest
@@ -52,6 +53,7 @@ class RestorePlan:
         if options.record is None:  # then the images are there, to be looked at in peace
             images.check(options.image_path)
             check_pages(options.image_path)
+            check_links(options.image_path)
         record = options.record or records.load(options.image_path, container_id)
         if record.spec_sha256 not in ("", spec_digest(spec.raw)):
             logger.info("%s is not the config.json that the container was dumped with", bundle)

@@ -18,7 +18,8 @@ from criu_rpc.pages import check_pages
 from runtime import Container, incremental
 from runtime.bare_dump import vpid_of
 from runtime.checkpoint import CheckpointOptions
-from runtime.errors import CheckpointFailed
+from runtime.errors import CheckpointFailed, RestoreFailed
+from runtime.incremental_chain import check_links
 from runtime.memory import soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import SOCKET, Keeper
@@ -110,7 +111,8 @@ class Target:
             if not mm.exists():  # of a zombie
                 del self.had[vpid]
                 continue
-            vmas = read_vmas(mm)  # not among them: where CRIU's own code was
+            # Not among them: where CRIU's own code was, and what the kernel may drop anyway.
+            vmas = [vma for vma in read_vmas(mm) if vma.private]
             self.had[vpid] = {
                 address: page
                 for address, page in self.had[vpid].items()
@@ -368,6 +370,22 @@ def test_wrong_parents_are_refused_before_anything_is_made(target: Target, room:
     target.restore("last")
     with pytest.raises(CheckpointFailed, match="of an earlier run of this container"):
         target.pre_dump("pre2", "pre1")
+
+
+def test_a_directory_that_was_written_anew_breaks_its_chains(target: Target, room: Path) -> None:
+    target.pre_dump("pre1")
+    target.pre_dump("pre2", "pre1")
+    target.checkpoint("last", "pre2", leave_running=True)
+    check_links(room / "last")
+    target.pre_dump("pre1")
+    with pytest.raises(BadImages, match=r"is not what it was when .*pre2 was written"):
+        check_links(room / "last")
+    with pytest.raises(CheckpointFailed, match="is not what it was"):
+        target.checkpoint("again", "pre2")
+    target.checkpoint("other", "pre1")
+    with pytest.raises(RestoreFailed, match="is not what it was"):
+        target.restore("last")
+    target.restore("other")
 
 
 def test_a_chain_that_lacks_a_directory_or_a_page_is_not_restored(
