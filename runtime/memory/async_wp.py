@@ -63,18 +63,32 @@ class ProtectedSpace(Space):
             return None
         with suppress(PermissionError):
             found = self.pagemap.written(*run, protect=not final)
-            if self._register(run):
+            if self.pagemap.all_registered(*run) and self._register(run):
                 return found
         # Changed under our hands: what the scan has found and protected is lost.
         return self.all_of([mappings])
 
     def _of_fresh(self, mapping: Run, *, final: bool) -> list[Run]:
         """Protect from now on what can be, then list what is there."""
-        if not final and self._register(mapping):
+        if not final and self._register_anew(mapping):
             # Unmapped or replaced since: the next round finds out.
             with suppress(PermissionError):
                 self.pagemap.written(*mapping, protect=True)
         return self.all_of([[mapping]])
+
+    def _register_anew(self, run: Run) -> bool:
+        """Register, with no protection left of an earlier registration.
+
+        When mremap(2) merges what it moves with a mapping beside, the kernel forgets that this is
+        registered too (fs/userfaultfd.c: mremap_userfaultfd_prep), and leaves its pages marked as
+        protected. One that was written then is writable and marked: it would tell of no write.
+        """
+        start, end = run
+        if not self._register(run):
+            return False
+        with suppress(OSError):  # replaced meanwhile: the next round finds out
+            userfaultfd.unregister(self.userfaultfd, start, end - start)
+        return self._register(run)
 
     def _register(self, run: Run) -> bool:
         start, end = run

@@ -41,6 +41,15 @@ CASES = {
         "remap(A + 1024 * PAGE, 64, 64, to=A); put(A, 4, 4)",
         "remap(A + 16 * PAGE, 16, 16, to=A + 512 * PAGE); fill(A + 512 * PAGE, 3, 5)",
     ],
+    "mremap away from beside what is tracked, and back": [
+        "B = memory(64, at=A + 64 * PAGE)",
+        "fill(B, 64, 1)",
+        "remap(B, 64, 64, to=A + 1024 * PAGE)",
+        # merged with A, which the kernel then tracks no more
+        "remap(A + 1024 * PAGE, 64, 64, to=B); put(A, 3, 3)",
+        "put(A, 3, 4)",
+        "put(A, 3, 5); put(B, 3, 5)",
+    ],
     "mremap growing and shrinking": [
         "remap(A, 64, 128); fill(A + 64 * PAGE, 64, 6)",
         "remap(A, 128, 32)",
