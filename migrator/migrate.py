@@ -14,15 +14,14 @@ resumed when it says "dead", and stays frozen else.
 from __future__ import annotations
 
 import logging
-import resource
-import time
 import uuid
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from criu_rpc import CriuError, Notification
 from migrator import messages as m
-from migrator import preflight, rootfs
+from migrator import preflight
+from migrator.asking import ask_to_run
 from migrator.bandwidth import Limiter
 from migrator.departure import Departure
 from migrator.destination import DestinationAgent
@@ -35,20 +34,18 @@ from migrator.errors import (
     RolledBack,
     SourceLeftBehind,
     StillNeeded,
-    UsageProblem,
 )
-from migrator.final_sync import FinalSync
-from migrator.guardian import Guardian
+from migrator.files import Files
 from migrator.images import ImageSender
 from migrator.interrupts import Interrupts
-from migrator.journal import SOURCE, Journal, open_journal, peek
+from migrator.journal import SOURCE, peek
 from migrator.pages import Sender
 from migrator.plan import Plan
 from migrator.postcopy import PostCopy
-from migrator.report import Observer, Recorder, Report
-from migrator.rootfs_changes import Snapshot
+from migrator.report import Observer, Recorder, Report, used
 from migrator.serving import Link
 from migrator.source import Source
+from migrator.watch import Watch, unfinished
 from runtime import ContainerError
 from runtime.memory.loaded import loaded_pages
 
@@ -68,7 +65,7 @@ def migrate(plan: Plan, observer: Observer | None = None) -> Report:
             source = Source(plan)
             stack.callback(source.close)
             if peek(plan.root, plan.container, SOURCE):
-                raise _unfinished(plan.container)
+                raise unfinished(plan.container)
         with recorder.phase("connect"):
             agent = stack.enter_context(DestinationAgent.open(plan.destination))
         migration = Migration(plan, source, agent, recorder)
@@ -92,18 +89,14 @@ class Migration:
         self.machine = agent.machine
         #: who may run it: "source", "destination", or "unknown" between COMMIT and the answer
         self.owner = "source"
-        self.journal: Journal | None = None
-        self.guardian: Guardian | None = None
+        self.watch: Watch | None = None
         #: how the memory moves: "cold" or one of the others, once the destination was asked
         self.mode = plan.mode
         self.departure: Departure | PostCopy | None = None
         self.slowed = False
         self.filled: m.Filled | None = None
         self.sender: ImageSender | None = None
-        self.final_sync: FinalSync | None = None
-        self.mapped: set[str] = set()
-        self.snapshot: Snapshot | None = None
-        self.rootfs_bytes = 0
+        self.files: Files | None = None
         self.frozen_at_ms = self.restore_asked_ms = self.runs_at_ms = 0.0
         self.warnings: list[str] = []
 
@@ -132,49 +125,31 @@ class Migration:
             needs = preflight.needs(self.plan, self.source.container, self.source.criu)
             reasons = preflight.objections(self.plan, self.source.container)
             verdict = self.agent.preflight(needs)
-            reasons += verdict.reasons + self._choose_mode(verdict)
+            self.mode, objection = self.plan.chosen_mode(verdict.lazy_pages)
+            reasons += [*verdict.reasons, *objection]
             if left := self.source.started_by_exec():
                 self.warnings.append(f"processes {left} were started by exec: they did not move")
         if reasons:
             raise PreflightFailed(self.plan.container, self.agent.host, reasons)
         return needs
 
-    def _choose_mode(self, verdict: m.Verdict) -> list[str]:
-        """Make "auto" a mode that works; why another one does not."""
-        lacking = "its kernel or criu has no userfaultfd, which serves pages"
-        if self.mode == "auto":
-            self.mode = "hybrid" if verdict.lazy_pages else "cold"
-            if not verdict.lazy_pages:
-                self.warnings.append(f"{lacking}: moved cold")
-        elif self.mode != "cold" and not verdict.lazy_pages:
-            return [f"{lacking}: give --mode cold"]
-        return []
-
     def _begin(self) -> None:
         """From here a crash leaves a record, and someone who acts by it."""
-        journal = open_journal(self.plan.root, self.plan.container, SOURCE)
-        if journal.entries:
-            journal.close()
-            raise _unfinished(self.plan.container)
-        self.journal = journal
-        to, state = self.plan.destination, self.source.container.state
-        journal.write(
-            "begin",
+        state = self.source.container.state
+        self.watch = Watch(
+            self.plan,
             migration=self.id,
-            destination={
-                "host": to.host,
-                "user": to.user,
-                "port": to.port,
-                "ssh_config": to.ssh_config and str(to.ssh_config.absolute()),
-                "identity": to.identity and str(to.identity.absolute()),
-                "agent": to.agent,
-            },
+            destination=self.plan.destination.to_json(),
             machine=self.machine,
             init=[state.init_pid, state.init_start_time],
             images_dir=str(self.source.images_dir),
             bandwidth=self.plan.bandwidth,
         )
-        self.guardian = Guardian(self.plan.root, self.plan.container)
+
+    def _note(self, step: str, **data: Any) -> None:
+        """Write to the journal. Raises OSError."""
+        assert self.watch is not None
+        self.watch.journal.write(step, **data)
 
     def _prepare(self, needs: m.Preflight) -> None:
         with self.recorder.phase("prepare"):
@@ -194,12 +169,9 @@ class Migration:
 
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
-            self.mapped |= set(self.source.mapped_files())
-            self.snapshot = Snapshot.of(self.source.container.state.rootfs)
-            with self.recorder.phase("sync rootfs"), self.agent.open_stream("rsync") as stream:
-                self.rootfs_bytes += rootfs.push(
-                    self.source.container.state.rootfs, stream, frozen=False
-                )
+            self.files = Files(self.source, self.agent)
+            with self.recorder.phase("sync rootfs"):
+                self.files.send()
 
     def _copy_memory(self) -> None:
         if self.mode == "cold":
@@ -228,9 +200,8 @@ class Migration:
     def _slow_down(self, share: float) -> None:
         """It writes faster than the link carries: it gets less CPU until it has moved."""
         if not self.slowed:
-            assert self.journal is not None
             self.slowed = True
-            self.journal.write("slow down", former=self.source.cpu_limits())
+            self._note("slow down", former=self.source.cpu_limits())
             self.undo.callback(self.source.slow_down, 1.0)
         self.source.slow_down(share)
 
@@ -247,11 +218,9 @@ class Migration:
             self.undo.callback(self.sender.abort)
             self.sender.give(loaded_pages(self.source.container.processes()))
             self.sender.start()
-            if self.plan.rootfs_mode == "sync":
-                streams = [self.agent.open_stream("rsync") for _ in range(2)]
-                tree = self.source.container.state.rootfs
-                self.final_sync = FinalSync(tree, streams, self._mapped_now, self.snapshot)
-                self.undo.callback(self.final_sync.abort)
+            if self.files is not None:
+                self.undo.callback(self.files.abort)
+                self.files.arm()
         if isinstance(self.departure, PostCopy):
             self.departure.open(self.agent.open_stream("lazy"))
         elif self.departure is not None:
@@ -259,8 +228,7 @@ class Migration:
                 self.departure.catch_up()
 
     def _dump(self) -> None:
-        assert self.journal is not None
-        self.journal.write("dumping", criu=self.source.criu_identity())
+        self._note("dumping", criu=self.source.criu_identity())
         try:
             self.source.dump(self._on_notify)
         except (CriuError, ContainerError) as error:
@@ -287,12 +255,8 @@ class Migration:
             self.source.slow_down(1.0)  # CRIU has its tasks work for it
         if self.departure is not None:
             self.departure.begin(self.source.bare)
-        if self.final_sync and not self.plan.link_remap:
-            self.final_sync.start()
-
-    def _mapped_now(self) -> list[str]:
-        """Files whose times say nothing: see Source.mapped_files."""
-        return self.source.existing(self.mapped | set(self.source.mapped_files()))
+        if self.files is not None and not self.plan.link_remap:
+            self.files.start()
 
     def _hand_over(self) -> None:
         """With the container dumped and held: complete the destination's copy, then commit."""
@@ -307,9 +271,9 @@ class Migration:
             with self.recorder.phase("last pages"):
                 spaces = self.departure.complete(self.source.images_dir, self._alive)
         self.sender.complete()
-        if self.final_sync is not None:
+        if self.files is not None:
             with self.recorder.phase("sync rootfs again"):
-                self.rootfs_bytes += self.final_sync.finish(self._alive)
+                self.files.finish(self._alive)
         with self.recorder.phase("send images"):
             files = self.sender.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
@@ -320,7 +284,6 @@ class Migration:
         self._commit()
 
     def _commit(self) -> None:
-        assert self.journal is not None
         with self.recorder.phase("fence"):
             self.undo.callback(self.source.reconnect)
             self.source.isolate()
@@ -329,9 +292,11 @@ class Migration:
             self.interrupts.hold()
         with self.recorder.phase("commit"):
             left = self.departure.processes if isinstance(self.departure, PostCopy) else []
-            self.journal.write("commit", left=left)
+            self._note("commit", left=left)
             self.owner = "unknown"
-            outcome = self._ask_to_run()
+            outcome, self.agent = ask_to_run(
+                self.plan, self.id, self.agent, self.source.held_packets(), self._add_phases
+            )
         if outcome != "running":
             self.owner = "source"
             raise MigrationError(f"{self.agent.host} could not run it")
@@ -342,14 +307,13 @@ class Migration:
             self._serve(self.departure)
         with self.recorder.phase("end source"):
             with suppress(OSError):  # a full disk must not keep the source alive
-                self.journal.write("moved")
+                self._note("moved")
             self.source.end()
 
     def _serve(self, left: PostCopy) -> None:
         """It runs there with its memory here: serve that until all of it is there."""
-        assert self.journal is not None
         with suppress(OSError):
-            self.journal.write("serving")
+            self._note("serving")
         name, to = self.plan.container, self.plan.destination
         link = Link(to, self.machine, migration=self.id, container=name, agent=self.agent)
         try:
@@ -359,39 +323,12 @@ class Migration:
         except KeyboardInterrupt:
             raise StillNeeded(name, str(to), "interrupted") from None
         except CopyLost as error:
-            self.journal.write("lost", why=error.why)
+            self._note("lost", why=error.why)
             link.finish()
             raise
         finally:
             self.interrupts.hold()
             self.agent = link.agent or self.agent
-
-    def _ask_to_run(self) -> str:
-        """Past the point of no return: "running" or "dead"; OutcomeUnknown if nobody says."""
-        try:
-            running = self.agent.commit(
-                self.source.held_packets(), timeout_s=self.plan.commit_wait_s
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, only an answer may end this
-            logger.warning("commit: %s", error)
-            return self._ask_again(error)
-        with suppress(ValueError, TypeError):
-            self._add_phases(running.phases)
-        return "running"
-
-    def _ask_again(self, error: Exception) -> str:
-        deadline = time.monotonic() + self.plan.commit_wait_s
-        while True:
-            try:
-                self.agent.close()
-                self.agent = DestinationAgent.open(self.plan.destination)
-                self.agent.ensure_is(self.machine)
-                return self.agent.resolve(migration=self.id, container=self.plan.container)
-            except Exception as again:  # noqa: BLE001 - as above
-                error = again
-            if time.monotonic() > deadline:
-                raise OutcomeUnknown(self.plan.container, self.agent.host, str(error))
-            time.sleep(1.0)
 
     def _failed(self, error: BaseException) -> None:
         """What an error means, by who may run the container now."""
@@ -423,7 +360,7 @@ class Migration:
                 undone = False
                 error.add_note(f"undoing it: {second}")
             self._let_go(done=undone, forget=undone)
-        began = self.journal is not None
+        began = self.watch is not None
         explained = isinstance(error, MigrationError | ContainerError | CriuError | OSError)
         if began and explained and undone:
             raise RolledBack(self.plan.container, phase, str(error)) from error
@@ -457,16 +394,9 @@ class Migration:
             self.interrupts.hold()
 
     def _let_go(self, *, done: bool, forget: bool) -> None:
-        """Give up journal and guardian; without *done* the guardian goes on where we stopped."""
-        if self.journal is not None:
-            if forget:
-                self.journal.remove()
-            self.journal.close()
-        if self.guardian is not None:
-            if done:
-                self.guardian.release()
-            else:
-                self.guardian.hand_over()
+        """Without *done* the guardian goes on where we stopped."""
+        if self.watch is not None:
+            self.watch.end(done=done, forget=forget)
 
     def _alive(self) -> None:
         """What must hold while we wait inside the hold."""
@@ -485,9 +415,6 @@ class Migration:
     def _report(self) -> Report:
         assert self.sender is not None
         memory = self.departure.report(self.filled) if self.departure else None
-        whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        usage = [resource.getrusage(who) for who in whose]
-        page_bytes = memory.bytes if memory else 0
         return Report(
             container=self.plan.container,
             destination=self.agent.host,
@@ -496,19 +423,10 @@ class Migration:
             frozen_at_ms=self.frozen_at_ms,
             downtime_ms=self.runs_at_ms - self.frozen_at_ms,
             total_ms=self.recorder.now_ms(),
-            bytes=self.sender.bytes_sent + self.rootfs_bytes + page_bytes,
             image_bytes=self.sender.bytes_sent,
-            rootfs_bytes=self.rootfs_bytes,
+            rootfs_bytes=self.files.bytes_sent if self.files else 0,
             phases=sorted(self.recorder.phases, key=lambda phase: phase.start_ms),
             memory=memory,
-            cpu_s=sum(each.ru_utime + each.ru_stime for each in usage),
-            max_rss_bytes=max(each.ru_maxrss for each in usage) * 1024,
             warnings=self.warnings,
+            **used(),
         )
-
-
-def _unfinished(container: str) -> UsageProblem:
-    return UsageProblem(
-        f"a migration of {container} is at work or unfinished: wait for it, or run "
-        f"migrator resolve {container}"
-    )

@@ -48,6 +48,23 @@ class Destination:
     def __str__(self) -> str:
         return self.host
 
+    def to_json(self) -> dict[str, Any]:
+        """For a journal, whose reader may be in another directory; see from_json."""
+        return {
+            "host": self.host,
+            "user": self.user,
+            "port": self.port,
+            "ssh_config": self.ssh_config and str(self.ssh_config.absolute()),
+            "identity": self.identity and str(self.identity.absolute()),
+            "agent": self.agent,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Destination:
+        """What to_json made."""
+        paths = {key: Path(data[key]) if data[key] else None for key in ("ssh_config", "identity")}
+        return cls(**{**data, **paths})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -100,6 +117,18 @@ class Plan:
             raise UsageProblem("--downtime, --max-rounds and --max-time must be above 0")
         if self.bundle is not None and not self.bundle.is_absolute():
             raise UsageProblem(f"bundle path {self.bundle} at the destination must be absolute")
+
+    def chosen_mode(self, lazy_pages: bool) -> tuple[str, list[str]]:
+        """The mode that "auto" stands for, and what stands against another.
+
+        lazy_pages: whether a restore at the destination may leave pages to a server.
+        """
+        if lazy_pages or self.mode == "cold":
+            return "hybrid" if self.mode == "auto" else self.mode, []
+        if self.mode == "auto":
+            return "cold", []
+        why = "its kernel or criu has no userfaultfd, which serves pages: give --mode cold"
+        return self.mode, [why]
 
 
 _UNITS_MS = {"ms": 1.0, "s": 1000.0, "min": 60_000.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -75,7 +76,6 @@ class Report:
     frozen_at_ms: float
     downtime_ms: float
     total_ms: float
-    bytes: int
     image_bytes: int
     rootfs_bytes: int
     phases: list[Phase]
@@ -84,14 +84,29 @@ class Report:
     max_rss_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def bytes(self) -> int:
+        """All that went over the wire to be kept."""
+        return self.image_bytes + self.rootfs_bytes + (self.memory.bytes if self.memory else 0)
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types, times rounded to 0.01 ms."""
-        data = asdict(self)
+        data = {**asdict(self), "bytes": self.bytes}
         for phase in data["phases"]:
             phase.update({key: round(phase[key], 2) for key in ("start_ms", "duration_ms")})
         return data | {
             key: round(data[key], 2) for key in ("frozen_at_ms", "downtime_ms", "total_ms")
         }
+
+
+def used() -> dict[str, Any]:
+    """What this process and those it has waited for took, as Report has it."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usage = [resource.getrusage(who) for who in whose]
+    return {
+        "cpu_s": sum(each.ru_utime + each.ru_stime for each in usage),
+        "max_rss_bytes": max(each.ru_maxrss for each in usage) * 1024,
+    }
 
 
 Observer = Callable[[str, str, float], None]

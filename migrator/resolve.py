@@ -13,7 +13,6 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from migrator import incoming, processes
 from migrator.bandwidth import Limiter
@@ -67,7 +66,7 @@ def resolve(
 
 def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resolution:
     begin = journal.entries[0].data
-    destination = _destination(begin["destination"])
+    destination = Destination.from_json(begin["destination"])
     if journal.has("moved"):
         return _ended(root, name, journal)
     if not journal.has("commit"):
@@ -107,7 +106,7 @@ def _served(
 ) -> Resolution:
     """It runs there, its memory is here: serve that, frozen as it is, then end it."""
     begin = journal.entries[0].data
-    destination, migration = _destination(begin["destination"]), begin["migration"]
+    destination, migration = Destination.from_json(begin["destination"]), begin["migration"]
     if lost := journal.last("lost"):
         raise CopyLost(name, str(destination), lost.data["why"])
     link = Link(destination, begin["machine"], migration=migration, container=name, agent=agent)
@@ -197,8 +196,3 @@ def _tell_to_discard(destination: Destination, migration: str, name: str) -> str
 def _forget(journal: Journal) -> None:
     shutil.rmtree(journal.entries[0].data["images_dir"], ignore_errors=True)
     journal.remove()
-
-
-def _destination(data: dict[str, Any]) -> Destination:
-    paths = {key: Path(data[key]) if data[key] else None for key in ("ssh_config", "identity")}
-    return Destination(**{**data, **paths})

@@ -20,7 +20,6 @@ REPORT = Report(
     frozen_at_ms=0.0,
     downtime_ms=123.456,
     total_ms=2345.6,
-    bytes=3 << 20,
     image_bytes=2 << 20,
     rootfs_bytes=1 << 20,
     phases=[
