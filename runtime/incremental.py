@@ -164,7 +164,7 @@ class _Weaving:
                     if (dirty := kept.final(self._parent.token)) is not None:
                         return dirty
                 except KeeperFailed as error:
-                    logger.warning("%s", error)
+                    logger.info("%s", error)
         logger.warning("what was written since %s is not known: all is copied", self._parent.path)
         return {}
 

@@ -36,6 +36,7 @@ _START = (
 )
 #: a keeper that says nothing for so long while the container stands still counts as gone
 _FINAL_WITHIN_S = 10
+_ENDED = "the process that does it has ended; give the command again"
 
 
 class Keeper:
@@ -75,7 +76,7 @@ class Keeper:
             _spawn(directory, kind, listener.fileno())
         found = cls.find(directory)
         if found is None:
-            raise KeeperFailed("it ended at once")
+            raise KeeperFailed(_ENDED)
         return found
 
     def round(self, base: str) -> dict[int, tuple[list[Run], list[Run]]] | None:
@@ -132,8 +133,10 @@ class Keeper:
             if give is not None:
                 socket.send_fds(self._connection, [b"\0"], [give])
             answer = self._channel.receive_plan()
+        except BlockingIOError as exc:  # SO_RCVTIMEO
+            raise KeeperFailed("the process that does it does not answer") from exc
         except (OSError, ChannelClosed) as exc:
-            raise KeeperFailed(f"it does not answer: {exc}") from exc
+            raise KeeperFailed(_ENDED) from exc
         if isinstance(answer, dict) and FAILED in answer:
             raise KeeperFailed(answer[FAILED])
         return answer
