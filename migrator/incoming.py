@@ -23,7 +23,7 @@ from migrator.arrival import Arrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import Journal
-from migrator.late_pages import LateArrival, pages_are_missing
+from migrator.late_pages import LateArrival, fate
 from migrator.preflight import came_by_migration, mark
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio
@@ -190,8 +190,7 @@ class Incoming:
         """Stop the data plane and remove the images; the record stays for a source that asks."""
         if self._listener is not None:
             self._listener.close()
-        if self.images_dir is not None and not pages_are_missing(self.images_dir):
-            shutil.rmtree(self.images_dir, ignore_errors=True)
+        _remove_images_unless_wanted(self.journal)
 
     def discard(self) -> None:
         """Remove everything that this migration made here; the journal then says dead.
@@ -331,9 +330,14 @@ def _remove_images(record: Journal) -> None:
 
 
 def _remove_images_unless_wanted(record: Journal) -> None:
-    """A source that is away still finds by them who waits for its pages."""
+    """A source that is away still finds by them who waits for its pages, or why nobody does."""
     prepared = record.last("prepared")
-    if prepared is not None and not pages_are_missing(Path(prepared.data["images_dir"])):
+    state = fate(Path(prepared.data["images_dir"])) if prepared else "waiting"
+    if state in ("waiting", "lost"):
+        return
+    with suppress(OSError):  # unwritten it would be lost with them
+        if state == "filled":
+            record.write("filled")
         _remove_images(record)
 
 

@@ -98,10 +98,12 @@ def relay(stream: ssl.SSLSocket, images_dir: Path) -> None:
         pump(stream, server.fileno(), server.fileno())
 
 
-def pages_are_missing(images_dir: Path) -> bool:
-    """Whether a source is still wanted, as far as files tell."""
+def fate(images_dir: Path) -> str:
+    """What the files tell: "waiting" for the source, "filled", "lost"; "none": nothing is late."""
     work = images_dir / WORK
-    return (work / NAME).exists() and not (work / LAST_WORD).exists()
+    with suppress(FileNotFoundError):
+        return "lost" if (work / LAST_WORD).read_text() else "filled"
+    return "waiting" if (work / NAME).exists() else "none"
 
 
 class Attachment:
@@ -124,7 +126,9 @@ class Attachment:
         if not prepared or prepared.data.get("migration") != self._request.migration:
             return _attached("lost", "nothing is known of it there any more")
         images_dir = Path(prepared.data["images_dir"])
-        if not pages_are_missing(images_dir):
+        if self._journal and self._journal.has("filled"):
+            return _attached("complete", "")
+        if fate(images_dir) != "waiting":
             return _attached(*_last_word(images_dir))
         if not _is_served(images_dir):
             return self._end_it(images_dir)
@@ -135,7 +139,7 @@ class Attachment:
 
     def _end_it(self, images_dir: Path) -> m.Attached:
         """Nobody serves it: whatever it reads of the pages that were missing is zeros."""
-        if not pages_are_missing(images_dir):
+        if fate(images_dir) != "waiting":  # it has come to its end meanwhile
             return _attached(*_last_word(images_dir))
         assert self._journal is not None
         if restored := self._journal.last("restored"):

@@ -215,7 +215,10 @@ def _end_of_vdso(pid: int, mem_fd: int) -> int:
     vectors = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))
     if not (base := vectors.get(_AT_SYSINFO_EHDR)):
         raise OSError(errno.ENOEXEC, "has no vDSO", f"process {pid}")
-    magic, headers, size, count = _ELF_HEADER.unpack(os.pread(mem_fd, _ELF_HEADER.size, base))
+    header = os.pread(mem_fd, _ELF_HEADER.size, base)
+    if len(header) < _ELF_HEADER.size:
+        raise ProcessLookupError(errno.ESRCH, "has ended", f"process {pid}")
+    magic, headers, size, count = _ELF_HEADER.unpack(header)
     if magic != b"\x7fELF":
         raise OSError(errno.ENOEXEC, "has an unknown vDSO", f"process {pid}")
     # Section headers are the last of the image (objcopy writes it so, and the kernel maps it).

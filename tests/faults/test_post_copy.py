@@ -6,6 +6,7 @@ The container compares all of its memory itself. A narrow link keeps pages missi
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from scenarios.asking import ask
 from scenarios.by_migrator import ByMigrator
 from scenarios.workload import rootfs_on
 from scenarios.write_heavy.workload import ScribeWorkload
-from tests.faults.moves import SWEEP, eventually, processes, quiet
+from tests.faults.moves import STOPPED, SWEEP, eventually, processes, quiet
 from tests.faults.test_lost import cut
 from tests.lab.hosts import TwoHosts, differences, snapshot
 
@@ -53,12 +54,18 @@ class Scribe:
 
     def move(self, *more: str, rate: str = RATE) -> None:
         """Begin; returns when it runs at the destination and pages are missing."""
+        self.begin(*more, rate=rate)
+        eventually(lambda: self.says("serving"), "pages are served", 30)
+
+    def begin(self, *more: str, rate: str = RATE, stop_at: str = "never") -> subprocess.Popen[str]:
+        """Start the command; stop_at: the phase at which it stops itself."""
         self.process = self.hosts.source.popen(
+            "env", f"MIGRATOR_STOP_AT={stop_at}",
             "migrator", "migrate", "--mode", "post-copy", "--bandwidth", rate, "--json", *more,
             *self.hosts.to_destination[:-1], self.name, self.hosts.to_destination[-1],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        eventually(lambda: self.says("serving"), f"it serves: {self.process.poll()}", 30)
+        return self.process
 
     def says(self, step: str) -> bool:
         """Whether the source's journal has come to *step*."""
@@ -125,6 +132,15 @@ def kill(host: Host, pattern: str) -> None:
     host.run("kill", "-KILL", *map(str, victims), check=False)
 
 
+def stopped(host: Host, pattern: str) -> bool:
+    """Whether such a process has stopped itself."""
+    states = [
+        host.run("cat", f"/proc/{pid}/status", check=False).stdout
+        for pid in processes(host, pattern)
+    ]
+    return any(STOPPED.search(state) for state in states)
+
+
 def test_it_runs_before_its_memory_is_there(scribe: Scribe) -> None:
     scribe.move()
     assert scribe.status(scribe.hosts.destination) == "running"
@@ -172,6 +188,35 @@ def test_the_sources_migrator_is_killed_while_pages_are_missing(
     scribe.move()
     kill(two_hosts.source, "migrator migrate")
     eventually(lambda: scribe.status(two_hosts.source) is None, "its guardian serves the rest")
+    scribe.settle()
+    scribe.check()
+
+
+@pytest.mark.parametrize("phase", ["commit", "serve", "end source"])
+def test_the_sources_migrator_is_killed_at_the_borders_of_serving(
+    two_hosts: TwoHosts, scribe: Scribe, phase: str
+) -> None:
+    move = scribe.begin(stop_at=phase, rate="30M")
+    eventually(lambda: stopped(two_hosts.source, "migrator migrate"), f"it stops at {phase}")
+    kill(two_hosts.source, "migrator migrate")
+    move.send_signal(signal.SIGCONT)  # nsenter(1) stops when its child does
+    move.wait(10)
+    scribe.settle()
+    if phase == "commit":  # it was not written: nothing has happened
+        assert scribe.status(two_hosts.source) == "running"
+        assert scribe.status(two_hosts.destination) is None
+    else:
+        scribe.check()
+
+
+def test_the_agent_is_killed_before_it_says_that_it_runs(
+    two_hosts: TwoHosts, scribe: Scribe
+) -> None:
+    scribe.begin("--agent", "env MIGRATOR_STOP_AT=running migrator")
+    eventually(lambda: stopped(two_hosts.destination, "migrator agent"), "the agent stops")
+    kill(two_hosts.destination, "migrator agent")
+    status, _, err = scribe.finish()
+    assert status == 0, err
     scribe.settle()
     scribe.check()
 
