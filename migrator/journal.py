@@ -6,7 +6,9 @@ at work, so that two migrations of one container, or a migration and its `resolv
 together.
 
     source:       begin -> dumping -> commit -> moved          (rolled back: the file is removed)
+                  post-copy: commit -> serving -> moved | lost
     destination:  prepared -> arming -> armed -> restored -> run -> running | dead
+                  post-copy: running -> filled
 
 *commit* is the point of no return: without it the source may be resumed, with it only after the
 destination said "dead". *run* is an intention: what became of it is looked up, then written as

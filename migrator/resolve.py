@@ -97,7 +97,7 @@ def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resol
 def _left(journal: Journal) -> list[list[int]]:
     """Post-copy: pid and start time of those whose memory the destination has only in part."""
     commit = journal.last("commit")
-    left: list[list[int]] = commit.data["left"] if commit else []
+    left: list[list[int]] = commit.data.get("left", []) if commit else []
     return left
 
 
@@ -112,7 +112,7 @@ def _served(
     link = Link(destination, begin["machine"], migration=migration, container=name, agent=agent)
     memory = FrozenSpaces((pid, start_time) for pid, start_time in _left(journal))
     try:
-        Serving(memory, Limiter(begin["bandwidth"])).until_complete(
+        Serving(memory, Limiter(begin.get("bandwidth"))).until_complete(
             link, patience_s=SERVE_PATIENCE_S, check=lambda: None
         )
         journal.write("moved")

@@ -136,6 +136,7 @@ def command(
       0  it runs at the destination          4  the destination cannot be reached
       1  the request is wrong                5  it failed on the way; it runs on here
       3  preflight found reasons against it  6  the outcome is unknown: migrator resolve
+      8  post-copy: it ended there for want of its pages, and is frozen here
 
     \b
     Example:
