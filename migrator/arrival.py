@@ -7,9 +7,13 @@ the restore begins: the directory may then go, and the agent may end; what was f
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import ssl
+import stat
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
@@ -20,6 +24,7 @@ from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.leaves import ADDRESS_LIMIT
 from runtime.memory.runs import Run, minus
 from runtime.memory.store import PageStore
+from runtime.memory.store_errors import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +40,17 @@ FILL_TIMEOUT_S = 240.0
 class Arrival:
     """One container's pages; `abort` kills what is served from them, `close` lets go of them."""
 
-    def __init__(self, images_dir: Path, memory_bytes: int) -> None:
-        """Make a store in *images_dir*. Raises OSError."""
+    def __init__(self, images_dir: Path, memory_bytes: int, *, kept: Path) -> None:
+        """Make a store in *images_dir*, out of what an earlier attempt has `kept` where it has.
+
+        Raises OSError.
+        """
         self._images_dir = images_dir
         self.work_dir = images_dir / WORK
         directory = images_dir / STORE
-        for each in (directory, self.work_dir):
-            each.mkdir(mode=0o700)
-        self._store = PageStore.create(directory, SPARE * memory_bytes + (256 << 20))
+        self.work_dir.mkdir(mode=0o700)
+        capacity = SPARE * memory_bytes + (256 << 20)
+        self._store = _adopted(kept, directory, capacity) or _new(directory, capacity)
         self._server: LazyPages | None = None
         self._hot: dict[int, list[Run]] = {}
         self._began = 0.0
@@ -56,6 +64,7 @@ class Arrival:
         for space, start, end in hot:
             self._hot.setdefault(int(space), []).append((int(start), int(end)))
         load()
+        self._store.drop_adopted()
         source = {"kind": "store", "directory": str(self._images_dir / STORE)}
         self._server = LazyPages.start(self.work_dir, source, discard=True)
 
@@ -87,12 +96,42 @@ class Arrival:
             self._server.abort()
         self.close()
 
+    def keep(self, kept: Path) -> None:
+        """After `abort`: leave the contents that have arrived at *kept*, in place of older ones."""
+        shutil.rmtree(kept, ignore_errors=True)
+        with suppress(OSError):
+            (self._images_dir / STORE).rename(kept)
+
     def close(self) -> None:
         """Let go; a server that still fills goes on."""
         self._store.close()
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _new(directory: Path, capacity: int) -> PageStore:
+    directory.mkdir(mode=0o700)
+    return PageStore.create(directory, capacity)
+
+
+def _adopted(kept: Path, directory: Path, capacity: int) -> PageStore | None:
+    """The store at *kept*, moved to *directory*; None where none can be used, which is removed."""
+    try:
+        status = kept.lstat()
+    except OSError:
+        return None
+    # The place is one where everybody may make a directory of that name.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        logger.warning("%s is not ours: left alone", kept)
+        return None
+    try:
+        kept.rename(directory)
+        return PageStore.adopt(directory, capacity)
+    except (OSError, StoreError) as error:
+        logger.info("the pages at %s are of no use: %s", kept, error)
+        shutil.rmtree(directory, ignore_errors=True)
+        return None
 
 
 def lazy_runs(

@@ -24,8 +24,10 @@ from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
 from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.memory import keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages, union
 from runtime.memory.tracker import Scan, Tracker
+from runtime.state import lock
 
 #: pages told to the destination as hot: the rest it fills by address
 HOT_PAGES = 8192
@@ -57,6 +59,8 @@ class Departure:
     ) -> None:
         self.container, self.plan, self.sender = container, plan, sender
         self._alive, self._slow_down = alive, slow_down
+        with lock(container.dir):
+            keeper.end(container.dir)  # of an incremental checkpoint, which tracks the same memory
         self._tracker = Tracker.attach(container.processes)
         self._rounds: list[rounds.Round] = []
         self._told: list[Round] = []

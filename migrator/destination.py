@@ -86,6 +86,7 @@ class DestinationAgent:
         migration: str,
         memory: str,
         give_up_after_s: float | None,
+        keep_pages: bool,
         config: str,
     ) -> None:
         """Reserve the id, make the bundle, open the data plane; see messages.Prepare."""
@@ -98,6 +99,7 @@ class DestinationAgent:
             rootfs_mode=needs.rootfs_mode,
             memory_bytes=needs.memory_bytes,
             memory=memory,
+            keep_pages=keep_pages,
             give_up_after_s=give_up_after_s,
             config=config,
             certificate=self._credentials.certificate,

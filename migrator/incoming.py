@@ -83,7 +83,7 @@ class Incoming:
         )
         self.images_dir.mkdir(mode=0o700)
         if request.memory == "store":
-            self._arrival = Arrival(self.images_dir, memory)
+            self._arrival = Arrival(self.images_dir, memory, kept=self._kept_pages())
         elif request.memory == "source":
             self._arrival = LateArrival(self.images_dir, request.give_up_after_s)
         if request.rootfs_mode == "sync":
@@ -204,8 +204,15 @@ class Incoming:
                 self._restore.abort()
         if self._arrival is not None and not self.journal.has("run"):
             self._arrival.abort()
+            if self.request.keep_pages and isinstance(self._arrival, Arrival):
+                self._arrival.keep(self._kept_pages())
         if settle(self.root, self.journal) == "dead":
             self.journal.remove()  # no record means dead
+
+    def _kept_pages(self) -> Path:
+        """Where pages stay between two attempts to move this container here."""
+        assert self.images_dir is not None
+        return self.images_dir.parent / f"migrator-pages-{self.container}"
 
     def _serve_stream(self, header: dict[str, Any], stream: ssl.SSLSocket) -> None:
         if header.get("stream") == "rsync":

@@ -85,6 +85,7 @@ class Prepare:
     memory_bytes: int
     memory: str
     give_up_after_s: float | None
+    keep_pages: bool
     config: str
     certificate: str
 

@@ -164,6 +164,7 @@ class Migration:
                 migration=self.id,
                 memory={"cold": "images", "post-copy": "source"}.get(self.mode, "store"),
                 give_up_after_s=self.plan.give_up_after_s,
+                keep_pages=self.plan.keep_pages,
                 config=config,
             )
 

@@ -79,7 +79,7 @@ class Plan:
     max_rounds, max_time_s: what ends them else; converge: slow the container down where it writes
     faster than the link carries; compression of pages; bandwidth: bytes a second, None: the link's;
     give_up_after_s: how long a post-copy's pages may stay away before the container is given up,
-    None: for ever.
+    None: for ever; keep_pages: what has arrived stays there when it fails, for the next attempt.
     """
 
     container: str
@@ -101,6 +101,7 @@ class Plan:
     compression: str = "auto"
     bandwidth: int | None = None
     give_up_after_s: float | None = None
+    keep_pages: bool = False
 
     def __post_init__(self) -> None:
         if self.rootfs_mode not in ROOTFS_MODES:

@@ -86,6 +86,9 @@ from migrator.commands._common import Settings, id_argument, pass_settings, verb
     "--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 64MiB; or bits: 1gbit."
 )
 @click.option(
+    "--keep-pages", is_flag=True, help="When it fails, keep what has arrived for the next attempt."
+)
+@click.option(
     "--give-up-after",
     metavar="TIME",
     help="Post-copy: end the container when its pages stay away that long.  [default: never]",
