@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from criu_rpc import (
@@ -30,6 +31,7 @@ from migrator.plan import Plan
 from migrator.source import memory_bytes
 from runtime import Container
 from runtime.cgroups.detect import cgroup_version
+from runtime.memory.injection import tracer_of
 from runtime.network import bridge_exists, network_lock
 from runtime.state import check_id
 
@@ -75,7 +77,16 @@ def objections(plan: Plan, container: Container) -> list[str]:
         )
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")
-    return found
+    return found + list(_traced(container))
+
+
+def _traced(container: Container) -> Iterator[str]:
+    """Neither CRIU nor the tracker can stop what a debugger holds."""
+    for pid in container.processes():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            tasks = map(int, os.listdir(f"/proc/{pid}/task"))
+            if tracer := max(map(tracer_of, tasks), default=0):
+                yield f"process {pid} is traced by process {tracer}, which has to let go first"
 
 
 def can_fill_lazily(criu_option: str | None) -> bool:
