@@ -52,14 +52,16 @@ def quiet(host: Host) -> bool:
 class Move:
     """A `migrator migrate` on the source that is stopped at one phase, on one side."""
 
-    def __init__(self, hosts: TwoHosts, side: str, phase: str, *more: str) -> None:
+    def __init__(
+        self, hosts: TwoHosts, side: str, phase: str, *more: str, container: str = NAME
+    ) -> None:
         self.hosts, self.side, self.phase = hosts, side, phase
         stop = f"MIGRATOR_STOP_AT={phase}"
         agent = ("--agent", f"env '{stop}' migrator") if side == "destination" else ()
         before = ("env", stop) if side == "source" else ()
         self.process = hosts.source.popen(
             *before, "migrator", "migrate", *agent, *more, "--commit-wait", "5",
-            *hosts.to_destination[:-1], NAME, hosts.to_destination[-1],
+            *hosts.to_destination[:-1], container, hosts.to_destination[-1],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
