@@ -82,6 +82,8 @@ def _memory(console: Console, memory: Memory) -> None:
         sent = f"{each.pages} pages, {size(each.bytes)} in {each.seconds:.2f} s"
         console.print(f"round {each.number}: {sent}; {each.why}", markup=False, soft_wrap=True)
     tracked = f"tracked by {memory.tracker}, stopped for {memory.stop_us / 1000:.1f} ms"
+    if memory.tracker == "none":
+        tracked = "fetched after it ran"
     pages = f"{memory.data_pages} pages sent, {memory.same_pages} known, {memory.zero_pages} zero"
     console.print(f"memory: {tracked}; {pages}", markup=False, soft_wrap=True)
     if filled := memory.filled:

@@ -46,9 +46,9 @@ class Round:
 class Memory:
     """How the memory moved, page by page.
 
-    tracker: how writes were noticed; stop_us: the longest that a process was stopped for it; bytes:
-    on the wire, for data_pages whole, and zero_pages and same_pages by name; filled: how the pages
-    came into the container, None: nobody knows.
+    tracker: how writes were noticed, "none" in a post-copy; stop_us: the longest that a process was
+    stopped for it; bytes: on the wire, for data_pages whole, and zero_pages and same_pages by name;
+    filled: how the pages came into the container, None: nobody knows.
     """
 
     tracker: str
