@@ -41,7 +41,10 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"required by image|CPU .*capabilities do not match|xsave",
             "this CPU lacks what the one had that was dumped on",
         ),
-        (r"tee: .*not permitted", "raise the limit: sysctl fs.pipe-max-size=1073741824"),
+        (
+            r"tee: .*not permitted|page-pipe: splice: -1: Bad file",
+            "raise the limit: sysctl fs.pipe-max-size=1073741824",
+        ),
         (r"rt vDSO area bounds", "this criu is too old for this kernel"),
         (r"iptables|Locking network failed", "install iptables or choose another --network-lock"),
         (r"nftables", "choose another --network-lock"),

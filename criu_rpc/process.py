@@ -82,7 +82,7 @@ class CriuProcess:
         logger.debug("starting %s", command)
         try:
             with within:
-                child = _popen(command, stderr_fd, (theirs.fileno(), *keep_fds))
+                child = popen(command, stderr_fd, (theirs.fileno(), *keep_fds))
         except OSError as error:
             ours.close()
             os.close(stderr_fd)
@@ -136,9 +136,8 @@ class CriuProcess:
             os.close(fd)
 
 
-def _popen(
-    command: list[str], stderr_fd: int, pass_fds: tuple[int, ...]
-) -> subprocess.Popen[bytes]:
+def popen(command: list[str], stderr_fd: int, pass_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """Start a criu program, with the descriptors *pass_fds*; what it prints goes to *stderr_fd*."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

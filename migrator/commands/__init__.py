@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "resolve": Entry(_MOVING, "Finish a migration that a crash left half done."),
     "agent": Entry(_MOVING, "Serve one migration on stdin and stdout (started over SSH)."),
     "lazy-pages": Entry(_MOVING, "Bring the memory of a lazy restore from its images."),
+    "page-server": Entry(_MOVING, "Serve the memory of a checkpoint to a lazy restore elsewhere."),
     "lab": Entry(_TRYING, "Two hosts and a client on this machine, to try a migration on."),
     "scenario": Entry(_TRYING, "Run a story: a workload that is moved while a client watches."),
     "completion": Entry(_SHELL, "Print the completion script of a shell."),

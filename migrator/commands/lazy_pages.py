@@ -1,14 +1,27 @@
-"""`migrator lazy-pages`: bring the pages of a lazy restore from its image directory."""
+"""`migrator lazy-pages`: bring the pages of a lazy restore, from its images or a page server."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from migrator.commands._common import DIRECTORY, verb
+from migrator.commands._common import DIRECTORY, Settings, pass_settings, verb
+from migrator.commands._pages import (
+    address_option,
+    check_privacy,
+    criu_daemon,
+    criu_options,
+    say_ready,
+    status_fd,
+    tls_options,
+)
+
+if TYPE_CHECKING:
+    from migrator.page_client import Link
+    from migrator.page_link import Address, Certificates
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +45,137 @@ logger = logging.getLogger(__name__)
     type=DIRECTORY,
     help="Where criu works, and looks for the server.  [default: the image directory]",
 )
-@click.option("--status-fd", type=int, metavar="FD", help="Write a byte here when it listens.")
+@address_option(
+    "--page-server",
+    help="Bring the pages from there: no pages-*.img is here.",
+)
+@click.option(
+    "--give-up-after",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End what was restored when the page server is away so long.  [default: never]",
+)
+@tls_options
+@click.option("--tls-no-cn-verify", is_flag=True, help="Its certificate may be of another name.")
+@criu_daemon
+@status_fd
 @click.option("-d", "--detach", is_flag=True, help="Return when it listens.")
-def command(image_path: Path, work_path: Path | None, status_fd: int | None, detach: bool) -> None:
+@pass_settings
+def command(
+    settings: Settings,
+    image_path: Path,
+    work_path: Path | None,
+    address: Address | None,
+    give_up_after: float | None,
+    certificates: Certificates | None,
+    plain: bool,
+    criu_daemon: bool,
+    status_fd: int | None,
+    detach: bool,
+) -> None:
     """Serve the memory of processes that `criu restore --lazy-pages` restores.
 
     It ends when every page is there. Interrupted, it leaves the serving to the background: a
-    restored process must not lose its memory.
+    restored process must not lose its memory. With a page server the connection is lost then, and
+    who waits for a page waits until the same command connects again.
     """
+    images, work_dir = image_path.absolute(), (work_path or image_path).absolute()
+    if address is not None:
+        check_privacy(address, certificates, plain=plain)
+    elif certificates or plain or give_up_after:
+        raise click.UsageError("TLS and --give-up-after are for a --page-server")
+    if criu_daemon:
+        if give_up_after:
+            raise click.UsageError("CRIU's server has no --give-up-after: it never reconnects")
+        options = ["--page-server", *criu_options(address, certificates)] if address else []
+        _by_criu(settings, images, work_dir, options, status_fd, detach=detach)
+    elif address is None:
+        _from_images(images, work_dir, status_fd, detach=detach)
+    elif detach:
+        raise click.UsageError("--detach: the connection to the page server is this command's own")
+    else:
+        _from_page_server(images, work_dir, address, certificates, give_up_after, status_fd)
+
+
+def _from_images(image_path: Path, work_dir: Path, status_fd: int | None, *, detach: bool) -> None:
     from runtime.memory.lazy.images import read_images
     from runtime.memory.lazy.launch import LazyPages
 
-    images = read_images(image_path.absolute())
-    work_dir = (work_path or image_path).absolute()
+    images = read_images(image_path)
     with LazyPages.start(work_dir, images.plan, expected=images.expected) as lazy:
         lazy.load(images.lazy)
-        if status_fd is not None:
-            os.write(status_fd, b"\0")
-            os.close(status_fd)
+        say_ready(status_fd)
         if not detach:
             lazy.wait()
             logger.info("%s", lazy.progress)
+
+
+def _from_page_server(
+    image_path: Path,
+    work_dir: Path,
+    address: Address,
+    certificates: Certificates | None,
+    give_up_after_s: float | None,
+    status_fd: int | None,
+) -> None:
+    from migrator import page_client
+    from migrator.interrupts import Interrupts
+    from runtime.memory.lazy.split_images import identity
+
+    context = certificates.context(server=False) if certificates else None
+    link = page_client.Link(address, context, identity(image_path))
+    with Interrupts(), page_client.alone(work_dir):
+        if page_client.is_served(work_dir):
+            logger.warning("%s is served: connecting its server again", work_dir)
+            say_ready(status_fd)
+            survivor = page_client.Survivor(work_dir)
+            page_client.carry(link, work_dir, survivor.wait, give_up_after_s)
+            survivor.check()
+        else:
+            _start(image_path, work_dir, link, give_up_after_s, status_fd)
+
+
+def _start(
+    image_path: Path,
+    work_dir: Path,
+    link: Link,
+    give_up_after_s: float | None,
+    status_fd: int | None,
+) -> None:
+    from migrator import page_client
+    from runtime.memory.lazy.brought_files import BroughtFiles
+    from runtime.memory.lazy.launch import LazyPages
+    from runtime.memory.lazy.split_images import read_split
+
+    images = read_split(image_path)
+    word = work_dir / page_client.LAST_WORD
+    word.unlink(missing_ok=True)
+    plan = {"kind": "remote", "give_up_after_s": give_up_after_s, "last_word": str(word)}
+    with BroughtFiles(images) as files:
+        page_client.bring(link, files, give_up_after_s)
+        with LazyPages.start(work_dir, plan, expected=images.expected, discard=True) as lazy:
+            lazy.load(images.lazy)
+            say_ready(status_fd)
+            page_client.carry(link, work_dir, lazy.wait)
+            lazy.wait()
+            word.unlink(missing_ok=True)
+            logger.info("%s", lazy.progress)
+
+
+def _by_criu(
+    settings: Settings,
+    image_path: Path,
+    work_dir: Path,
+    options: list[str],
+    status_fd: int | None,
+    *,
+    detach: bool,
+) -> None:
+    from criu_rpc.daemons import CriuDaemon
+    from criu_rpc.process import find_criu
+
+    criu = find_criu(settings.criu)
+    daemon = CriuDaemon.start(criu, "lazy-pages", image_path, work_dir, options)
+    say_ready(status_fd)
+    if not detach:
+        daemon.wait()

@@ -35,6 +35,7 @@ HOMES = {
     "ctypes": ["runtime/*"],
     "subprocess": [
         "criu_rpc/process.py",
+        "criu_rpc/daemons.py",
         "runtime/hooks.py",
         "runtime/process/*",
         "migrator/rootfs.py",

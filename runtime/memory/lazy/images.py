@@ -53,13 +53,13 @@ def read_images(directory: Path) -> LazyImages:
     extents = {}
     for path in sorted(directory.glob("pagemap-*.img")):
         if match := re.fullmatch(r"pagemap-(\d+)\.img", path.name):
-            extents[int(match[1])] = _joined(_Pagemap(path, files).lazy())
+            extents[int(match[1])] = _joined(Pagemap(path, files).lazy())
     if not extents:
         raise BadImages(directory, "has no image of a process's memory")
     return LazyImages(list(files), extents)
 
 
-class _Pagemap:
+class Pagemap:
     """One pagemap-PID.img and those below it in the chain."""
 
     def __init__(self, path: Path, files: dict[str, int]) -> None:
@@ -67,19 +67,33 @@ class _Pagemap:
         self._files = files
         pages_id, self._entries = read_pagemap(path)
         self._starts = [entry.address for entry in self._entries]
-        self._file = str((path.parent / f"pages-{pages_id}.img").absolute())
+        self.file = str((path.parent / f"pages-{pages_id}.img").absolute())
         self._offsets = []
         offset = 0
         for entry in self._entries:
             self._offsets.append(offset)
             offset += entry.pages * PAGE if entry.flags & PE_PRESENT else 0
-        self._below: _Pagemap | None = None
+        self._below: Pagemap | None = None
 
     def lazy(self) -> Iterator[Extent]:
         """Where the lazy pages lie."""
+        for start, end in self.lazy_runs():
+            yield from self.find(start, end)
+
+    def eager(self) -> Iterator[Extent]:
+        """Where those lie that CRIU reads by itself, even in a lazy restore."""
         for entry in self._entries:
-            if entry.flags & PE_LAZY:
+            if not entry.flags & PE_LAZY:
                 yield from self.find(entry.address, entry.end)
+
+    def lazy_runs(self) -> list[Run]:
+        """What is lazy, wherever it lies."""
+        return [(each.address, each.end) for each in self._entries if each.flags & PE_LAZY]
+
+    @property
+    def present_bytes(self) -> int:
+        """How much of it lies in the pages image beside it, which is `file`."""
+        return sum(each.pages * PAGE for each in self._entries if each.flags & PE_PRESENT)
 
     def find(self, start: int, end: int) -> Iterator[Extent]:
         """Where the pages from *start* to *end* lie."""
@@ -89,13 +103,13 @@ class _Pagemap:
                 raise BadImages(self.path, f"has page {start:#x} in no image of its chain")
             entry, until = self._entries[at], min(end, self._entries[at].end)
             if entry.flags & PE_PRESENT:
-                file = self._files.setdefault(self._file, len(self._files))
+                file = self._files.setdefault(self.file, len(self._files))
                 yield start, until, file, self._offsets[at] + start - entry.address
             else:
                 yield from self._parent(start, entry.flags).find(start, until)
             start = until
 
-    def _parent(self, address: int, flags: int) -> _Pagemap:
+    def _parent(self, address: int, flags: int) -> Pagemap:
         if self._below is None:
             path = self.path.parent / "parent" / self.path.name
             if not path.exists():
@@ -103,7 +117,7 @@ class _Pagemap:
                 raise BadImages(
                     self.path, f"has left page {address:#x} to {where}, which is not here"
                 )
-            self._below = _Pagemap(path, self._files)
+            self._below = Pagemap(path, self._files)
         return self._below
 
 
