@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.memory.lazy.layout import FROM_UFFD, LOG_EVENTS, NOTHING, PAGE
+from runtime.memory.lazy.layout import FROM_CRIU, FROM_UFFD, LOG_EVENTS, NOTHING, PAGE
 from runtime.memory.lazy.state import State
 
 BASE = 0x7F00_0000_0000
@@ -103,3 +103,10 @@ def test_other_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="not the memory of a lazy-pages server"):
         State.attach(fd)
     os.close(fd)
+
+
+def test_what_was_made_ready_for_a_read_in_vain_is_no_event(state: State) -> None:
+    at = state.begin(FROM_CRIU, 5)
+    state.memory[at + LOG_EVENTS : at + LOG_EVENTS + 256] = b"\x40" * 256
+    at = state.begin(FROM_UFFD, 9)
+    assert bytes(state.memory[at + LOG_EVENTS : at + LOG_EVENTS + 256]) == bytes(256)

@@ -286,8 +286,13 @@ class State:
     # ---- the log
 
     def begin(self, kind: int, fd: int) -> int:
-        """The log is about what is read from *fd* next; its offset. It is empty."""
+        """The log is about what is read from *fd* next; its offset. It is empty.
+
+        Also of what was made ready in it for a read that then brought nothing: between events that
+        would look like one more.
+        """
         at = self.log_at()
+        self.memory[at : at + LOG_USED] = bytes(LOG_USED)
         struct.pack_into("Q", self.memory, at + LOG_FD, fd)
         struct.pack_into("Q", self.memory, at + LOG_KIND, kind)
         return at
