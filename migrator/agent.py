@@ -91,7 +91,7 @@ class Agent:
 
     def _preflight(self, needs: m.Preflight) -> m.Verdict:
         reasons = preflight.check(needs, self._root, self._criu)
-        return m.Verdict(reasons, preflight.can_fill_lazily(self._criu))
+        return m.Verdict(reasons, bool(reasons) or preflight.can_fill_lazily(self._criu))
 
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:

@@ -12,6 +12,7 @@
     +-- StillNeeded               6   runs there, with pages that are frozen here; they wait
     +-- SourceLeftBehind          7   moved, but something could not be removed at the source
     +-- CopyLost                  8   ran there, and ended before it had all of its pages
+    +-- PagesLost                 8   the same, with nothing left at the source
 
 Errors of one container on one host are runtime.errors', of CRIU criu_rpc.errors'.
 """
@@ -124,4 +125,16 @@ class CopyLost(MigrationError):
             f"{container} has ended at {destination} ({why}); what is frozen here is as it was at "
             f"the freeze, and what it has done since is lost: run migrator resolve --force-source "
             f"{container} to go on from there, or migrator delete --force {container}"
+        )
+
+
+class PagesLost(MigrationError):
+    """The container runs nowhere: the destination could not give it all of its pages."""
+
+    exit_code = 8
+
+    def __init__(self, container: str, destination: str, why: str) -> None:
+        super().__init__(
+            f"{container} has ended at {destination}, where its pages could not be served ({why}); "
+            "it was gone here by then"
         )

@@ -63,7 +63,9 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """lazy_pages: whether a restore there may leave pages to a server (userfaultfd)."""
+    """lazy_pages: whether a restore there may leave pages to a server (userfaultfd); not looked at
+    where there are reasons.
+    """
 
     reasons: list[str]
     lazy_pages: bool

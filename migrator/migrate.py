@@ -24,11 +24,12 @@ from migrator import preflight
 from migrator.asking import ask_to_run
 from migrator.bandwidth import Limiter
 from migrator.departure import Departure
-from migrator.destination import DestinationAgent
+from migrator.destination import AgentFailed, DestinationAgent
 from migrator.errors import (
     CopyLost,
     MigrationError,
     OutcomeUnknown,
+    PagesLost,
     PeerLost,
     PreflightFailed,
     RolledBack,
@@ -339,7 +340,7 @@ class Migration:
             return
         # nothing may be undone any more: the journal says what is left to do
         self._let_go(done=isinstance(error, OutcomeUnknown | CopyLost), forget=False)
-        if isinstance(error, StillNeeded | CopyLost):
+        if isinstance(error, StillNeeded | CopyLost | PagesLost):
             return
         if self.owner == "destination":
             raise SourceLeftBehind(self.plan.container, str(error)) from error
@@ -389,6 +390,10 @@ class Migration:
             self.filled = self.agent.fill(alive=self.agent.ensure_connected)
         except KeyboardInterrupt:
             self.warnings.append("its last pages are still on their way into it")
+        except AgentFailed as error:
+            self._let_go(done=True, forget=True)
+            self.watch = None
+            raise PagesLost(self.plan.container, self.agent.host, str(error)) from error
         except MigrationError as error:
             self.warnings.append(f"it is not known whether every page is in its place: {error}")
         finally:
