@@ -167,7 +167,7 @@ def test_no_room_for_the_files_there(two_hosts: TwoHosts, container: str) -> Non
 def test_a_criu_that_is_too_old_there(two_hosts: TwoHosts, container: str) -> None:
     script = on_machine(two_hosts.destination, "/srv/criu")
     reply = {"type": "VERSION", "success": True, "version": {"major_number": 3, "minor_number": 17}}
-    steps = json.dumps([{"expect": "VERSION"}, {"reply": reply}, {"linger": True}])
+    steps = json.dumps([{"expect": "VERSION"}, {"reply": reply}, {"expect": "the end"}])
     script.write_text(
         f"#!/bin/sh\nFAKE_CRIU_SCRIPT='{steps}' FAKE_CRIU_HEARD=/dev/null PYTHONPATH={PROJECT} "
         f'exec {sys.executable} {PROJECT}/tests/fakes/criu.py "$@"\n'
