@@ -102,14 +102,16 @@ class Departure:
                 self._slow_down(share)
 
     def catch_up(self) -> None:
-        """Rounds for what was written since the last, as long as each leaves clearly less."""
-        self._look()
-        left = self._pending_pages()
+        """Rounds for what was written since the last, as long as each leaves clearly less.
+
+        What the last look has found is sent in any case: it stays clean, or is hot.
+        """
+        left = 0
         for _ in range(CATCH_UP_ROUNDS):
-            self._send_pending()
             self._look()
             before, left = left, self._pending_pages()
-            if left <= FEW_PAGES or left > CLEARLY_LESS * before:
+            self._send_pending()
+            if left <= FEW_PAGES or (before and left > CLEARLY_LESS * before):
                 return
 
     def begin(self, bare: BareCriu) -> None:
@@ -207,11 +209,12 @@ class Departure:
 
     def _send_last(self, stacks: dict[int, list[Run]]) -> None:
         try:
-            found = [FrozenMemory.of(pid, pages) for pid, pages in stacks.items()]
-            self._frozen = [memory for memory in found if memory is not None]
             self._note(self._tracker.final())
             pending, self._pending = self._pending, {}
             self._send((space, run) for space, runs in pending.items() for run in runs)
+            # while they are on their way
+            found = [FrozenMemory.of(pid, pages) for pid, pages in stacks.items()]
+            self._frozen = [memory for memory in found if memory is not None]
             self.sender.mark()
         except BaseException as error:  # noqa: BLE001 - complete() raises it in the caller's thread
             self._error = error
