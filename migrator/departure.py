@@ -38,6 +38,9 @@ LAST_PAGES_S = 30.0
 #: just before the freeze: what is sent while CRIU dumps all else is no matter
 FEW_PAGES = 128
 CATCH_UP_ROUNDS = 8
+#: so many are worth to slow a container down, to this share of the CPU that it uses
+MANY_PAGES = 512
+BRAKE = 0.3
 CLEARLY_LESS = 0.8
 
 
@@ -104,12 +107,15 @@ class Departure:
     def catch_up(self) -> None:
         """Rounds for what was written since the last, as long as each leaves clearly less.
 
-        What the last look has found is sent in any case: it stays clean, or is hot.
+        What the last look has found is sent in any case: it stays clean, or is hot. One that writes
+        much is slowed down for these moments: what it writes in them it would be frozen for.
         """
         left = 0
-        for _ in range(CATCH_UP_ROUNDS):
+        for number in range(CATCH_UP_ROUNDS):
             self._look()
             before, left = left, self._pending_pages()
+            if number == 0 and left > MANY_PAGES:
+                self._slow_down(BRAKE)
             self._send_pending()
             if left <= FEW_PAGES or (before and left > CLEARLY_LESS * before):
                 return

@@ -182,6 +182,7 @@ class Migration:
             self.departure = PostCopy(self.source.container, Limiter(self.plan.bandwidth))
             self.undo.callback(self.departure.abort)
             return
+        self.source.watch_cpu()
         with self.recorder.phase("copy memory"):
             sender = Sender(
                 self.agent.open_stream("pages"),
@@ -201,9 +202,10 @@ class Migration:
 
     def _slow_down(self, share: float) -> None:
         """It writes faster than the link carries: it gets less CPU until it has moved."""
-        if not self.slowed:
+        former = self.source.cpu_limits
+        if former is not None and not self.slowed:
             self.slowed = True
-            self._note("slow down", former=self.source.cpu_limits())
+            self._note("slow down", former=former)
             self.undo.callback(self.source.slow_down, 1.0)
         self.source.slow_down(share)
 

@@ -18,6 +18,7 @@ from runtime import Container, ContainerError, NotRunning, Status
 from runtime.bare_dump import BareCriu
 from runtime.cgroups.throttle import CpuThrottle
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
+from runtime.errors import CgroupError
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.network.held import Held, to_wire
 from runtime.processes import strangers
@@ -140,15 +141,22 @@ class Source:
         """Its processes that CRIU does not dump, since they do not descend from its init."""
         return strangers(self.container.state.init_pid, self.container.processes())
 
-    def cpu_limits(self) -> dict[str, str]:
-        """What `slow_down` changes, as it is now: file -> content. Raises CgroupError."""
-        self._throttle = CpuThrottle(self.container.cgroup)
-        return self._throttle.former
+    def watch_cpu(self) -> None:
+        """Begin to measure what CPU it uses, for `slow_down`; nothing where there is no quota."""
+        try:
+            self._throttle = CpuThrottle(self.container.cgroup)
+        except CgroupError as error:
+            logger.info("%s cannot be slowed down: %s", self.container.id, error)
+
+    @property
+    def cpu_limits(self) -> dict[str, str] | None:
+        """What `slow_down` changes, as it was: file -> content. None: it changes nothing."""
+        return self._throttle.former if self._throttle is not None else None
 
     def slow_down(self, share: float) -> None:
-        """Leave it *share* of the CPU that it uses; 1.0: all."""
-        assert self._throttle is not None
-        self._throttle.set(share)
+        """Leave it *share* of the CPU that it has used lately; 1.0: all. Raises CgroupError."""
+        if self._throttle is not None:
+            self._throttle.set(share)
 
     def held_packets(self) -> dict[str, Any]:
         """What was kept since, for Commit."""

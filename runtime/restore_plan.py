@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from criu_rpc import ManageCgroups, VethPair, images
+from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
@@ -112,10 +112,11 @@ class RestorePlan:
         }
 
     def _uses_tmp(self) -> bool:
-        """Whether CRIU will open something below /tmp by its path."""
+        """Whether CRIU, or what starts it, will open something below /tmp by its path."""
         binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
         sources = (Path(source) for _, source in externals.mounts_to_restore(binds, ()))
-        paths = (self.state.rootfs, self.directory, *self.namespaces.values(), *sources)
+        criu = find_criu(self.options.criu)
+        paths = (criu, self.state.rootfs, self.directory, *self.namespaces.values(), *sources)
         return any(path.resolve().is_relative_to("/tmp") for path in paths)
 
     def criu_options(self, criu_pid: int) -> CriuOptions:
