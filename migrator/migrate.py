@@ -48,6 +48,7 @@ from migrator.serving import Link
 from migrator.source import Source
 from migrator.watch import Watch, unfinished
 from runtime import ContainerError
+from runtime.memory.lazy.launch import LazyPagesFailed
 from runtime.memory.loaded import loaded_pages
 
 logger = logging.getLogger(__name__)
@@ -392,11 +393,11 @@ class Migration:
             self.filled = self.agent.fill(alive=self.agent.ensure_connected)
         except KeyboardInterrupt:
             self.warnings.append("its last pages are still on their way into it")
-        except AgentFailed as error:
-            self._let_go(done=True, forget=True)
-            self.watch = None
-            raise PagesLost(self.plan.container, self.agent.host, str(error)) from error
         except MigrationError as error:
+            if isinstance(error, AgentFailed) and error.kind == LazyPagesFailed.__name__:
+                self._let_go(done=True, forget=True)
+                self.watch = None
+                raise PagesLost(self.plan.container, self.agent.host, str(error)) from error
             self.warnings.append(f"it is not known whether every page is in its place: {error}")
         finally:
             self.interrupts.hold()
