@@ -25,6 +25,7 @@ from runtime.memory.lazy.brought_files import BroughtFiles
 from runtime.memory.lazy.launch import LazyPagesFailed
 from runtime.memory.lazy.page_protocol import BrokenProtocol
 from runtime.memory.lazy.remote_pages import NAME
+from runtime.socket_path import connect
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def carry(link: Link, work_dir: Path, pause: Pause, give_up_after_s: float | Non
     while (stream := link.open(pause, give_up_after_s)) is not None:
         with stream, suppress(PeerLost):
             try:
-                server = connection(work_dir)
+                server = connect(work_dir / NAME)
             except (ConnectionRefusedError, FileNotFoundError):
                 return
             with server:
@@ -164,7 +165,7 @@ class Survivor:
 def is_served(work_dir: Path) -> bool:
     """Whether a lazy-pages server waits in *work_dir* for somebody to connect it."""
     try:
-        connection(work_dir).close()
+        connect(work_dir / NAME).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     return True
@@ -182,17 +183,3 @@ def alone(work_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(directory)
-
-
-def connection(work_dir: Path) -> socket.socket:
-    """To the lazy-pages server in *work_dir*; it forgets the one before. Raises OSError."""
-    directory = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY)
-    server = socket.socket(socket.AF_UNIX)
-    try:
-        server.connect(f"/proc/self/fd/{directory}/{NAME}")  # sun_path holds 108 bytes
-    except BaseException:
-        server.close()
-        raise
-    finally:
-        os.close(directory)
-    return server

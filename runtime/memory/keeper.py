@@ -16,8 +16,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper_main import COMMIT, COPY, END, FAILED, FINAL, LISTENER_FD, ROUND
 from runtime.memory.runs import Run
 from runtime.process.channel import Channel, ChannelClosed
+from runtime.socket_path import connect, short_path
 
 SOCKET = "keeper.sock"
 
@@ -52,14 +52,10 @@ class Keeper:
     @classmethod
     def find(cls, directory: Path) -> Self | None:
         """The keeper of the container whose state is in *directory*, None if there is none."""
-        connection = socket.socket(socket.AF_UNIX)
         try:
-            with _address(directory) as address:
-                connection.connect(address)
+            return cls(connect(directory / SOCKET))
         except OSError:
-            connection.close()
             return None
-        return cls(connection)
 
     @classmethod
     def start(cls, directory: Path, *, kind: str = "") -> Self:
@@ -70,8 +66,8 @@ class Keeper:
         end(directory)
         with socket.socket(socket.AF_UNIX) as listener:
             os.fchmod(listener.fileno(), 0o600)  # before it has a name
-            with _address(directory) as address:
-                listener.bind(address)
+            with short_path(directory / SOCKET) as path:
+                listener.bind(path)
             listener.listen()
             _spawn(directory, kind, listener.fileno())
         found = cls.find(directory)
@@ -148,16 +144,6 @@ def end(directory: Path) -> None:
         with keeper, suppress(KeeperFailed):
             keeper.end()
     (directory / SOCKET).unlink(missing_ok=True)
-
-
-@contextmanager
-def _address(directory: Path) -> Iterator[str]:
-    """A name of the socket that is short enough, however long the path is (unix(7))."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{SOCKET}"
-    finally:
-        os.close(fd)
 
 
 def _spawn(directory: Path, kind: str, listener_fd: int) -> None:

@@ -24,6 +24,7 @@ from runtime.memory.lazy.layout import (
     LOG_VECTOR,
 )
 from runtime.memory.lazy.state import State, Table
+from runtime.socket_path import short_path
 
 NAME = "lazy-pages.socket"
 
@@ -50,20 +51,17 @@ def listen(work_dir: Path, name: str = NAME) -> int:
     """Listen where a criu that works in *work_dir* connects to; its descriptor."""
     with suppress(FileNotFoundError):
         os.unlink(work_dir / name)
-    directory = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY)
     listener = socket(AF_UNIX, SOCK_STREAM)
     try:
         # Says who sends: the process itself, whose pid here we learn in no other way.
         listener.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
-        # A path of any length: sun_path holds 108 bytes.
-        listener.bind(f"/proc/self/fd/{directory}/{name}")
+        with short_path(work_dir / name) as path:
+            listener.bind(path)
         listener.listen(1)
         return listener.detach()
     except BaseException:
         listener.close()
         raise
-    finally:
-        os.close(directory)
 
 
 def accept(listener_fd: int) -> int:
