@@ -4,7 +4,6 @@ Every test runs in a network namespace that plays the host, with a peer in anoth
 """
 
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,8 +20,8 @@ from runtime.network import in_netns, link_exists, setup
 from runtime.network.capture import Description, Reader, objections
 from runtime.network.netns import Netns
 from runtime.network.recreate import Recreated
-from tests import leftovers
 from tests.migratory import COUNT, Migratory, eventually
+from tests.network_hosts import network_host, network_peer, run
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -75,10 +74,6 @@ sysctl -w net.ipv4.ip_local_port_range=20000\\ 30000
 """
 
 
-def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
 def run_in(netns: Netns, script: str) -> None:
     with in_netns(netns):
         run("sh", "-ec", script)
@@ -92,30 +87,16 @@ def described(netns: Netns) -> Description:
 @pytest.fixture(autouse=True)
 def host(name: str) -> Iterator[Path]:
     """The test is in a namespace that plays the host: br0 and br1, on which it has one address."""
-    path = leftovers.NETNS / f"{name}-host"
-    run("ip", "netns", "add", path.name)
-    with in_netns(path):
+    with network_host(name, "br0", "br1") as path:
         run("ip", "link", "set", "lo", "up")  # CRIU probes TCP over it
-        for bridge in ("br0", "br1"):
-            run("ip", "link", "add", bridge, "type", "bridge")
-            run("ip", "link", "set", bridge, "up")
         yield path
-    run("ip", "netns", "delete", path.name)
 
 
 @pytest.fixture
 def peer(name: str, host: Path) -> Iterator[Path]:
     """Another host on br0, 10.1.0.1."""
-    path = leftovers.NETNS / f"{name}-peer"
-    run("ip", "netns", "add", path.name)
-    run("ip", "link", "add", "peer0", "type", "veth", "peer", "eth0", "netns", path.name)
-    run("ip", "link", "set", "peer0", "master", "br0", "up")
-    with in_netns(path):
-        run("ip", "address", "add", "10.1.0.1/24", "dev", "eth0")
-        run("ip", "address", "add", "fd00:1::1/64", "dev", "eth0", "nodad")
-        run("ip", "link", "set", "eth0", "up")
-    yield path
-    run("ip", "netns", "delete", path.name)
+    with network_peer(name, "10.1.0.1/24", "fd00:1::1/64 nodad") as path:
+        yield path
 
 
 def connect(peer: Path, address: str = "10.1.0.2") -> socket.socket:

@@ -4,7 +4,6 @@ Every test runs in a network namespace that plays the host, with a peer in anoth
 """
 
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ from runtime import InvalidNetwork, Network, Networks, Route, SetupFailed
 from runtime.network import describe, in_netns, link_exists
 from tests import leftovers
 from tests.migratory import COUNT, Migratory, eventually
+from tests.network_hosts import network_host, network_peer, run
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -43,36 +43,19 @@ NETWORKS = Networks(
 SERVE = f"nc -ll -p 7000 -e cat & {COUNT}"
 
 
-def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(autouse=True)
 def host(name: str) -> Iterator[Path]:
     """The test is in a namespace that plays the host: br0 and br1, on which it has one address."""
-    path = leftovers.NETNS / f"{name}-host"
-    run("ip", "netns", "add", path.name)
-    with in_netns(path):
+    with network_host(name, "br0", "br1") as path:
         run("ip", "link", "set", "lo", "up")  # CRIU probes TCP over it
-        for bridge in ("br0", "br1"):
-            run("ip", "link", "add", bridge, "type", "bridge")
-            run("ip", "link", "set", bridge, "up")
         yield path
-    run("ip", "netns", "delete", path.name)
 
 
 @pytest.fixture
 def peer(name: str, host: Path) -> Iterator[Path]:
     """Another host on br0, 10.1.0.1."""
-    path = leftovers.NETNS / f"{name}-peer"
-    run("ip", "netns", "add", path.name)
-    run("ip", "link", "add", "peer0", "type", "veth", "peer", "eth0", "netns", path.name)
-    run("ip", "link", "set", "peer0", "master", "br0", "up")
-    with in_netns(path):
-        run("ip", "address", "add", "10.1.0.1/24", "dev", "eth0")
-        run("ip", "link", "set", "eth0", "up")
-    yield path
-    run("ip", "netns", "delete", path.name)
+    with network_peer(name, "10.1.0.1/24") as path:
+        yield path
 
 
 def connect(peer: Path) -> socket.socket:

@@ -4,7 +4,6 @@ Every test runs in a network namespace that plays the host; the peer is another 
 """
 
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,8 +17,8 @@ from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.network import in_netns, isolate, setup
 from runtime.network.held import Frames, Held, from_wire, replay, to_wire
 from runtime.network.netns import Netns
-from tests import leftovers
 from tests.migratory import COUNT, Migratory, eventually
+from tests.network_hosts import network_host, network_peer, run
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_veth, pytest.mark.needs_bridge]
 
@@ -38,34 +37,18 @@ NETWORKS = Networks(
 SERVE = f"nc -ll -p 7000 -e cat & {COUNT}"
 
 
-def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(autouse=True)
 def host(name: str) -> Iterator[Path]:
-    path = leftovers.NETNS / f"{name}-host"
-    run("ip", "netns", "add", path.name)
-    with in_netns(path):
+    with network_host(name, "br0") as path:
         run("ip", "link", "set", "lo", "up")
-        run("ip", "link", "add", "br0", "type", "bridge")
-        run("ip", "link", "set", "br0", "up")
         yield path
-    run("ip", "netns", "delete", path.name)
 
 
 @pytest.fixture
 def peer(name: str, host: Path) -> Iterator[Path]:
     """Another host on br0, 10.1.0.1."""
-    path = leftovers.NETNS / f"{name}-peer"
-    run("ip", "netns", "add", path.name)
-    run("ip", "link", "add", "peer0", "type", "veth", "peer", "eth0", "netns", path.name)
-    run("ip", "link", "set", "peer0", "master", "br0", "up")
-    with in_netns(path):
-        run("ip", "address", "add", "10.1.0.1/24", "dev", "eth0")
-        run("ip", "link", "set", "eth0", "up")
-    yield path
-    run("ip", "netns", "delete", path.name)
+    with network_peer(name, "10.1.0.1/24") as path:
+        yield path
 
 
 def datagrams(netns: Netns) -> socket.socket:

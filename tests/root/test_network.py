@@ -32,6 +32,7 @@ from runtime.network import (
     teardown,
 )
 from tests import leftovers
+from tests.network_hosts import network_host, run
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_veth, pytest.mark.needs_bridge]
 
@@ -48,24 +49,13 @@ ETH0 = Network(
 )
 
 
-def run(*argv: str) -> str:
-    """Run a program in the network namespace of the calling thread."""
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(autouse=True)
 def host(name: str) -> Iterator[Path]:
     """The test is in a namespace that plays the host, with the bridges br0 and br1."""
-    path = leftovers.NETNS / f"{name}-host"
-    run("ip", "netns", "add", path.name)
-    with in_netns(path):
-        for bridge in ("br0", "br1"):
-            run("ip", "link", "add", bridge, "type", "bridge")
-            run("ip", "link", "set", bridge, "up")
+    with network_host(name, "br0", "br1") as path:
         run("ip", "address", "add", "10.1.0.1/24", "dev", "br0")
         run("ip", "address", "add", "fd00:1::1/64", "dev", "br0", "nodad")
         yield path
-    run("ip", "netns", "delete", path.name)
 
 
 def links() -> set[str]:
