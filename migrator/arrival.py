@@ -37,23 +37,61 @@ SPARE = 2
 FILL_TIMEOUT_S = 240.0
 
 
-class Arrival:
-    """One container's pages; `abort` kills what is served from them, `close` lets go of them."""
+class Served:
+    """One container's pages at its destination, and the server that gives them to it.
+
+    `abort` kills what is served, `close` lets go: a server that still fills or waits goes on.
+    """
+
+    def __init__(self, images_dir: Path) -> None:
+        self._images_dir = images_dir
+        self.work_dir = images_dir / WORK
+        self.work_dir.mkdir(mode=0o700)
+        self._server: LazyPages | None = None
+        self._began = 0.0
+
+    def _load(
+        self, pids: dict[int, int], lazy: dict[int, list[Run]], hot: dict[int, list[Run]]
+    ) -> None:
+        assert self._server is not None
+        self._server.load(lazy, hot, expected=pids)
+        self._began = time.monotonic()
+
+    def _filled(self) -> Filled:
+        assert self._server is not None
+        progress = self._server.progress
+        return Filled(
+            pages=progress.total_pages,
+            faults=progress.faults,
+            duration_ms=(time.monotonic() - self._began) * 1000,
+        )
+
+    def abort(self) -> None:
+        """The migration is off: nothing is served any more."""
+        if self._server is not None:
+            self._server.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the server."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+class Arrival(Served):
+    """Pages that come before the container, into a store."""
 
     def __init__(self, images_dir: Path, memory_bytes: int, *, kept: Path) -> None:
         """Make a store in *images_dir*, out of what an earlier attempt has `kept` where it has.
 
         Raises OSError.
         """
-        self._images_dir = images_dir
-        self.work_dir = images_dir / WORK
+        super().__init__(images_dir)
         directory = images_dir / STORE
-        self.work_dir.mkdir(mode=0o700)
         capacity = SPARE * memory_bytes + (256 << 20)
         self._store = _adopted(kept, directory, capacity) or _new(directory, capacity)
-        self._server: LazyPages | None = None
         self._hot: dict[int, list[Run]] = {}
-        self._began = 0.0
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Take in the pages that come over *stream*, until the source says that it is done."""
@@ -70,31 +108,18 @@ class Arrival:
 
     def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
-        assert self._server is not None
         pids, lazy = lazy_runs(self._images_dir, spaces)
         for space, runs in lazy.items():
             if missing := minus(runs, self._store.known_runs(space)):
                 raise ValueError(f"pages from {missing[0][0]:#x} on have not come")
-        self._server.load(lazy, self._hot, expected=pids)
-        self._began = time.monotonic()
+        self._load(pids, lazy, self._hot)
 
     def fill(self) -> Filled:
         """Wait until every page is in its place."""
         assert self._server is not None
         if not self._server.fill(FILL_TIMEOUT_S):
             raise MigrationError(f"not all pages are in their places after {FILL_TIMEOUT_S:g} s")
-        progress = self._server.progress
-        return Filled(
-            pages=progress.total_pages,
-            faults=progress.faults,
-            duration_ms=(time.monotonic() - self._began) * 1000,
-        )
-
-    def abort(self) -> None:
-        """The migration is off: nothing is served any more."""
-        if self._server is not None:
-            self._server.abort()
-        self.close()
+        return self._filled()
 
     def keep(self, kept: Path) -> None:
         """After `abort`: leave the contents that have arrived at *kept*, in place of older ones."""
@@ -103,11 +128,9 @@ class Arrival:
             (self._images_dir / STORE).rename(kept)
 
     def close(self) -> None:
-        """Let go; a server that still fills goes on."""
+        """Let go of store and server."""
         self._store.close()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        super().close()
 
 
 def _new(directory: Path, capacity: int) -> PageStore:

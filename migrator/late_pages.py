@@ -7,10 +7,7 @@ directory of the images, which stays until all is there. Its last word lies ther
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import ssl
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any
 
 from migrator import messages as m
 from migrator import processes
-from migrator.arrival import WORK, lazy_runs
+from migrator.arrival import WORK, Served, lazy_runs
 from migrator.dataplane import Listener, pump
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import DESTINATION, Journal, open_journal, peek
@@ -26,6 +23,7 @@ from migrator.messages import Filled
 from migrator.tls import Credentials
 from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.lazy.remote_pages import NAME
+from runtime.socket_path import connect
 from runtime.state import check_id
 
 logger = logging.getLogger(__name__)
@@ -36,17 +34,13 @@ LAST_WORD = "last-word"
 FORMER_AGENT_S = 10.0
 
 
-class LateArrival:
-    """One container's pages, which are not here yet; made and ended like an Arrival."""
+class LateArrival(Served):
+    """One container's pages, which are not here yet."""
 
     def __init__(self, images_dir: Path, give_up_after_s: float | None) -> None:
         """give_up_after_s: the container is ended when its source stays away so long."""
-        self._images_dir = images_dir
-        self.work_dir = images_dir / WORK
-        self.work_dir.mkdir(mode=0o700)
+        super().__init__(images_dir)
         self._give_up_after_s = give_up_after_s
-        self._server: LazyPages | None = None
-        self._began = 0.0
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Hand the source's stream on to the server, until one of them ends it."""
@@ -63,38 +57,18 @@ class LateArrival:
 
     def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
-        assert self._server is not None
-        pids, lazy = lazy_runs(self._images_dir, spaces)
-        self._server.load(lazy, expected=pids)
-        self._began = time.monotonic()
+        self._load(*lazy_runs(self._images_dir, spaces), {})
 
     def fill(self) -> Filled:
         """Wait until every page is in its place."""
         assert self._server is not None
         self._server.wait()
-        progress = self._server.progress
-        return Filled(
-            pages=progress.total_pages,
-            faults=progress.faults,
-            duration_ms=(time.monotonic() - self._began) * 1000,
-        )
-
-    def abort(self) -> None:
-        """The migration is off: nothing is served any more."""
-        if self._server is not None:
-            self._server.abort()
-        self.close()
-
-    def close(self) -> None:
-        """Let go; a server that still waits goes on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        return self._filled()
 
 
 def relay(stream: ssl.SSLSocket, images_dir: Path) -> None:
     """Carry bytes between the source and the server that waits for it. Raises OSError, PeerLost."""
-    with _connection(images_dir) as server:
+    with connect(images_dir / WORK / NAME) as server:
         pump(stream, server.fileno(), server.fileno())
 
 
@@ -169,7 +143,7 @@ def _journal_of(root: Path, request: m.Attach) -> Journal:
 
 def _is_served(images_dir: Path) -> bool:
     try:
-        _connection(images_dir).close()
+        connect(images_dir / WORK / NAME).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -194,16 +168,3 @@ def _serve(images_dir: Path) -> Callable[[dict[str, Any], ssl.SSLSocket], None]:
         relay(stream, images_dir)
 
     return serve
-
-
-def _connection(images_dir: Path) -> socket.socket:
-    directory = os.open(images_dir / WORK, os.O_RDONLY | os.O_DIRECTORY)
-    server = socket.socket(socket.AF_UNIX)
-    try:
-        server.connect(f"/proc/self/fd/{directory}/{NAME}")  # sun_path holds 108 bytes
-    except BaseException:
-        server.close()
-        raise
-    finally:
-        os.close(directory)
-    return server
