@@ -53,7 +53,7 @@ class Listener:
         self._socket = socket.create_server((address, 0), family=family)
         self._context = context
         self._serve = serve
-        self._open: set[socket.socket] = set()
+        self._open: set[ssl.SSLSocket] = set()
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = False
         self.address = address
@@ -67,8 +67,7 @@ class Listener:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for stream in list(self._open):
-            with suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+            hang_up(stream)
 
     def _accept(self) -> None:
         while not self._closed:
@@ -144,6 +143,16 @@ def _direct(address: str, port: int) -> socket.socket | None:
         return None
     _tune(raw)
     return raw
+
+
+def hang_up(stream: ssl.SSLSocket) -> None:
+    """End a stream that another thread works with: that one then finds it broken, and closes it.
+
+    SSLSocket's own shutdown and close take TLS away first: what the other thread sends next would
+    leave in the clear, and what it receives would be TLS's records, taken for data.
+    """
+    with suppress(OSError):
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 def _tune(raw: socket.socket) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from migrator import rootfs
+from migrator.dataplane import hang_up
 from migrator.rootfs_changes import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,11 @@ class FinalSync:
     def abort(self) -> None:
         """Give up; the far side then has a part."""
         for stream in self._streams:
-            stream.close()
+            hang_up(stream)
+        if self._thread.ident is None:
+            self._close()
+        else:
+            self._thread.join(5.0)
 
     def _run(self) -> None:
         try:
@@ -67,7 +72,11 @@ class FinalSync:
         except BaseException as error:  # noqa: BLE001 - finish() raises it in the caller's thread
             self._error = error
         finally:
-            self.abort()
+            self._close()
+
+    def _close(self) -> None:
+        for stream in self._streams:
+            stream.close()
 
     def _sync(self) -> None:
         if self._snapshot is not None and self._snapshot.holds():

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from migrator.dataplane import hang_up
 from migrator.errors import PeerLost, ProtocolError
 from migrator.known_pages import PAGE_BYTES, Given, Kept
 
@@ -128,8 +129,10 @@ class ImageSender:
     def abort(self) -> None:
         """Stop sending; the receiver keeps a part that its side discards."""
         self._stop.set()
-        self._stream.close()
-        if self._thread.is_alive():
+        hang_up(self._stream)
+        if self._thread.ident is None:
+            self._stream.close()
+        else:
             self._thread.join(5.0)
 
     def _run(self) -> None:

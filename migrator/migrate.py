@@ -326,6 +326,7 @@ class Migration:
                 self.interrupts.allow()
                 left.serve(link, self.plan.give_up_after_s, self.interrupts.check)
         except KeyboardInterrupt:
+            left.abort()  # whoever goes on serves it alone
             raise StillNeeded(name, str(to), "interrupted") from None
         except CopyLost as error:
             self._note("lost", why=error.why)

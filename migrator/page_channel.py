@@ -12,9 +12,9 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 from migrator.bandwidth import Limiter
+from migrator.dataplane import hang_up
 from migrator.errors import MigrationError, PeerLost, ProtocolError
 from migrator.page_batches import PREFIX_SIZE
 from migrator.page_compression import Flow
@@ -118,8 +118,7 @@ class PageChannel:
 
     def abort(self) -> None:
         """End the stream at once; from any thread, whose sending then raises PeerLost."""
-        with suppress(OSError):  # not SSLSocket's own, which would take TLS away from under it
-            socket.socket.shutdown(self._stream, socket.SHUT_RDWR)
+        hang_up(self._stream)
 
     def _answers_until(self, last: Kind) -> Iterator[Answer]:
         for _ in range(MAX_SAID):

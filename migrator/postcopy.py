@@ -8,15 +8,14 @@ the commit; after it the answers may have to go over more than one connection (s
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from migrator import processes
 from migrator.bandwidth import Limiter
+from migrator.dataplane import hang_up
 from migrator.errors import PeerLost
 from migrator.messages import Filled
 from migrator.report import Memory
@@ -109,8 +108,7 @@ class PostCopy:
     def abort(self) -> None:
         """Nothing is served any more."""
         if self._stream is not None:
-            with suppress(OSError):
-                self._stream.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
+            hang_up(self._stream)
         if self._first is not None:
             self._first.join()
         if self._stream is not None:

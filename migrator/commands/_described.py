@@ -6,10 +6,14 @@ import pwd
 from typing import Any
 
 from runtime.container import Container
+from runtime.errors import NoSuchContainer
 
 
 def described(container: Container) -> dict[str, Any]:
-    """The OCI state and what runc adds to it, in runc's order; no annotations when it has none."""
+    """The OCI state and what runc adds to it, in runc's order; no annotations when it has none.
+
+    Raises NoSuchContainer when it was removed meanwhile.
+    """
     oci = container.oci_state()
     annotations = oci["annotations"]
     return {
@@ -26,7 +30,10 @@ def described(container: Container) -> dict[str, Any]:
 
 
 def _owner(container: Container) -> str:
-    uid = container.dir.stat().st_uid
+    try:
+        uid = container.dir.stat().st_uid
+    except FileNotFoundError:
+        raise NoSuchContainer(container.id, container.dir.parent) from None
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

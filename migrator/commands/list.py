@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import click
 
 from migrator.commands._common import Settings, pass_settings, verb
 from migrator.commands._described import described
 from runtime.container import Container
+from runtime.errors import NoSuchContainer
 
 COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
@@ -21,7 +23,10 @@ COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 def command(settings: Settings, form: str, quiet: bool) -> None:
     """List the containers of this host."""
 
-    states = [described(container) for container in Container.list_all(settings.root)]
+    states = []
+    for container in Container.list_all(settings.root):
+        with suppress(NoSuchContainer):  # removed meanwhile
+            states.append(described(container))
     if quiet:
         lines: Iterator[str] = (state["id"] for state in states)
     elif form == "json":

@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -66,6 +67,38 @@ def test_a_stream_begins_with_its_header(pair):
         assert stream.recv(1) == b"!"
     assert done.wait(5)
     assert got == [{"stream": "rsync"}]
+
+
+@pytest.mark.parametrize("ended_at", ["here", "there"])
+def test_a_stream_that_another_thread_ends_carries_data_alone(pair, ended_at):
+    """Neither TLS's records come out as data, nor does data leave in the clear."""
+    came, ended, data = bytearray(), threading.Event(), b"data" * (1 << 18)
+
+    def serve(_, stream):
+        with suppress(OSError):
+            while received := stream.recv(4096):
+                came.extend(received)
+                time.sleep(1e-4)
+        ended.set()
+
+    def send():
+        with suppress(OSError):
+            while True:
+                stream.sendall(data)
+
+    pair.serve = serve
+    with pair.connect() as stream:
+        sender = threading.Thread(target=send)
+        sender.start()
+        while len(came) < 1 << 17:
+            time.sleep(0.001)
+        if ended_at == "here":
+            pair.listener.close()
+        else:
+            dataplane.hang_up(stream)
+        assert ended.wait(10)
+        sender.join(10)
+    assert bytes(came[: len(came) & ~3]) == b"data" * (len(came) // 4)
 
 
 def test_a_stranger_is_not_served(pair):

@@ -56,7 +56,7 @@ class Filling:
                 behind = None if source is None else source + at - (low - shift)
                 outcome = self._unmapped(space, at, behind)
                 if outcome is Outcome.DONE:
-                    return outcome  # the rest of it another time
+                    return Outcome.CHANGING  # the rest of it another time
             if outcome is Outcome.SHORT:
                 self._words[W_SHORT] += 1
             if outcome is not Outcome.DONE:
