@@ -299,6 +299,15 @@ def test_commands_options_and_containers_are_completed(tmp_path: Path) -> None:
     assert completions("--root", str(tmp_path), "kill", "red") == ["redis1", "redis2"]
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """For what is started here: a shell has its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_ends_with_its_own_code(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")  # opening it waits for a reader, who never comes
     argv = [sys.executable, "-m", "migrator", "--log", str(tmp_path / "log"), "list"]
