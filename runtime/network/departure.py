@@ -73,13 +73,17 @@ class Departure:
         self._resources.close()
 
     def freeze(self) -> None:
-        """Have nothing come in any more, and begin to look what is there now. Raises OSError.
+        """Have nothing come in and no TCP leave, and begin to look what is there now.
 
-        What comes in is enough: nobody is there to send but the kernel's own timers, and they too
-        are silent once CRIU has put a socket into repair mode. A process that runs on because a
-        dump failed can send at once: it gets no EPERM until `unlock` was there.
+        Nobody is there to send but the kernel's own timers. An acknowledgement that it has delayed
+        (by 40 ms, also of a socket in repair mode) would bear a later timestamp than those that the
+        restored socket goes on with, after CRIU has noted it: the peer takes these for old ones and
+        drops them (RFC 7323, 5.3), until the first is sent again a second later. A process that
+        runs on because a dump failed may send all but TCP at once: it gets no EPERM.
+
+        Raises OSError.
         """
-        self._tables.drop_input(LOCK)
+        self._tables.lock(LOCK)
         self._tables.commit()
         self._thread.start()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 from runtime.network import netlink
 from runtime.network.netlink import (
     ACK,
+    APPEND,
     CREATE,
     DUMP,
     EXCLUSIVE,
@@ -29,12 +30,15 @@ _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 
 _NEW_TABLE, _GET_TABLE, _DEL_TABLE = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2
 _NEW_CHAIN, _DEL_CHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 5
-_GET_RULE, _DEL_RULE = _SUBSYSTEM | 7, _SUBSYSTEM | 8
+_NEW_RULE, _GET_RULE, _DEL_RULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7, _SUBSYSTEM | 8
 _GET_ELEMENTS = _SUBSYSTEM | 13
 _GET_GENERATION = _SUBSYSTEM | 16
 
 _FAMILY = struct.Struct("!BBH")
-_INET, _LOCAL_IN, _DROP = 1, 1, 0  # linux/netfilter.h
+_INET, _LOCAL_IN, _LOCAL_OUT, _DROP, _ACCEPT = 1, 1, 3, 0, 1  # linux/netfilter.h
+# linux/netfilter/nf_tables.h: NFT_REG_VERDICT, NFT_REG_1; NFT_META_L4PROTO; NFT_CMP_EQ
+_VERDICT, _REGISTER, _PROTOCOL, _EQUAL = 0, 1, 16, 0
+_TCP = b"\x06"
 
 
 class Table(NamedTuple):
@@ -101,14 +105,27 @@ class Nftables:
             for _, element in attributes(found.get(3, b"")):
                 yield _inner(element, 1, 1)
 
-    def drop_input(self, name: str) -> None:
-        """Have a new table *name* drop all that comes in, of IPv4 and IPv6, at `commit`."""
+    def lock(self, name: str) -> None:
+        """Have a new table *name* drop all that comes in, and what goes out of TCP, at `commit`."""
         table = attribute(1, string(name))
         self._change(_NEW_TABLE, _INET, table, CREATE | EXCLUSIVE)
-        hook = attribute(1, struct.pack("!I", _LOCAL_IN)) + attribute(2, struct.pack("!i", 0))
-        chain = attribute(3, string("input")) + attribute(4, hook)
-        chain += attribute(5, struct.pack("!I", _DROP)) + attribute(7, string("filter"))
-        self._change(_NEW_CHAIN, _INET, table + chain, CREATE)
+        self._new_chain(table, "input", _LOCAL_IN, _DROP)
+        self._new_chain(table, "output", _LOCAL_OUT, _ACCEPT)
+        is_tcp = attribute(1, _number(_REGISTER)) + attribute(2, _number(_EQUAL))
+        is_tcp += attribute(3, attribute(1, _TCP))
+        drop = attribute(1, _number(_VERDICT))
+        drop += attribute(2, attribute(2, attribute(1, _number(_DROP))))
+        expressions = [
+            ("meta", attribute(1, _number(_REGISTER)) + attribute(2, _number(_PROTOCOL))),
+            ("cmp", is_tcp),
+            ("immediate", drop),
+        ]
+        rule = b"".join(
+            attribute(1, attribute(1, string(kind)) + attribute(2, content))
+            for kind, content in expressions
+        )
+        where = table + attribute(2, string("output"))
+        self._change(_NEW_RULE, _INET, where + attribute(4, rule), CREATE | APPEND)
 
     def delete_table(self, table: Table) -> None:
         """Remove a table with all that is in it, at `commit`."""
@@ -135,6 +152,12 @@ class Nftables:
         self._socket.send(b"".join((begin, *changes, end)))
         list(self._socket.answers(len(changes)))
 
+    def _new_chain(self, table: bytes, name: str, hook: int, policy: int) -> None:
+        at = attribute(1, _number(hook)) + attribute(2, _number(0))
+        chain = attribute(3, string(name)) + attribute(4, at)
+        chain += attribute(5, _number(policy)) + attribute(7, string("filter"))
+        self._change(_NEW_CHAIN, _INET, table + chain, CREATE)
+
     def _change(self, kind: int, family: int, content: bytes, flags: int = 0) -> None:
         self._batch.append(self._message(kind, REQUEST | ACK | flags, family, content))
 
@@ -149,6 +172,10 @@ class Nftables:
         self, kind: int, flags: int, family: int, content: bytes, *, resource: int = 0
     ) -> bytes:
         return self._socket.message(kind, _FAMILY.pack(family, 0, resource) + content, flags)
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("!I", value)
 
 
 def _inner(value: bytes, *path: int) -> bytes:

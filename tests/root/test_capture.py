@@ -4,9 +4,10 @@ Every test runs in a network namespace that plays the host, with a peer in anoth
 """
 
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from runtime.errors import NetworkNotCarried
 from runtime.network import in_netns, link_exists, setup
 from runtime.network.capture import Description, Reader, objections
 from runtime.network.netns import Netns
+from runtime.network.nftables import Nftables
 from runtime.network.recreate import Recreated
+from runtime.network.unlock import unlock
 from tests.migratory import COUNT, Migratory, eventually
 from tests.network_hosts import network_host, network_peer, run
 
@@ -253,6 +256,36 @@ def test_a_held_container_answers_nothing_and_loses_nothing(
         migratory.restore(on_notify=at(Script.POST_RESTORE, silent))
         assert echoes(connection, b"") is False  # the two that were sent meanwhile come first
         assert echoes(connection, b"after")
+
+
+def test_no_delayed_acknowledgement_leaves_a_locked_namespace(
+    fresh_netns: Path, peer: Path
+) -> None:
+    """Its timestamp would be beyond the one that the restored socket goes on with."""
+    setup(NETWORKS, fresh_netns, "one")
+    with ExitStack() as opened:
+        with in_netns(fresh_netns):
+            listener = opened.enter_context(socket.create_server(("10.1.0.2", 7000)))
+            tables = opened.enter_context(Nftables())
+        client = opened.enter_context(connect(peer))
+        server = opened.enter_context(listener.accept()[0])
+        for _ in range(20):  # after which it delays what it acknowledges, by 40 ms
+            client.send(b"ask")
+            server.send(server.recv(9))
+            client.recv(9)
+        client.send(b"said just before")
+        tables.lock("CRIU-test")
+        tables.commit()
+        time.sleep(0.15)
+        assert unacknowledged(client) == 1
+        unlock(fresh_netns, [], shared=False)
+        assert eventually(lambda: unacknowledged(client) == 0)
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """linux/tcp.h: tcpi_unacked."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", info, 24)[0])
 
 
 @pytest.mark.parametrize("script", [Script.QUERY_EXT_FILES, Script.POST_DUMP])
