@@ -11,18 +11,19 @@ import os
 import shutil
 import ssl
 import stat
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
-from migrator.errors import MigrationError
+from migrator.errors import MigrationError, ProtocolError
 from migrator.messages import Filled
 from migrator.pages import Receiver
 from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.leaves import ADDRESS_LIMIT
-from runtime.memory.runs import Run, minus
+from runtime.memory.runs import Run
 from runtime.memory.store import PageStore
 from runtime.memory.store_errors import StoreError
 
@@ -35,6 +36,7 @@ WORK = "work"
 SPARE = 2
 #: less than a source waits for a restore: in pre-copy it stands still meanwhile
 FILL_TIMEOUT_S = 240.0
+WHOLE_TIMEOUT_S = 60.0
 
 
 class Served:
@@ -66,6 +68,9 @@ class Served:
             duration_ms=(time.monotonic() - self._began) * 1000,
         )
 
+    def await_whole(self) -> None:
+        """Wait for what has to be here before it may run."""
+
     def abort(self) -> None:
         """The migration is off: nothing is served any more."""
         if self._server is not None:
@@ -92,10 +97,16 @@ class Arrival(Served):
         capacity = SPARE * memory_bytes + (256 << 20)
         self._store = _adopted(kept, directory, capacity) or _new(directory, capacity)
         self._hot: dict[int, list[Run]] = {}
+        self._whole = threading.Event()
+        #: no page comes any more
+        self._over = threading.Event()
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Take in the pages that come over *stream*, until the source says that it is done."""
-        Receiver(stream, self._store).serve()
+        try:
+            Receiver(stream, self._store, self._release).serve()
+        finally:
+            self._over.set()
 
     def arm(self, hot: Sequence[Sequence[int]]) -> None:
         """Start the server: criu finds it in work_dir. Raises ValueError for what is no run."""
@@ -104,15 +115,30 @@ class Arrival(Served):
         load()
         self._store.drop_adopted()
         source = {"kind": "store", "directory": str(self._images_dir / STORE)}
-        self._server = LazyPages.start(self.work_dir, source, discard=True)
+        self._server = LazyPages.start(self.work_dir, source, discard=True, hold=True)
 
     def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: what each process is to be given. Raises BadImages, ValueError."""
-        pids, lazy = lazy_runs(self._images_dir, spaces)
-        for space, runs in lazy.items():
-            if missing := minus(runs, self._store.known_runs(space)):
-                raise ValueError(f"pages from {missing[0][0]:#x} on have not come")
-        self._load(pids, lazy, self._hot)
+        self._load(*lazy_runs(self._images_dir, spaces), self._hot)
+
+    def await_whole(self) -> None:
+        """Wait until the source has said that every page is here and right.
+
+        The restore goes on meanwhile; what asks for a page there waits, since an older one may be
+        in its place still. Raises MigrationError.
+        """
+        deadline = time.monotonic() + WHOLE_TIMEOUT_S
+        while not self._whole.wait(0.1):
+            if self._over.is_set() and not self._whole.is_set():
+                raise MigrationError("the last pages have not come")
+            if time.monotonic() > deadline:
+                raise MigrationError(f"the last pages have not come in {WHOLE_TIMEOUT_S:g} s")
+
+    def _release(self) -> None:
+        if self._server is None:
+            raise ProtocolError("the source", "its pages are whole too early")
+        self._server.release()
+        self._whole.set()
 
     def fill(self) -> Filled:
         """Wait until every page is in its place."""

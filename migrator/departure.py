@@ -1,11 +1,11 @@
 """The memory of a container on its way out: copy rounds while it runs, the rest when it is frozen.
 
-    attach -> copy rounds -> (freeze) begin -> complete: sent, and verified at the destination
+    attach -> copy rounds -> (freeze) begin -> complete -> settle: all is sent, and verified there
 
 A round asks the tracker which pages were written, and sends those; what was found and not sent yet
 is *pending*. Under the freeze the last pages go while CRIU dumps all else, which is told to find no
-memory (runtime.bare_dump); which pages a process really had then is compared with what was sent,
-and both sides compare a digest of every page.
+memory (runtime.bare_dump), and while the destination restores it; which pages a process really had
+then is compared with what was sent, and both sides compare a digest of every page.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class Departure:
         self._stop_us = 0
         self._frozen: list[FrozenMemory] = []
         self._last: threading.Thread | None = None
+        #: it is known which pages there are
+        self._looked = threading.Event()
+        self._lazy: dict[int, list[Run]] = {}
         self._error: BaseException | None = None
 
     def copy_rounds(self) -> None:
@@ -129,10 +132,20 @@ class Departure:
         self._last.start()
 
     def complete(self, images_dir: Path, alive: Callable[[], None]) -> dict[str, int]:
-        """With the dump held: make its images whole, and have every page verified there.
+        """With the dump held: make its images whole. Its last pages may still be on their way.
 
         Returns each process, by its pid inside, and its space.
         """
+        while not self._looked.wait(0.1):
+            alive()
+        if self._error is not None:
+            raise self._error
+        self._lazy = complete(images_dir, self._frozen)
+        space_of = self._space_of
+        return {str(each.vpid): space_of[each.pid] for each in self._left_lazy}
+
+    def settle(self, alive: Callable[[], None]) -> None:
+        """Have every page sent, and verified there: they may be used then."""
         assert self._last is not None
         deadline = time.monotonic() + LAST_PAGES_S
         while self._last.is_alive():
@@ -142,18 +155,15 @@ class Departure:
                 raise MigrationError(f"the last pages were not sent within {LAST_PAGES_S:g} s")
         if self._error is not None:
             raise self._error
-        lazy = complete(images_dir, self._frozen)
-        space_of = {space.pid: number for number, space in self._tracker.spaces.items()}
-        wanted = {space_of[pid]: runs for pid, runs in lazy.items()}
-        for memory in self._frozen:
-            if memory.pid in lazy:
-                space, runs = space_of[memory.pid], lazy[memory.pid]
-                unknown = minus(runs, self.sender.table.known_runs(space))
-                again = union(unknown, intersect(runs, memory.poked))
-                self._send((space, run) for run in again)
-        if self.sender.verify(wanted):
+        space_of = self._space_of
+        for memory in self._left_lazy:
+            space, runs = space_of[memory.pid], self._lazy[memory.pid]
+            unknown = minus(runs, self.sender.table.known_runs(space))
+            again = union(unknown, intersect(runs, memory.poked))
+            self._send((space, run) for run in again)
+        if self.sender.verify({space_of[pid]: runs for pid, runs in self._lazy.items()}):
             raise MigrationError("pages are missing at the destination, though they were sent")
-        return {str(each.vpid): space_of[each.pid] for each in self._frozen if each.pid in lazy}
+        self.sender.say_whole()
 
     def hot(self) -> list[list[int]]:
         """[space, start, end] of what was written most, the hottest first."""
@@ -187,6 +197,14 @@ class Departure:
             self._last.join()
         self._tracker.close()
 
+    @property
+    def _space_of(self) -> dict[int, int]:
+        return {space.pid: number for number, space in self._tracker.spaces.items()}
+
+    @property
+    def _left_lazy(self) -> list[FrozenMemory]:
+        return [memory for memory in self._frozen if memory.pid in self._lazy]
+
     def _pending_pages(self) -> int:
         return sum(size_pages(runs) for runs in self._pending.values())
 
@@ -216,11 +234,11 @@ class Departure:
     def _send_last(self, stacks: dict[int, list[Run]]) -> None:
         try:
             self._note(self._tracker.final())
-            pending, self._pending = self._pending, {}
-            self._send((space, run) for space, runs in pending.items() for run in runs)
-            # while they are on their way
             found = [FrozenMemory.of(pid, pages) for pid, pages in stacks.items()]
             self._frozen = [memory for memory in found if memory is not None]
-            self.sender.mark()
-        except BaseException as error:  # noqa: BLE001 - complete() raises it in the caller's thread
+            self._looked.set()
+            pending, self._pending = self._pending, {}
+            self._send((space, run) for space, runs in pending.items() for run in runs)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._error = error
+            self._looked.set()

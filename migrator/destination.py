@@ -45,6 +45,7 @@ class DestinationAgent:
         self._credentials: Credentials | None = None
         self._prepared: m.Prepared | None = None
         self._tls: ssl.SSLContext | None = None
+        self._unanswered = 0
         self._over = threading.Event()
         self._lost: PeerLost | None = None
 
@@ -124,9 +125,16 @@ class DestinationAgent:
         """Start CRIU there and make everything that does not need the images."""
         return self._ask(request, m.Armed).network_refused
 
-    def restore(self, request: m.Restore, *, alive: Callable[[], None]) -> m.Restored:
-        """Restore and hold. alive: raises when the source's own part is lost meanwhile."""
-        return self._ask(request, m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
+    def restore(self, request: m.Restore) -> None:
+        """Begin to restore; `restored` tells when it is done and held."""
+        self._send(request)
+
+    def restored(self, *, alive: Callable[[], None]) -> m.Restored:
+        """Wait until it is restored and held, and all its pages are there.
+
+        alive: raises when the source's own part is lost meanwhile.
+        """
+        return self._expect(m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
 
     def commit(self, held: dict[str, Any], *, timeout_s: float) -> m.Running:
         """Tell it to run; PeerLost leaves the outcome open."""
@@ -142,6 +150,8 @@ class DestinationAgent:
 
     def discard(self, why: str) -> None:
         """Remove everything of this migration there."""
+        while self._unanswered:  # nobody has waited for it
+            self._receive(timeout_s=GREETING_TIMEOUT_S, alive=None)
         self._ask(m.Discard(why), m.Discarded, timeout_s=GREETING_TIMEOUT_S)
 
     def resolve(self, *, migration: str, container: str) -> str:
@@ -163,7 +173,7 @@ class DestinationAgent:
 
     def _greet(self) -> None:
         try:
-            self._channel.send(m.Hello(PROTOCOL, VERSION))
+            self._send(m.Hello(PROTOCOL, VERSION))
             welcome = self._expect(m.Welcome, timeout_s=GREETING_TIMEOUT_S, alive=None)
         except (PeerLost, ProtocolError) as error:
             why = self._stream.why_it_ended() if isinstance(error, PeerLost) else str(error)
@@ -192,17 +202,26 @@ class DestinationAgent:
         timeout_s: float | None = None,
         alive: Callable[[], None] | None = None,
     ) -> A:
-        self._channel.send(request)
+        self._send(request)
         return self._expect(answer, timeout_s=timeout_s, alive=alive)
 
     def _expect(
         self, answer: type[A], *, timeout_s: float | None, alive: Callable[[], None] | None
     ) -> A:
-        got = self._channel.receive(timeout_s=timeout_s, alive=alive)
+        got = self._receive(timeout_s=timeout_s, alive=alive)
         if isinstance(got, m.Failed):
             raise AgentFailed(self.host, got.kind, got.message)
         if not isinstance(got, answer):
             raise ProtocolError(self.host, f"{type(got).__name__} where {answer.__name__} was due")
+        return got
+
+    def _send(self, request: object) -> None:
+        self._channel.send(request)
+        self._unanswered += 1
+
+    def _receive(self, *, timeout_s: float | None, alive: Callable[[], None] | None) -> object:
+        got = self._channel.receive(timeout_s=timeout_s, alive=alive)
+        self._unanswered -= 1
         return got
 
     def ensure_connected(self) -> None:

@@ -159,8 +159,10 @@ class Incoming:
             if notification.script == Script.POST_RESTORE:
                 assert notification.pid is not None
                 self.journal.write("restored", init=processes.identity(notification.pid))
-                if self._arrival is not None and request.fill_first:
-                    self._arrival.fill()
+                if self._arrival is not None:
+                    self._arrival.await_whole()
+                    if request.fill_first:
+                        self._arrival.fill()
                 hold(notification.pid)
             elif notification.script == Script.PRE_RESUME and self._held:
                 restore.replay(self._held)

@@ -273,7 +273,7 @@ class Migration:
         spaces: dict[str, int] = {}
         if self.departure is not None:
             assert self.source.images_dir is not None
-            with self.recorder.phase("last pages"):
+            with self.recorder.phase("complete images"):
                 spaces = self.departure.complete(self.source.images_dir, self._alive)
         self.sender.complete()
         if self.files is not None:
@@ -282,9 +282,12 @@ class Migration:
         with self.recorder.phase("send images"):
             files = self.sender.finish(self._alive)
         self.restore_asked_ms = self.recorder.now_ms()
+        self.agent.restore(m.Restore(files, spaces, self.mode == "pre-copy"))
+        if self.departure is not None:
+            with self.recorder.phase("last pages"):
+                self.departure.settle(self._alive)
         with self.recorder.phase("restore"):
-            request = m.Restore(files, spaces, self.mode == "pre-copy")
-            restored = self.agent.restore(request, alive=self._alive)
+            restored = self.agent.restored(alive=self._alive)
         self._add_phases(restored.phases)
         self._commit()
 

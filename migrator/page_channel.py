@@ -66,7 +66,7 @@ class PageChannel:
     def greet(self) -> tuple[list[int], list[str]]:
         """Say hello; the prefixes of the contents that are there, and the codecs' names."""
         self.put(pack(Kind.HELLO, address=VERSION, pages=PAGE))
-        self._flush()
+        self.flush()
         known: list[int] = []
         for record, payload in self._answers_until(Kind.HELLO):
             if record.kind != Kind.KNOWN or record.size % PREFIX_SIZE or len(known) > MAX_KNOWN:
@@ -81,7 +81,7 @@ class PageChannel:
         """Send all, and a mark: `answers` then come."""
         self._marks += 1
         self.put(pack(Kind.MARK, address=self._marks))
-        self._flush()
+        self.flush()
 
     def answers(self) -> Iterator[Answer]:
         """What the destination says until all before the mark has arrived."""
@@ -93,12 +93,17 @@ class PageChannel:
         """Send a record, or keep it until there is enough to be sent. The payload is taken."""
         self._out += header
         if len(payload) >= ALONE:
-            self._flush()
+            self.flush()
             self._write(memoryview(payload))
             return
         self._out += payload
         if len(self._out) >= GATHERED:
-            self._flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        gathered, self._out = self._out, bytearray()
+        self._write(memoryview(gathered))
 
     def poll(self) -> None:
         """Raise what the destination has said unasked: that it gives up."""
@@ -110,7 +115,7 @@ class PageChannel:
         """Say that nothing follows, and wait until the destination has taken that in."""
         try:
             self.put(pack(Kind.END))
-            self._flush()
+            self.flush()
             if self._answer()[0].kind != Kind.END:
                 raise ProtocolError(PEER, "something after the end")
         finally:
@@ -136,10 +141,6 @@ class PageChannel:
             said = "".join(c if c.isprintable() else " " for c in said)
             raise MigrationError(f"{PEER}: {said}")
         return record, payload
-
-    def _flush(self) -> None:
-        gathered, self._out = self._out, bytearray()
-        self._write(memoryview(gathered))
 
     def _write(self, data: memoryview) -> None:
         if self.busy_since is None:

@@ -7,6 +7,7 @@ so that neither side ever waits for the other to read; and to say why it gives u
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,16 @@ DRAIN_S = 5.0
 class Receiver:
     """Serves one page stream into *store*; `bytes_received` counts what came over the wire."""
 
-    def __init__(self, stream: ssl.SSLSocket, store: PageStore) -> None:
+    def __init__(
+        self,
+        stream: ssl.SSLSocket,
+        store: PageStore,
+        on_whole: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_whole: called when the source has found all pages to be what they are to be."""
         self._stream = stream
         self._store = store
+        self._on_whole = on_whole
         self._reader = Reader(stream, PEER)
         self._codecs = available()
         self._room = memoryview(bytearray(MAX_PAYLOAD))
@@ -61,6 +69,7 @@ class Receiver:
             Kind.GONE: self._gone,
             Kind.DIGEST: self._digest,
             Kind.MARK: self._mark,
+            Kind.WHOLE: self._whole,
         }
 
     @property
@@ -104,7 +113,7 @@ class Receiver:
     def _handle(self, record: Record) -> None:
         handler = self._handlers.get(record.kind)
         if handler is None:
-            raise ProtocolError(PEER, f"a record that is the destination's: {record}")
+            raise ProtocolError(PEER, f"a record out of place: {record}")
         handler(record, self._reader.take(record.size))
 
     def _data(self, record: Record, payload: memoryview) -> None:
@@ -156,6 +165,11 @@ class Receiver:
     def _mark(self, record: Record, payload: memoryview) -> None:
         answers, self._answers = self._answers, bytearray()
         self._stream.sendall(answers + pack(Kind.MARK, address=record.address))
+
+    def _whole(self, record: Record, payload: memoryview) -> None:
+        # From now on the pages are read by others.
+        self._handlers = {}
+        self._on_whole()
 
     def _answer(self, record: bytes) -> None:
         self._answers += record

@@ -17,6 +17,8 @@ A record is a header of 24 bytes, big-endian, and `size` bytes of payload:
     NEED                                                    SAME pages whose content is not there
     DIGEST      payload: runs                               payload: the digest of their contents
     MISSING                                                 payload: runs that are not there
+    WHOLE       what was asked for by DIGEST is what it is
+                to be, and stays so
     END         nothing follows                             all of it is in the store
     ERROR                                                   payload: why it gave up, UTF-8
 
@@ -69,6 +71,7 @@ class Kind(enum.IntEnum):
     MISSING = 11
     END = 12
     ERROR = 13
+    WHOLE = 14
 
 
 #: how many pages a record may speak of

@@ -141,6 +141,11 @@ class Sender:
                 )
         return missing
 
+    def say_whole(self) -> None:
+        """Let the pages be used there: they are verified, and nothing more is sent."""
+        self._channel.put(pack(Kind.WHOLE))
+        self._channel.flush()
+
     def close(self) -> None:
         """Say that nothing follows, and wait until the destination has taken that in."""
         try:

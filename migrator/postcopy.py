@@ -67,6 +67,9 @@ class PostCopy:
         self._first.start()
         return {str(each.vpid): each.pid for each in frozen if each.pid in lazy}
 
+    def settle(self, _: Callable[[], None]) -> None:
+        """No page has to be there before it runs."""
+
     def ensure_served(self) -> None:
         """Before the commit: raise what ended the serving, for a restore would wait for ever."""
         if self._first is not None and not self._first.is_alive() and not self._complete:

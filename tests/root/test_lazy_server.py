@@ -41,9 +41,12 @@ class Rig:
         self.lazy: LazyPages
         self.victim: subprocess.Popen[str] | None = None
 
-    def serve(self, *, discard: bool = False, hot: Any = None, **changes: Any) -> LazyPages:
+    def serve(
+        self, *, discard: bool = False, hold: bool = False, hot: Any = None, **changes: Any
+    ) -> LazyPages:
         plan = self.plan | changes
-        self.lazy = LazyPages.start(self.room, plan, expected={PID: SPACE}, discard=discard)
+        expected = {PID: SPACE}
+        self.lazy = LazyPages.start(self.room, plan, expected=expected, discard=discard, hold=hold)
         self.lazy.load({SPACE: self.runs}, hot)
         assert eventually(lambda: all(self.lazy.pids))
         return self.lazy
@@ -139,6 +142,19 @@ def test_all_is_filled_before_the_process_goes_on_when_that_is_asked_for(rig: Ri
     code, said = rig.status()
     assert (code, rig.lazy.wait(20)) == (0, True), said
     assert rig.lazy.progress.faults >= faults
+
+
+def test_who_asks_before_the_pages_are_final_waits(rig: Rig) -> None:
+    rig.serve(hold=True)
+    rig.live(3, seconds=0, finish_after_s=0)
+    assert eventually(lambda: rig.lazy.progress.faults > 0)
+    os.kill(rig.lazy.pids[0], signal.SIGKILL)
+    assert eventually(lambda: rig.lazy.progress.takeovers == 1)
+    assert not rig.lazy.fill(0.5)
+    assert rig.lazy.progress.filled_pages == 0
+    rig.lazy.release()
+    code, said = rig.status()
+    assert (code, rig.lazy.wait(20)) == (0, True), said
 
 
 def test_a_process_whose_pages_are_lost_is_killed(rig: Rig) -> None:

@@ -90,6 +90,7 @@ REFUSED = {
     "zeros into the kernel": HELLO + record(Kind.ZERO, space=1, address=(1 << 57) - PAGE, pages=2),
     "a space that cannot be": HELLO + record(Kind.ZERO, space=1 << 31, address=BASE, pages=1),
     "an unknown codec": HELLO + data(bytes(100), codec=9),
+    "pages after the whole": HELLO + record(Kind.WHOLE) + data(bytes(PAGE)),
     "what is no lz4": HELLO + data(b"\xff" * 100, codec=1),
     "what is no zstd": HELLO + data(b"\xff" * 100, codec=2),
     "half a hash": HELLO + record(Kind.SAME, bytes(15), space=1, address=BASE, pages=1),

@@ -61,6 +61,10 @@ class Filler:
     def arrived(self, start: int, end: int) -> None:
         """These pages, by their addresses at the source, are here now."""
         self._arrived.append((start, end))
+        self.retry()
+
+    def retry(self) -> None:
+        """What was absent may be here."""
         self.idle = False
         self.waiting |= self.absent
         self.absent.clear()

@@ -30,6 +30,7 @@ from runtime.memory.lazy.layout import (
     FAILED,
     ORDER_ABORT,
     ORDER_FILL,
+    ORDER_HOLD,
     SERVING,
     STARTING,
     W_EVENTS,
@@ -106,15 +107,18 @@ class LazyPages:
         *,
         expected: Mapping[int, int] | None = None,
         discard: bool = False,
+        hold: bool = False,
     ) -> Self:
         """Listen where a criu in *work_dir* connects to, and start the server behind it.
 
         pages: what a source says in its `plan`; expected: pid, as CRIU sends it -> space.
-        discard: give pages back to the source as they are served. Raises OSError.
+        discard: give pages back to the source as they are served; hold: give none before `release`,
+        for they are not final: who asks waits. Raises OSError.
         """
         with ExitStack() as stack:
             state = State.create(expected or {})
             stack.callback(os.close, state.fd)
+            state.words[W_ORDERS] = ORDER_HOLD if hold else 0
             plan_fd = _memfd(marshal.dumps({**pages, "discard": discard}))
             stack.callback(os.close, plan_fd)
             listener_fd = protocol.listen(work_dir)
@@ -183,6 +187,11 @@ class LazyPages:
             short_of_memory=words[W_SHORT],
             said=self._state.said(),
         )
+
+    def release(self) -> None:
+        """The pages are what they are to be: whoever waits is given his."""
+        self._words[W_ORDERS] &= ~ORDER_HOLD
+        os.eventfd_write(self._orders_fd, 1)
 
     def fill(self, timeout_s: float | None = None) -> bool:
         """Fill all that is missing, before the container runs if need be; False: not in time.

@@ -42,7 +42,7 @@ WORDS_END = PAGE
 # W_STATUS
 STARTING, SERVING, DONE, FAILED = range(4)
 # W_ORDERS
-ORDER_FILL, ORDER_ABORT = 1, 2
+ORDER_FILL, ORDER_ABORT, ORDER_HOLD = 1, 2, 4
 
 # W_COMMIT: bit 0 the table that counts, bit 1 the log, bits 2 to 8 events of it that are done; the
 # rest counts the tables.

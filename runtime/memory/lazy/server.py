@@ -23,6 +23,7 @@ from runtime.memory.lazy.layout import (
     LOG_EVENTS,
     ORDER_ABORT,
     ORDER_FILL,
+    ORDER_HOLD,
     SERVING,
     W_CONNECTION,
     W_EVENTS,
@@ -141,6 +142,8 @@ class Server:
             self._fill_some()
 
     def _patience(self) -> int:
+        if self._held:
+            return _IDLE_MS
         if any(filler.waiting for filler in self._fillers.values()) or self._resting:
             return _PAUSE_MS
         if any(filler.has_near for filler in self._fillers.values()):
@@ -150,6 +153,10 @@ class Server:
 
     def _may_fill(self) -> bool:
         return self._table.finished or bool(self._words[W_ORDERS] & ORDER_FILL)
+
+    @property
+    def _held(self) -> bool:
+        return bool(self._words[W_ORDERS] & ORDER_HOLD)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         if fd >= 0:
@@ -180,6 +187,9 @@ class Server:
         os.read(self._orders_fd, 8)
         if self._words[W_ORDERS] & ORDER_ABORT:
             raise Aborted(self._state.said() or "called off")
+        if not self._held:
+            for filler in self._fillers.values():
+                filler.retry()
 
     def _owner_ended(self) -> None:
         self._unwatch(self._owner_fd)
@@ -281,6 +291,9 @@ class Server:
     # ---- pages
 
     def _answer(self, filler: Filler, page: int) -> None:
+        if self._held:
+            filler.absent[page] = None
+            return
         outcome = self._filling.answer(filler.space, page)
         if outcome is Outcome.ABSENT:
             filler.absent[page] = None
@@ -292,6 +305,8 @@ class Server:
 
     def _fill_some(self) -> None:
         """One piece: where somebody has asked, then of what was restored, then of what forked."""
+        if self._held:
+            return
         fillers = sorted(self._fillers.values(), key=_forked)
         if any(self._fill_near(filler) for filler in fillers) or not self._may_fill():
             return
