@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from migrator import rounds
@@ -38,6 +40,8 @@ LAST_PAGES_S = 30.0
 #: just before the freeze: what is sent while CRIU dumps all else is no matter
 FEW_PAGES = 128
 CATCH_UP_ROUNDS = 8
+#: between two looks whether all is well
+RUNS_AT_ONCE = 64
 #: so many are worth to slow a container down, to this share of the CPU that it uses
 MANY_PAGES = 512
 BRAKE = 0.3
@@ -227,9 +231,11 @@ class Departure:
         return self.sender.mark()
 
     def _send(self, runs: Iterable[tuple[int, Run]]) -> None:
-        for space, (start, end) in runs:
-            self.sender.send_run(space, start, end, self._tracker.spaces[space].read_into)
-            self._alive()
+        for space, found in groupby(runs, key=itemgetter(0)):
+            read = self._tracker.spaces[space].read_into
+            while some := [run for _, run in islice(found, RUNS_AT_ONCE)]:
+                self.sender.send_runs(space, some, read)
+                self._alive()
 
     def _send_last(self, stacks: dict[int, list[Run]]) -> None:
         try:

@@ -28,6 +28,7 @@ from migrator.page_records import (
     Record,
     pack,
 )
+from runtime.memory.contents import KEY_SIZE
 
 PEER = "the destination"
 #: small records are gathered up to this size; larger payloads go by themselves
@@ -63,8 +64,8 @@ class PageChannel:
         #: when the first byte since the last mark left
         self.busy_since: float | None = None
 
-    def greet(self) -> tuple[list[int], list[str]]:
-        """Say hello; the prefixes of the contents that are there, and the codecs' names."""
+    def greet(self) -> tuple[list[int], bytes, list[str]]:
+        """Say hello; the prefixes of the contents there, their hash's key, the codecs' names."""
         self.put(pack(Kind.HELLO, address=VERSION, pages=PAGE))
         self.flush()
         known: list[int] = []
@@ -72,10 +73,11 @@ class PageChannel:
             if record.kind != Kind.KNOWN or record.size % PREFIX_SIZE or len(known) > MAX_KNOWN:
                 raise ProtocolError(PEER, f"no greeting: {record}")
             known += payload.cast("Q").tolist()
-        hello, names = self._last
-        if (hello.address, hello.pages) != (VERSION, PAGE):
+        hello, said = self._last
+        if (hello.address, hello.pages) != (VERSION, PAGE) or hello.size < KEY_SIZE:
             raise ProtocolError(PEER, f"another greeting: {hello}")
-        return known, bytes(names).decode(errors="replace").split(",")
+        names = bytes(said[KEY_SIZE:]).decode(errors="replace").split(",")
+        return known, bytes(said[:KEY_SIZE]), names
 
     def mark(self) -> None:
         """Send all, and a mark: `answers` then come."""

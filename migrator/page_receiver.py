@@ -106,9 +106,9 @@ class Receiver:
             part = known[at : at + MAX_PAYLOAD]
             self._stream.sendall(pack(Kind.KNOWN, size=len(part)))
             self._stream.sendall(part)
-        codecs = ",".join(self._codecs).encode()
-        header = pack(Kind.HELLO, address=VERSION, pages=PAGE, size=len(codecs))
-        self._stream.sendall(header + codecs)
+        said = self._store.hash.key + ",".join(self._codecs).encode()
+        header = pack(Kind.HELLO, address=VERSION, pages=PAGE, size=len(said))
+        self._stream.sendall(header + said)
 
     def _handle(self, record: Record) -> None:
         handler = self._handlers.get(record.kind)

@@ -5,7 +5,8 @@ A record is a header of 24 bytes, big-endian, and `size` bytes of payload:
     kind u8 | codec u8 | 0 u16 | space u32 | address u64 | pages u32 | size u32
 
                 from the source                             from the destination
-    HELLO       pages: page size, address: version          the same, payload: codecs it has
+    HELLO       pages: page size, address: version          the same, payload: key of the hashes, 16
+                                                            bytes, and codecs it has
     KNOWN                                                   payload: first 8 bytes of hashes it has
     DATA        address: a number of runs; payload: these,
                 then their pages, raw or packed by `codec`
@@ -38,7 +39,7 @@ from migrator.errors import PeerLost, ProtocolError
 from runtime.memory.contents import PAGE_SIZE
 from runtime.memory.leaves import ADDRESS_LIMIT
 
-VERSION = 1
+VERSION = 2
 PAGE = PAGE_SIZE
 #: pages of content in one record at most
 MAX_PAGES = (1 << 20) // PAGE

@@ -78,6 +78,19 @@ class ContentIndex:
         self._slots.give_back(extents(list(reserved)))
         return plan
 
+    def rewrite(self, slot: int, was: bytes, content: bytes) -> bool:
+        """Whether a page may have new content in its own slot, as nobody else has the one or the
+        other; it is known to be there then.
+        """
+        index, references = self._index, self._slots.references
+        there = index.get(content)
+        if references[slot] != 1 or (there is not None and references[there]):
+            return False
+        if index.get(was) == slot:
+            del index[was]
+        index[content] = slot
+        return True
+
     def leave(self, left: list[tuple[int, bytes]]) -> None:
         """Pages have gone from these slots, which had these contents: free what nobody uses."""
         unused = set(self._slots.leave([slot for slot, _ in left if slot >= FIRST_SLOT]))

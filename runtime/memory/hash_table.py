@@ -95,6 +95,21 @@ class HashTable(Hashes):
             self._assign(space, part, hashes[at : at + size])
             at += size
 
+    def set_runs(self, space: int, runs: Iterable[Run], hashes: bytes) -> None:
+        """The pages of *runs*, one run after the other, have these hashes."""
+        leaves = self._spaces.setdefault(space, {})
+        at = 0
+        for start, end in runs:
+            number, offset = divmod(start, LEAF_BYTES)
+            leaf = leaves.get(number)
+            size = (end - start) // PAGE_SIZE * HASH_SIZE
+            if leaf is not None and offset + end - start <= LEAF_BYTES:
+                first = offset // PAGE_SIZE * HASH_SIZE
+                leaf[first : first + size] = hashes[at : at + size]
+            else:
+                self.set(space, start, hashes[at : at + size])
+            at += size
+
     def zero(self, space: int, address: int, pages: int) -> None:
         """From *address* on, *pages* pages are of zeros."""
         check_range(space, address, address + pages * PAGE_SIZE)

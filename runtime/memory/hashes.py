@@ -6,7 +6,7 @@ earlier look found, for what was read between two looks may be neither the one n
 
 from __future__ import annotations
 
-from runtime.memory.contents import HASH_SIZE, page_hashes
+from runtime.memory.contents import HASH_SIZE, PageHash
 from runtime.memory.runs import PAGE, Run, minus, normalized
 from runtime.memory.spaces import Space
 
@@ -23,11 +23,12 @@ class HashedSpace(Space):
         # Hashes of the pages of each block, zeros for those that were never read.
         self._known: dict[int, bytearray] = {}
         self._buffer = bytearray(_BLOCK_BYTES)
+        self._hash = PageHash()
 
     def read_into(self, view: memoryview | bytearray, start: int) -> int:
         length = super().read_into(view, start)
         whole = length // PAGE * PAGE
-        self._remember(start, page_hashes(memoryview(view)[:whole]))
+        self._remember(start, self._hash.of(memoryview(view)[:whole]))
         return length
 
     def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
@@ -43,7 +44,7 @@ class HashedSpace(Space):
             return [(start, end)]
         view = memoryview(self._buffer)[: end - start]
         length = super().read_into(view, start) // PAGE * PAGE
-        now = page_hashes(view[:length])
+        now = self._hash.of(view[:length])
         then = known[offset * HASH_SIZE : (offset + length // PAGE) * HASH_SIZE]
         changed = [] if now == then else _unlike(now, then, start)
         return [*changed, (start + length, end)]

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
-from runtime.memory.contents import HASH_SIZE, NO_HASH, PAGE_SIZE
+from runtime.memory.contents import HASH_SIZE, KEY_SIZE, NO_HASH, PAGE_SIZE
 from runtime.memory.hash_table import Hashes
 from runtime.memory.leaves import LEAF_BYTES, LEAF_PAGES, Part
 from runtime.memory.shared_file import SharedFile
@@ -29,8 +29,9 @@ LEAF_COST = SLOT_BYTES + HASH_BYTES + 8
 # Tables may grow to half of the data, plus what address spaces with little in many places take.
 _SPARE_LEAVES = 2048
 
-_MAGIC = b"MIGPAGE1"
+_MAGIC = b"MIGPAGE2"
 _FIXED = struct.Struct("<8sIIQ")
+_KEY_AT = 32
 _HEADER_BYTES = 4096
 # Words of 8 bytes of the header that change
 _COUNT, _GENERATION = 8, 9
@@ -77,6 +78,7 @@ class PageTable(Hashes):
         leaves = SharedFile(self.directory / "leaves", _HEADER_BYTES + limit * 8)
         leaves.ensure(_HEADER_BYTES)
         leaves.view[: _FIXED.size] = _FIXED.pack(_MAGIC, 1, PAGE_SIZE, slot_limit)
+        leaves.view[_KEY_AT : _KEY_AT + KEY_SIZE] = os.urandom(KEY_SIZE)
         leaves.close()
 
     def _checked_limit(self) -> int:
@@ -88,6 +90,11 @@ class PageTable(Hashes):
         if self._leaves.size != _HEADER_BYTES + _leaf_limit(limit) * 8:
             raise CorruptStore(self.directory, "its table is cut short")
         return int(limit)
+
+    @property
+    def key(self) -> bytes:
+        """Of the hashes in it."""
+        return bytes(self._leaves.view[_KEY_AT : _KEY_AT + KEY_SIZE])
 
     def refresh(self) -> None:
         """See the leaves that others have made or dropped since; at most 1 us for each."""

@@ -12,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from runtime.memory.contents import HASH_SIZE, PAGE_SIZE, ZERO_HASH, hash_each
-from runtime.memory.hash_table import joined
-from runtime.memory.leaves import LEAF_BYTES, SPACE_LIMIT, check_range, parts, parts_among
+from runtime.memory.contents import PAGE_SIZE
+from runtime.memory.leaves import SPACE_LIMIT, check_range, parts_among
 from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, PageTable
 from runtime.memory.runs import Run
 from runtime.memory.slots import SlotFile, extents
-from runtime.memory.store_errors import CorruptStore, DamagedPages
+from runtime.memory.store_errors import CorruptStore
 from runtime.memory.store_lock import StoreLock
 
 Stretch = tuple[int, int, int]
@@ -52,8 +51,6 @@ class ServedPages:
             raise CorruptStore(directory, "its pages are cut short")
         #: `with` it: nobody else changes the store meanwhile, no thread and no process
         self.changing = StoreLock(self._table)
-        # Leaves found whole since we wrote to them last
-        self._verified: set[tuple[int, int]] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -143,39 +140,6 @@ class ServedPages:
                 unused = self._slots.leave([word for word in before if word >= FIRST_SLOT])
                 # Not to be given out again: the index of a writer may still lead there.
                 self._slots.punch(extents(sorted(unused)))
-
-    def verify(self, space: int, runs: Iterable[Run]) -> None:
-        """Hash the contents themselves again, by leaves: what was not yet since we wrote it last.
-
-        Each page was hashed when it came, so this finds what memory or disk did to it since, at the
-        speed of hashing. What was discarded is passed over. Raises DamagedPages, MissingPages.
-        """
-        wanted = list(runs)
-        self.digest(space, wanted)
-        damaged: list[int] = []
-        for number in sorted({part.number for run in wanted for part in parts(*run)}):
-            if (space, number) not in self._verified:
-                found = list(self._damaged(space, number))
-                damaged += found
-                if not found:
-                    self._verified.add((space, number))
-        if damaged:
-            raise DamagedPages(space, list(joined(damaged)))
-
-    def _damaged(self, space: int, number: int) -> Iterator[int]:
-        """The addresses of pages of a leaf that are not what their hash says."""
-        leaf = self._table.leaves(space)[number]
-        hashes = bytes(self._table.hashes_in(leaf))
-        for first, last, word in stretches(self._table.slots(leaf).tolist()):
-            if word >= FIRST_SLOT:
-                there = hash_each(self._slots.read(word, word + last - first))
-            elif word == ZERO:
-                there = [ZERO_HASH] * (last - first)
-            else:
-                continue
-            for page, content in enumerate(there, first):
-                if content != hashes[page * HASH_SIZE : (page + 1) * HASH_SIZE]:
-                    yield number * LEAF_BYTES + page * PAGE_SIZE
 
 
 def stretches(words: list[int]) -> Iterator[Stretch]:

@@ -12,22 +12,24 @@ from __future__ import annotations
 import errno
 import fcntl
 from array import array
+from collections.abc import Iterator
 from itertools import chain, starmap
 from pathlib import Path
 
 from runtime.memory.content_index import ContentIndex, Plan
 from runtime.memory.contents import (
+    HASH_SIZE,
     NO_HASH,
     PAGE_SIZE,
     ZERO_HASH,
+    PageHash,
     flat,
-    hash_each,
-    page_hashes,
     split_hashes,
 )
 from runtime.memory.hash_table import HashTable, joined
 from runtime.memory.leaves import (
     ADDRESS_LIMIT,
+    LEAF_BYTES,
     LEAF_PAGES,
     SPACE_LIMIT,
     Part,
@@ -35,9 +37,9 @@ from runtime.memory.leaves import (
     parts,
     parts_among,
 )
-from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, grow_table
+from runtime.memory.page_table import FIRST_SLOT, MISSING, SERVED, ZERO, grow_table
 from runtime.memory.runs import Run
-from runtime.memory.served_pages import Piece, ServedPages
+from runtime.memory.served_pages import Piece, ServedPages, stretches
 from runtime.memory.slots import grow_slots
 from runtime.memory.store_errors import MissingPages, StoreBusy, StoreFull
 
@@ -51,7 +53,6 @@ __all__ = [
     "Piece",
     "StoreBusy",
     "StoreFull",
-    "page_hashes",
 ]
 
 
@@ -61,6 +62,8 @@ class PageStore(ServedPages):
     def __init__(self, directory: Path, slot_limit: int | None = None) -> None:
         super().__init__(directory, slot_limit)
         self._index: ContentIndex | None = None
+        #: of the contents: its key is the store's own
+        self.hash = PageHash(self._table.key)
 
     @classmethod
     def create(cls, directory: Path, capacity_bytes: int) -> PageStore:
@@ -122,12 +125,14 @@ class PageStore(ServedPages):
             self._check(space, start, end)
         if sum(end - start for start, end in runs) != len(view):
             raise ValueError(f"{len(view)} bytes are not the pages of {len(runs)} runs")
-        hashes = hash_each(view)
+        hashes = self.hash.each(view)
         at = 0
         with self.changing:
             for part in chain.from_iterable(starmap(parts, runs)):
                 to = at + part.last - part.first
-                self._place(space, part, hashes[at:to], view[at * PAGE_SIZE : to * PAGE_SIZE])
+                pages = view[at * PAGE_SIZE : to * PAGE_SIZE]
+                if to > at + 1 or not self._rewritten(space, part, hashes[at], pages):
+                    self._place(space, part, hashes[at:to], pages)
                 at = to
 
     def zero(self, space: int, address: int, pages: int) -> None:
@@ -192,6 +197,21 @@ class PageStore(ServedPages):
                         self._forget(space, *run)
                 self._table.rename(space, max(SPACE_LIMIT, self._table.spaces[-1] + 1))
 
+    def _damaged(self, space: int, number: int) -> Iterator[int]:
+        """The addresses of pages of a leaf that are not what their hash says."""
+        leaf = self._table.leaves(space)[number]
+        hashes = bytes(self._table.hashes_in(leaf))
+        for first, last, word in stretches(self._table.slots(leaf).tolist()):
+            if word >= FIRST_SLOT:
+                there = self.hash.each(self._slots.read(word, word + last - first))
+            elif word == ZERO:
+                there = [ZERO_HASH] * (last - first)
+            else:
+                continue
+            for page, content in enumerate(there, first):
+                if content != hashes[page * HASH_SIZE : (page + 1) * HASH_SIZE]:
+                    yield number * LEAF_BYTES + page * PAGE_SIZE
+
     @property
     def _writer(self) -> ContentIndex:
         if self._index is None:
@@ -242,9 +262,31 @@ class PageStore(ServedPages):
                 self._write(plan, pages)
             slots[:] = memoryview(array("I", plan.slots))
             known[:] = b"".join(plan.hashes)
-            self._verified.discard((space, part.number))
             self._writer.leave(plan.left)
         return plan.unknown
+
+    def _rewritten(self, space: int, part: Part, content: bytes, page: memoryview) -> bool:
+        """Put one page in its own slot, as most that are written again can be; False: it cannot.
+
+        What `_place` would do, at a fifth of the time: it counts under the freeze.
+        """
+        leaf = self._table.leaves(space).get(part.number)
+        if leaf is None:
+            return False
+        slots, known = self._table.part(leaf, part)
+        slot, was = slots[0], bytes(known)
+        if content == was and slot not in (MISSING, SERVED):
+            return True
+        if slot < FIRST_SLOT or not self._writer.rewrite(slot, was, content):
+            return False
+        try:
+            known[:] = NO_HASH  # it counts again once all is in place
+            self._slots.rewrite(slot, page)
+        except BaseException:
+            self._writer.recover(self._table)
+            raise
+        known[:] = content
+        return True
 
     def _write(self, plan: Plan, pages: memoryview) -> None:
         for page, slot, count in plan.writes:
@@ -261,7 +303,6 @@ class PageStore(ServedPages):
         else:
             known[:] = NO_HASH * len(words)
             slots[:] = memoryview(bytes(4 * len(words))).cast("I")
-        self._verified.discard((space, part.number))
         self._writer.leave(left)
 
 

@@ -4,8 +4,7 @@ StoreError          a page store of one directory
 ├── StoreFull       no room in its limits or on its filesystem
 ├── StoreBusy       another process writes to it
 ├── CorruptStore    its files are not what a store has left
-├── MissingPages    pages asked for were never put there
-└── DamagedPages    pages are not what they were when they were put there
+└── MissingPages    pages asked for were never put there
 """
 
 from __future__ import annotations
@@ -66,10 +65,3 @@ class MissingPages(_Pages):
 
     def __init__(self, space: int, runs: list[Run]) -> None:
         super().__init__(space, runs, "are missing")
-
-
-class DamagedPages(_Pages):
-    """`runs` of `space` differ from their hashes."""
-
-    def __init__(self, space: int, runs: list[Run]) -> None:
-        super().__init__(space, runs, "are damaged")

@@ -14,9 +14,10 @@ from tempfile import mkdtemp
 
 import pytest
 
-from runtime.memory.contents import PAGE_SIZE, page_hashes
+from runtime.memory.contents import PAGE_SIZE
 from runtime.memory.served_pages import ServedPages
 from runtime.memory.store import MISSING, SERVED, PageStore
+from tests.stores import ensure_whole
 
 MIB = 1 << 20
 PAGES = 1500  # of three leaves, which most operations cross
@@ -129,7 +130,7 @@ def test_a_killed_writer_loses_no_more_than_it_was_about_to_write(directory: Pat
         with PageStore.open(directory, write=True) as store:
             found = everything(store)
             for space in store.spaces:
-                store.verify(space, store.known_runs(space))
+                ensure_whole(store, space, store.known_runs(space))
         for place, kind in found.items():
             may_be = {expected[place]} | ({after[place], -1} if place in touched else set())
             assert kind in may_be, (place, step)
@@ -215,7 +216,7 @@ def test_pages_that_several_write_and_serve_at_once_stay_whole(directory: Path) 
                 -1,
                 *range(1, 385),
             }
-            store.verify(2, [(0, end)])
+            ensure_whole(store, 2, [(0, end)])
             store.drop(2)
 
 
@@ -223,6 +224,7 @@ FILL = """
 import os, sys
 from pathlib import Path
 from runtime.memory.store import PageStore, StoreFull
+from tests.stores import ensure_whole
 
 MIB = 1 << 20
 store = PageStore.create(Path(sys.argv[1]), 1 << 30)
@@ -235,14 +237,14 @@ try:
 except StoreFull as error:
     print(error)
 digest = store.digest(1, runs)
-store.verify(1, runs)
+ensure_whole(store, 1, runs)
 store.forget(1, runs[-1][0], runs.pop()[1] + MIB)
 runs.append((1 << 41, (1 << 41) + MIB))
 store.zero(1, runs[-1][0], 256) if tables else store.put(1, runs[-1][0], os.urandom(MIB))
-store.verify(1, runs)
+ensure_whole(store, 1, runs)
 store.close()
 with PageStore.open(Path(sys.argv[1]), write=True) as store:
-    store.verify(1, runs)
+    ensure_whole(store, 1, runs)
 print(len(runs))
 """
 
@@ -256,6 +258,7 @@ def test_a_full_filesystem_is_an_error_with_a_remedy(tmp_path: Path, what: str) 
         capture_output=True,
         text=True,
         check=False,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stderr == ""
     message, runs = done.stdout.splitlines()
@@ -276,5 +279,5 @@ def test_contents_are_known_again_after_the_writer_was_killed(directory: Path) -
     PageStore.create(directory, 16 * MIB).close()
     killed_soon(*child(write), random.Random())
     with PageStore.open(directory, write=True) as store:
-        assert store.same(7, 5 * PAGE_SIZE, page_hashes(data)) == []
+        assert store.same(7, 5 * PAGE_SIZE, store.hash.of(data)) == []
         assert store.size_bytes < 300 * PAGE_SIZE + MIB

@@ -29,7 +29,7 @@ HOMES = {
     "google": ["criu_rpc/*"],
     "pyroute2": ["runtime/network/*"],
     "paramiko": ["migrator/transport.py"],
-    "cryptography": ["migrator/tls.py"],  # which paramiko brings
+    "cryptography": ["migrator/tls.py", "runtime/memory/contents.py"],  # which paramiko brings
     "click": ["migrator/cli.py", "migrator/commands/*"],
     "rich": ["migrator/cli.py", "migrator/commands/*", "migrator/render.py"],
     "ctypes": ["runtime/*"],

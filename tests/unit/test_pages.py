@@ -18,6 +18,7 @@ from migrator.pages import Receiver, Sender
 from migrator.tls import Credentials
 from runtime.memory.compression import available
 from runtime.memory.contents import PAGE_SIZE as PAGE
+from runtime.memory.contents import PageHash
 from runtime.memory.page_table import MISSING
 from runtime.memory.store import PageStore
 from runtime.memory.store_errors import StoreFull
@@ -353,6 +354,8 @@ def test_a_limit_holds(connect):
 
 def test_a_destination_that_is_the_limit_is_told_from_a_slow_link():
     class Slow:
+        hash = PageHash()
+
         def known(self) -> bytes:
             return b""
 
@@ -381,7 +384,7 @@ def test_a_mark_tells_what_passed_since_the_last(connect):
 
 def test_a_store_that_cannot_write_is_told(connect, store, tmp_path):
     class Failing:
-        known = store.known
+        known, hash = store.known, store.hash
 
         def put_runs(self, space: int, runs: list[object], data: memoryview) -> None:
             raise OSError(5, "Input/output error", str(Path("/store/pages")))
