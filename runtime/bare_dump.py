@@ -169,11 +169,9 @@ class FrozenMemory:
                 return None
             first, last = mappings[0].start, mappings[-1].end
             with Pagemap(pid) as pagemap:
-                found = pagemap.present(first, last)
-                guards = pagemap.guards(first, last)
+                pages, guards = pagemap.present_and_guards(first, last)
         except (ProcessLookupError, FileNotFoundError):
             return None
-        pages = normalized((start, end) for start, end, _ in found)
         code = next((each.start for each in mappings if each.execute), 0)
         return cls(pid, vpid, pages, guards, stacks, [(code, code + PAGE_BYTES)])
 

@@ -32,6 +32,7 @@ _PAGEMAP_SCAN = 0xC0606610
 _WP_MATCHING = 1 << 0
 _CHECK_WPASYNC = 1 << 1
 _THERE = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+_NOT_OWN = PAGE_IS_FILE | PAGE_IS_GUARD
 
 _VECTOR_REGIONS = 1 << 13
 _READ_PAGES = 1 << 18
@@ -107,13 +108,29 @@ class Pagemap:
             self._scan(start, end, 0, inverted=inverted, mask=inverted, anyof=_THERE, back=_THERE)
         )
 
-    def guards(self, start: int, end: int) -> list[Run]:
-        """Guard regions (madvise(2): MADV_GUARD_INSTALL), where the kernel tells of them."""
-        if not _guard():
-            return []
-        mark = PAGE_IS_GUARD
-        found = self._scan(start, end, 0, inverted=0, mask=mark, anyof=0, back=mark)
-        return normalized((low, high) for low, high, _ in found)
+    def present_and_guards(self, start: int, end: int) -> tuple[list[Run], list[Run]]:
+        """Runs of what `present` says, and guard regions (madvise(2): MADV_GUARD_INSTALL) where the
+        kernel tells of them; in one walk, since that takes 4 ms for each GiB.
+        """
+        guard = _guard()
+        if not guard:
+            return normalized(run[:2] for run in self.present(start, end)), []
+        told = _THERE | guard
+        found = list(
+            self._scan(
+                start,
+                end,
+                0,
+                inverted=PAGE_IS_PFNZERO,
+                mask=PAGE_IS_PFNZERO,
+                anyof=told,
+                back=told | PAGE_IS_FILE,
+            )
+        )
+        return (
+            normalized((low, high) for low, high, what in found if not what & _NOT_OWN),
+            normalized((low, high) for low, high, what in found if what & guard),
+        )
 
     def written(self, start: int, end: int, *, protect: bool) -> list[Run]:
         """Present anonymous pages written since they were protected; *protect*: protects them.
