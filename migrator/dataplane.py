@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from migrator.bandwidth import Limiter
 from migrator.errors import PeerLost, ProtocolError
 
 logger = logging.getLogger(__name__)
@@ -175,10 +176,13 @@ def _read_header(stream: ssl.SSLSocket) -> dict[str, Any]:
     return header
 
 
-def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
+def pump(
+    stream: ssl.SSLSocket, read_fd: int, write_fd: int, limiter: Limiter | None = None
+) -> None:
     """Carry bytes both ways between a TLS stream and a program until the program closes its end.
 
-    read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both).
+    read_fd: the program's output; write_fd: its input (may be one socket's descriptor for both);
+    limiter: of what the stream is given.
     One thread does it, since OpenSSL's state may not be used by two at once. Ends when *read_fd* is
     at its end.
     """
@@ -186,7 +190,7 @@ def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
     for fd in {read_fd, write_fd}:
         os.set_blocking(fd, False)
     try:
-        Pump(stream, read_fd, write_fd).run()
+        Pump(stream, read_fd, write_fd, limiter or Limiter(None)).run()
     except OSError as error:
         raise PeerLost("the data plane", str(error)) from error
 
@@ -194,7 +198,10 @@ def pump(stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
 class Pump:
     """The loop of `pump`: what waits in each direction, and what each side is waited for."""
 
-    def __init__(self, stream: ssl.SSLSocket, read_fd: int, write_fd: int) -> None:
+    def __init__(
+        self, stream: ssl.SSLSocket, read_fd: int, write_fd: int, limiter: Limiter
+    ) -> None:
+        self.limiter = limiter
         self.stream, self.read_fd, self.write_fd = stream, read_fd, write_fd
         self.outgoing, self.incoming = bytearray(), bytearray()
         self.program_ended = self.peer_ended = False
@@ -237,7 +244,9 @@ class Pump:
     def _to_peer(self) -> None:
         with suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
             while self.outgoing:
-                del self.outgoing[: self.stream.send(self.outgoing)]
+                sent = self.stream.send(self.outgoing[: self.limiter.piece])
+                del self.outgoing[:sent]
+                self.limiter.wait(sent)
 
     def _from_peer(self) -> None:
         if self.peer_ended or len(self.incoming) >= CHUNK:

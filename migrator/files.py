@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from migrator import rootfs
+from migrator.bandwidth import Limiter
 from migrator.destination import DestinationAgent
 from migrator.final_sync import FinalSync
 from migrator.rootfs_changes import Snapshot
@@ -14,8 +15,8 @@ from migrator.source import Source
 class Files:
     """Both passes over the rootfs of one container; nothing is sent by itself."""
 
-    def __init__(self, source: Source, agent: DestinationAgent) -> None:
-        self._source, self._agent = source, agent
+    def __init__(self, source: Source, agent: DestinationAgent, limiter: Limiter) -> None:
+        self._source, self._agent, self._limiter = source, agent, limiter
         self._tree = source.container.state.rootfs
         self._mapped: set[str] = set()
         self._snapshot: Snapshot | None = None
@@ -27,12 +28,14 @@ class Files:
         self._mapped |= set(self._source.mapped_files())
         self._snapshot = Snapshot.of(self._tree)
         with self._agent.open_stream("rsync") as stream:
-            self.bytes_sent += rootfs.push(self._tree, stream, frozen=False)
+            self.bytes_sent += rootfs.push(self._tree, stream, frozen=False, limiter=self._limiter)
 
     def arm(self) -> None:
         """Open all that the second pass needs, before the freeze."""
         streams = [self._agent.open_stream("rsync") for _ in range(2)]
-        self._last = FinalSync(self._tree, streams, self._mapped_now, self._snapshot)
+        self._last = FinalSync(
+            self._tree, streams, self._mapped_now, self._snapshot, limiter=self._limiter
+        )
 
     def start(self) -> None:
         """The second pass begins: all stands still."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from migrator import rootfs
+from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
 from migrator.rootfs_changes import Snapshot
 
@@ -29,6 +30,8 @@ class FinalSync:
         streams: Sequence[ssl.SSLSocket],
         mapped: Callable[[], list[str]],
         snapshot: Snapshot | None,
+        *,
+        limiter: Limiter | None = None,
     ) -> None:
         """streams: two for rsync, opened before the freeze, ours from now on.
 
@@ -38,6 +41,7 @@ class FinalSync:
         """
         self._tree, self._streams, self._mapped = tree, streams, mapped
         self._snapshot = snapshot if snapshot is not None and snapshot.holds() else None
+        self._limiter = limiter
         self._sent = 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="final-sync", daemon=True)
@@ -82,6 +86,8 @@ class FinalSync:
         if self._snapshot is not None and self._snapshot.holds():
             logger.debug("%s is as it was sent", self._tree)
         else:
-            self._sent += rootfs.push(self._tree, self._streams[0])
+            self._sent += rootfs.push(self._tree, self._streams[0], limiter=self._limiter)
         if mapped := self._mapped():
-            self._sent += rootfs.push(self._tree, self._streams[1], only=mapped)
+            self._sent += rootfs.push(
+                self._tree, self._streams[1], only=mapped, limiter=self._limiter
+            )

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
 from migrator.errors import PeerLost, ProtocolError
 from migrator.known_pages import PAGE_BYTES, Given, Kept
@@ -81,8 +82,11 @@ class ImageSender:
     what left so far.
     """
 
-    def __init__(self, images_dir: Path, stream: ssl.SSLSocket) -> None:
+    def __init__(
+        self, images_dir: Path, stream: ssl.SSLSocket, limiter: Limiter | None = None
+    ) -> None:
         self.images_dir = images_dir
+        self._limiter = limiter or Limiter(None)
         self.bytes_sent = 0
         self._stream = stream
         self._sent: dict[str, int] = {}
@@ -196,11 +200,15 @@ class ImageSender:
             self._buffer += data
             return
         self._flush()
-        self._stream.sendall(data)
+        self._send(data)
 
     def _flush(self) -> None:
-        self._stream.sendall(self._buffer)
-        self._buffer.clear()
+        gathered, self._buffer = self._buffer, bytearray()
+        self._send(gathered)
+
+    def _send(self, data: bytes | bytearray) -> None:
+        for piece in self._limiter.pieces(memoryview(data)):
+            self._stream.sendall(piece)
 
 
 def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:

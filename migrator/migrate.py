@@ -87,6 +87,7 @@ class Migration:
     ) -> None:
         self.plan, self.source, self.agent, self.recorder = plan, source, agent, recorder
         self.id = uuid.uuid4().hex
+        self.limiter = Limiter(plan.bandwidth)
         self.undo = ExitStack()
         self.machine = agent.machine
         #: who may run it: "source", "destination", or "unknown" between COMMIT and the answer
@@ -172,7 +173,7 @@ class Migration:
 
     def _sync_rootfs(self) -> None:
         if self.plan.rootfs_mode == "sync":
-            self.files = Files(self.source, self.agent)
+            self.files = Files(self.source, self.agent, self.limiter)
             with self.recorder.phase("sync rootfs"):
                 self.files.send()
 
@@ -180,7 +181,7 @@ class Migration:
         if self.mode == "cold":
             return
         if self.mode == "post-copy":
-            self.departure = PostCopy(self.source.container, Limiter(self.plan.bandwidth))
+            self.departure = PostCopy(self.source.container, self.limiter)
             self.undo.callback(self.departure.abort)
             return
         self.source.watch_cpu()
@@ -188,7 +189,7 @@ class Migration:
             sender = Sender(
                 self.agent.open_stream("pages"),
                 compression=self.plan.compression,
-                limiter=Limiter(self.plan.bandwidth),
+                limiter=self.limiter,
             )
             self.undo.callback(sender.abort)
             self.departure = Departure(
@@ -219,7 +220,9 @@ class Migration:
                 logger.info("%s: CRIU moves the network namespace: %s", self.agent.host, refused)
                 self.source.arm(own_network=False)
             assert self.source.images_dir is not None
-            self.sender = ImageSender(self.source.images_dir, self.agent.open_stream("images"))
+            self.sender = ImageSender(
+                self.source.images_dir, self.agent.open_stream("images"), self.limiter
+            )
             self.undo.callback(self.sender.abort)
             self.sender.give(loaded_pages(self.source.container.processes()))
             self.sender.start()

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from migrator.bandwidth import Limiter
 from migrator.dataplane import pump
 from migrator.errors import MigrationError, ProtocolError
 
@@ -53,7 +54,12 @@ _SENT = re.compile(r"Total bytes sent: ([\d,.]+)")
 
 
 def push(
-    rootfs: Path, stream: ssl.SSLSocket, *, only: Iterable[str] = (), frozen: bool = True
+    rootfs: Path,
+    stream: ssl.SSLSocket,
+    *,
+    only: Iterable[str] = (),
+    frozen: bool = True,
+    limiter: Limiter | None = None,
 ) -> int:
     """Make the far rootfs equal to *rootfs*; returns the bytes sent.
 
@@ -71,7 +77,7 @@ def push(
         selection = ["--delete", *(_OF_CRIU if frozen else ())]
     arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
     try:
-        status, output = _run_near(arguments, stream, fds)
+        status, output = _run_near(arguments, stream, fds, limiter)
     finally:
         for fd in fds:
             os.close(fd)
@@ -155,7 +161,9 @@ def _fed(data: bytes) -> int:
     return read_fd
 
 
-def _run_near(arguments: list[str], stream: ssl.SSLSocket, keep_fds: list[int]) -> tuple[int, str]:
+def _run_near(
+    arguments: list[str], stream: ssl.SSLSocket, keep_fds: list[int], limiter: Limiter | None
+) -> tuple[int, str]:
     ours, theirs = socket.socketpair()
     with ours, tempfile.TemporaryFile() as output:
         with theirs:
@@ -169,7 +177,7 @@ def _run_near(arguments: list[str], stream: ssl.SSLSocket, keep_fds: list[int]) 
             )
         logger.debug("started rsync %s as pid %d", arguments, near.pid)
         try:
-            pump(stream, ours.fileno(), ours.fileno())
+            pump(stream, ours.fileno(), ours.fileno(), limiter)
         except BaseException:
             near.kill()
             raise

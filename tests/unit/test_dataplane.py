@@ -13,6 +13,7 @@ from contextlib import suppress
 import pytest
 
 from migrator import dataplane, images, rootfs
+from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost, ProtocolError
 from migrator.final_sync import FinalSync
 from migrator.rootfs_changes import Snapshot
@@ -165,6 +166,31 @@ def test_images_arrive_while_they_are_written(pair, tmp_path):
     assert not (target / "dump.log").exists()
     assert sender.bytes_sent == len(content) + 4
     assert all((target / name).stat().st_mode & 0o077 == 0 for name in images.sizes(target))
+
+
+def test_image_files_and_the_tree_share_a_limit(pair, tmp_path):
+    limiter = Limiter(4_000_000)
+    source, target, tree, far = (tmp_path / name for name in ("source", "target", "tree", "far"))
+    for path in (source, target, tree, far):
+        path.mkdir()
+    (source / "pages-1.img").write_bytes(os.urandom(1_000_000))
+    (tree / "file").write_bytes(os.urandom(1_000_000))
+
+    def serve(header, stream):
+        if header["stream"] == "images":
+            images.receive_images(stream, target)
+        else:
+            rootfs.serve(stream, far)
+
+    pair.serve = serve
+    began = time.monotonic()
+    sender = images.ImageSender(source, pair.connect("images"), limiter)
+    sender.start()
+    with pair.connect("rsync") as stream:
+        rootfs.push(tree, stream, limiter=limiter)
+    assert sender.finish() == {"pages-1.img": 1_000_000}
+    assert time.monotonic() - began > 0.4
+    assert (far / "file").read_bytes() == (tree / "file").read_bytes()
 
 
 def test_a_full_receiver_is_an_error_at_the_sender(pair, tmp_path):
