@@ -63,8 +63,8 @@ def test_the_report_says_what_happened(two_hosts: TwoHosts, counter: Counter) ->
     assert memory["rounds"][0]["pages"] > 0 < memory["filled"]["pages"]
     names = [phase["name"] for phase in report["phases"] if phase["host"] == "source"]
     expected = (
-        "load connect preflight prepare sync copy arm copy dump last sync send restore fence "
-        "commit end clean fill finish"
+        "load connect preflight prepare sync copy arm copy dump complete sync send last restore "
+        "fence commit end clean fill finish"
     )
     assert [name.split()[0] for name in names] == expected.split()
     frozen = {phase["name"] for phase in report["phases"] if phase["frozen"]}
