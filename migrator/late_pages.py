@@ -21,7 +21,7 @@ from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import DESTINATION, Journal, open_journal, peek
 from migrator.messages import Filled
 from migrator.tls import Credentials
-from runtime.memory.lazy.launch import LazyPages
+from runtime.memory.lazy.launch import LazyPages, is_served
 from runtime.memory.lazy.remote_pages import NAME
 from runtime.socket_path import connect
 from runtime.state import check_id
@@ -104,7 +104,7 @@ class Attachment:
             return _attached("complete", "")
         if fate(images_dir) != "waiting":
             return _attached(*_last_word(images_dir))
-        if not _is_served(images_dir):
+        if not is_served(images_dir / WORK):
             return self._end_it(images_dir)
         credentials = Credentials.make()
         context = credentials.context(self._request.certificate, server=True)
@@ -139,14 +139,6 @@ def _journal_of(root: Path, request: m.Attach) -> Journal:
             processes.await_death(pid, start_time, FORMER_AGENT_S)
         processes.kill(pid, start_time)
     return open_journal(root, request.container, DESTINATION, wait_s=processes.DEATH_TIMEOUT_S)
-
-
-def _is_served(images_dir: Path) -> bool:
-    try:
-        connect(images_dir / WORK / NAME).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 def _last_word(images_dir: Path) -> tuple[str, str]:

@@ -162,15 +162,6 @@ class Survivor:
             raise LazyPagesFailed(why)
 
 
-def is_served(work_dir: Path) -> bool:
-    """Whether a lazy-pages server waits in *work_dir* for somebody to connect it."""
-    try:
-        connect(work_dir / NAME).close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return False
-    return True
-
-
 @contextmanager
 def alone(work_dir: Path) -> Iterator[None]:
     """Of all that connect the server in *work_dir*. Raises UsageProblem, OSError."""

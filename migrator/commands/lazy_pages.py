@@ -120,12 +120,13 @@ def _from_page_server(
 ) -> None:
     from migrator import page_client
     from migrator.interrupts import Interrupts
+    from runtime.memory.lazy.launch import is_served
     from runtime.memory.lazy.split_images import identity
 
     context = certificates.context(server=False) if certificates else None
     link = page_client.Link(address, context, identity(image_path))
     with Interrupts(), page_client.alone(work_dir):
-        if page_client.is_served(work_dir):
+        if is_served(work_dir):
             logger.warning("%s is served: connecting its server again", work_dir)
             say_ready(status_fd)
             survivor = page_client.Survivor(work_dir)

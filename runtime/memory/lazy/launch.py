@@ -46,6 +46,7 @@ from runtime.memory.lazy.layout import (
     W_TWIN,
 )
 from runtime.memory.lazy.state import State
+from runtime.socket_path import connect
 
 Run = tuple[int, int]
 
@@ -261,6 +262,15 @@ class LazyPages:
         if self._words[W_STATUS] == FAILED:
             return self._state.said()
         return "both processes that served them were killed: memory of the container is lost"
+
+
+def is_served(work_dir: Path) -> bool:
+    """Whether a server in *work_dir* waits for somebody to connect it to its source."""
+    try:
+        connect(work_dir / remote_pages.NAME).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    return True
 
 
 def _memfd(data: bytes) -> int:
