@@ -13,7 +13,7 @@ import ssl
 import stat
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +36,8 @@ WORK = "work"
 SPARE = 2
 #: less than a source waits for a restore: in pre-copy it stands still meanwhile
 FILL_TIMEOUT_S = 240.0
-WHOLE_TIMEOUT_S = 60.0
+#: with all of its pages; by then a source that says nothing has given up
+RESTORE_TIMEOUT_S = 300.0
 
 
 class Served:
@@ -51,6 +52,10 @@ class Served:
         self.work_dir.mkdir(mode=0o700)
         self._server: LazyPages | None = None
         self._began = 0.0
+        #: nobody restores who may have to wait for a page
+        self._settled = threading.Event()
+        #: the source's stream has ended, before its time
+        self._lost = threading.Event()
 
     def _load(
         self, pids: dict[int, int], lazy: dict[int, list[Run]], hot: dict[int, list[Run]]
@@ -68,11 +73,32 @@ class Served:
             duration_ms=(time.monotonic() - self._began) * 1000,
         )
 
+    def watch(self, give_up: Callable[[], None]) -> None:
+        """While it is restored: *give_up*, in another thread, when its source is lost.
+
+        A restore touches pages itself (the kernel writes to each thread's rseq area), and would
+        wait for them for ever.
+        """
+        deadline = time.monotonic() + RESTORE_TIMEOUT_S
+
+        def wait() -> None:
+            while not self._settled.wait(0.05):
+                if self._lost.is_set() or time.monotonic() > deadline:
+                    give_up()
+                    return
+
+        threading.Thread(target=wait, name="source", daemon=True).start()
+
     def await_whole(self) -> None:
-        """Wait for what has to be here before it may run."""
+        """All of it is restored: wait for what has to be here before it may run.
+
+        Raises MigrationError when that does not come.
+        """
+        self._settled.set()
 
     def abort(self) -> None:
         """The migration is off: nothing is served any more."""
+        self._settled.set()
         if self._server is not None:
             self._server.abort()
         self.close()
@@ -98,15 +124,15 @@ class Arrival(Served):
         self._store = _adopted(kept, directory, capacity) or _new(directory, capacity)
         self._hot: dict[int, list[Run]] = {}
         self._whole = threading.Event()
-        #: no page comes any more
-        self._over = threading.Event()
+        self._releasing = threading.Lock()
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Take in the pages that come over *stream*, until the source says that it is done."""
         try:
             Receiver(stream, self._store, self._release).serve()
         finally:
-            self._over.set()
+            if not self._whole.is_set():
+                self._lost.set()
 
     def arm(self, hot: Sequence[Sequence[int]]) -> None:
         """Start the server: criu finds it in work_dir. Raises ValueError for what is no run."""
@@ -127,17 +153,16 @@ class Arrival(Served):
         The restore goes on meanwhile; what asks for a page there waits, since an older one may be
         in its place still. Raises MigrationError.
         """
-        deadline = time.monotonic() + WHOLE_TIMEOUT_S
         while not self._whole.wait(0.1):
-            if self._over.is_set() and not self._whole.is_set():
+            if self._lost.is_set():
                 raise MigrationError("the last pages have not come")
-            if time.monotonic() > deadline:
-                raise MigrationError(f"the last pages have not come in {WHOLE_TIMEOUT_S:g} s")
+        super().await_whole()
 
     def _release(self) -> None:
-        if self._server is None:
-            raise ProtocolError("the source", "its pages are whole too early")
-        self._server.release()
+        with self._releasing:
+            if self._server is None:
+                raise ProtocolError("the source", "its pages are whole at the wrong time")
+            self._server.release()
         self._whole.set()
 
     def fill(self) -> Filled:
@@ -156,7 +181,8 @@ class Arrival(Served):
     def close(self) -> None:
         """Let go of store and server."""
         self._store.close()
-        super().close()
+        with self._releasing:
+            super().close()
 
 
 def _new(directory: Path, capacity: int) -> PageStore:

@@ -88,8 +88,12 @@ class Listener:
         try:
             with self._authenticated(raw) as stream:
                 self._open.add(stream)
+                if self._closed:
+                    return
                 try:
-                    self._serve(_read_header(stream), stream)
+                    header = _read_header(stream)
+                    stream.settimeout(None)  # it may have nothing to say for long: see _tune
+                    self._serve(header, stream)
                 finally:
                     self._open.discard(stream)
         except Exception as error:  # noqa: BLE001 - ends one stream, never the agent
@@ -157,8 +161,13 @@ def hang_up(stream: ssl.SSLSocket) -> None:
 
 
 def _tune(raw: socket.socket) -> None:
-    """Small records at once; a peer that acknowledges nothing is given up (tcp(7))."""
+    """Small records at once; a peer that acknowledges nothing is given up (tcp(7)), also where
+    nothing is sent.
+    """
     raw.settimeout(STREAM_TIMEOUT_S)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, LINK_TIMEOUT_S)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LINK_TIMEOUT_S * 1000)
 
@@ -230,8 +239,7 @@ class Pump:
                 interest[self.stream.fileno()] = wanted
             for fd, events in interest.items():
                 selector.register(fd, events)
-            if not selector.select(STREAM_TIMEOUT_S):
-                raise PeerLost("the data plane", f"nothing moved for {STREAM_TIMEOUT_S:g} s")
+            selector.select()
 
     def _from_program(self) -> None:
         if self.program_ended or len(self.outgoing) >= CHUNK:
@@ -244,9 +252,12 @@ class Pump:
     def _to_peer(self) -> None:
         with suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
             while self.outgoing:
-                sent = self.stream.send(self.outgoing[: self.limiter.piece])
+                with memoryview(self.outgoing)[: self.limiter.piece] as part:
+                    sent = self.stream.send(part)
                 del self.outgoing[:sent]
                 self.limiter.wait(sent)
+                if self.limiter.rate:
+                    return  # what comes is read between two pieces
 
     def _from_peer(self) -> None:
         if self.peer_ended or len(self.incoming) >= CHUNK:

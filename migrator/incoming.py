@@ -135,8 +135,17 @@ class Incoming:
         """Restore from the complete images; *hold(pid)* is called with everything restored and
         nothing running.
 
+        A source that waits for us learns at once that it failed, by its streams' end.
+
         When hold returns, it runs. What hold raises kills what was restored and comes out here.
         """
+        try:
+            return self._restored(request, hold)
+        except BaseException:
+            self._end_streams()
+            raise
+
+    def _restored(self, request: m.Restore, hold: Callable[[int], None]) -> Container:
         assert self._restore is not None
         assert self.images_dir is not None
         if not self._received.wait(images.ARRIVAL_TIMEOUT_S):
@@ -154,6 +163,8 @@ class Incoming:
 
         if self._arrival is not None:
             self._arrival.expect(request.spaces)
+            criu = processes.identity(self._restore.criu_pid)
+            self._arrival.watch(lambda: processes.kill(*criu))
 
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.POST_RESTORE:
@@ -190,8 +201,7 @@ class Incoming:
 
     def close(self) -> None:
         """Stop the data plane and remove the images; the record stays for a source that asks."""
-        if self._listener is not None:
-            self._listener.close()
+        self._end_streams()
         _remove_images_unless_wanted(self.journal)
 
     def discard(self) -> None:
@@ -199,8 +209,7 @@ class Incoming:
 
         Past "run" the container's own fate decides: what lives is left to run.
         """
-        if self._listener is not None:
-            self._listener.close()
+        self._end_streams()
         if self._restore is not None and not self.journal.has("run"):
             with suppress(ContainerError):
                 self._restore.abort()
@@ -210,6 +219,10 @@ class Incoming:
                 self._arrival.keep(self._kept_pages())
         if settle(self.root, self.journal) == "dead":
             self.journal.remove()  # no record means dead
+
+    def _end_streams(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
 
     def _kept_pages(self) -> Path:
         """Where pages stay between two attempts to move this container here."""

@@ -44,7 +44,10 @@ class LateArrival(Served):
 
     def receive(self, stream: ssl.SSLSocket) -> None:
         """Hand the source's stream on to the server, until one of them ends it."""
-        relay(stream, self._images_dir)
+        try:
+            relay(stream, self._images_dir)
+        finally:
+            self._lost.set()  # before it runs; then its source may come back
 
     def arm(self, hot: Sequence[Sequence[int]]) -> None:
         """Start the server; nothing is known to be hot."""

@@ -288,11 +288,19 @@ class Migration:
         self.agent.restore(m.Restore(files, spaces, self.mode == "pre-copy"))
         if self.departure is not None:
             with self.recorder.phase("last pages"):
-                self.departure.settle(self._alive)
+                self._settle(self.departure)
         with self.recorder.phase("restore"):
             restored = self.agent.restored(alive=self._alive)
         self._add_phases(restored.phases)
         self._commit()
+
+    def _settle(self, departure: Departure | PostCopy) -> None:
+        """All pages there: or why the destination, which restores meanwhile, takes no more."""
+        try:
+            departure.settle(self._alive)
+        except PeerLost:
+            self.agent.restored(alive=self._alive)
+            raise
 
     def _commit(self) -> None:
         with self.recorder.phase("fence"):
@@ -332,6 +340,7 @@ class Migration:
                 self.interrupts.allow()
                 left.serve(link, self.plan.give_up_after_s, self.interrupts.check)
         except KeyboardInterrupt:
+            self.interrupts.hold()
             left.abort()  # whoever goes on serves it alone
             raise StillNeeded(name, str(to), "interrupted") from None
         except CopyLost as error:

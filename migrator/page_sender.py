@@ -83,19 +83,21 @@ class Sender:
 
     def send_runs(self, space: int, runs: Iterable[Run], read: Read) -> None:
         """Send the pages of *runs* as they are now: see `send_run`."""
-        began, flow = time.perf_counter(), self.flow
-        others = flow.hash_s + flow.compress_s + flow.send_s
         self._readers[space] = read
         for start, end in runs:
             filled, size = self._filled, end - start
             room = self._pages[filled : filled + size]
-            if space == self._space and len(room) == size and read(room, start) == size:
+            if space != self._space or len(room) < size:
+                self.send_run(space, start, end, read)
+                continue
+            began = time.perf_counter()
+            got = read(room, start)
+            self.flow.read_s += time.perf_counter() - began
+            if got == size:
                 self._batch.append((start, end))
                 self._filled = filled + size
             else:
                 self.send_run(space, start, end, read)
-        spent = flow.hash_s + flow.compress_s + flow.send_s - others
-        flow.read_s += time.perf_counter() - began - spent
 
     def send_run(self, space: int, start: int, end: int, read: Read) -> None:
         """Send the pages *start* to *end* of *space* as they are now; runs may come in any order.
@@ -107,7 +109,9 @@ class Sender:
         while start < end:
             room = self._room_for(space)
             size = min(end - start, len(room))
+            began = time.perf_counter()
             got = read(room[:size], start) // PAGE * PAGE
+            self.flow.read_s += time.perf_counter() - began
             if got:
                 self._batch.append((start, start + got))
                 self._filled += got

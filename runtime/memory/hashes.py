@@ -6,7 +6,9 @@ earlier look found, for what was read between two looks may be neither the one n
 
 from __future__ import annotations
 
-from runtime.memory.contents import HASH_SIZE, PageHash
+from hashlib import sha256
+
+from runtime.memory.contents import HASH_SIZE, PAGE_SIZE, flat
 from runtime.memory.runs import PAGE, Run, minus, normalized
 from runtime.memory.spaces import Space
 
@@ -23,12 +25,11 @@ class HashedSpace(Space):
         # Hashes of the pages of each block, zeros for those that were never read.
         self._known: dict[int, bytearray] = {}
         self._buffer = bytearray(_BLOCK_BYTES)
-        self._hash = PageHash()
 
     def read_into(self, view: memoryview | bytearray, start: int) -> int:
         length = super().read_into(view, start)
         whole = length // PAGE * PAGE
-        self._remember(start, self._hash.of(memoryview(view)[:whole]))
+        self._remember(start, _hashes(memoryview(view)[:whole]))
         return length
 
     def written(self, own: list[list[Run]], *, final: bool) -> list[Run]:
@@ -44,7 +45,7 @@ class HashedSpace(Space):
             return [(start, end)]
         view = memoryview(self._buffer)[: end - start]
         length = super().read_into(view, start) // PAGE * PAGE
-        now = self._hash.of(view[:length])
+        now = _hashes(view[:length])
         then = known[offset * HASH_SIZE : (offset + length // PAGE) * HASH_SIZE]
         changed = [] if now == then else _unlike(now, then, start)
         return [*changed, (start + length, end)]
@@ -71,6 +72,13 @@ class HashedSpace(Space):
                 size = (end - start) // PAGE * HASH_SIZE
                 where = slice(offset * HASH_SIZE, offset * HASH_SIZE + size)
                 self._known[block][where] = bytes(size)
+
+
+def _hashes(data: memoryview) -> bytes:
+    """Nobody but us ever sees them, and only the standard library is there where some of us run."""
+    view = flat(data)
+    pages = (view[at : at + PAGE_SIZE] for at in range(0, len(view), PAGE_SIZE))
+    return b"".join(sha256(page).digest()[:HASH_SIZE] for page in pages)
 
 
 def _blocks(runs: list[Run]) -> list[Run]:

@@ -96,6 +96,10 @@ class PageTable(Hashes):
         """Of the hashes in it."""
         return bytes(self._leaves.view[_KEY_AT : _KEY_AT + KEY_SIZE])
 
+    @key.setter
+    def key(self, key: bytes) -> None:
+        self._leaves.view[_KEY_AT : _KEY_AT + KEY_SIZE] = key
+
     def refresh(self) -> None:
         """See the leaves that others have made or dropped since; at most 1 us for each."""
         seen = (self._words[_COUNT], self._words[_GENERATION])

@@ -137,10 +137,6 @@ class SlotFile:
                 raise StoreFull(self._directory, str(error.strerror)) from error
             at, pages = at + written, pages[written:]
 
-    def rewrite(self, slot: int, page: memoryview) -> None:
-        """Put *page* into a slot that has content, and so its memory."""
-        self.pages.view[slot * PAGE_SIZE : (slot + 1) * PAGE_SIZE] = page
-
     def read(self, start: int, end: int) -> memoryview:
         """The contents of the slots *start* to *end*, in place."""
         return self.pages.view[start * PAGE_SIZE : end * PAGE_SIZE]

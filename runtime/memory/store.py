@@ -196,6 +196,19 @@ class PageStore(ServedPages):
                     for run in list(joined(self._damaged(space, number))):
                         self._forget(space, *run)
                 self._table.rename(space, max(SPACE_LIMIT, self._table.spaces[-1] + 1))
+            self._hash_anew(PageHash())
+
+    def _hash_anew(self, new: PageHash) -> None:
+        """Another source knows the former key, and could have made pages of one hash by it."""
+        for space in self._table.spaces:
+            for leaf in self._table.leaves(space).values():
+                hashes = self._table.hashes_in(leaf)
+                for first, last, word in stretches(self._table.slots(leaf).tolist()):
+                    if word >= FIRST_SLOT:
+                        pages = self._slots.read(word, word + last - first)
+                        hashes[first * HASH_SIZE : last * HASH_SIZE] = new.of(pages)
+        self._table.key, self.hash = new.key, new
+        self._writer.recover(self._table)
 
     def _damaged(self, space: int, number: int) -> Iterator[int]:
         """The addresses of pages of a leaf that are not what their hash says."""
@@ -281,7 +294,7 @@ class PageStore(ServedPages):
             return False
         try:
             known[:] = NO_HASH  # it counts again once all is in place
-            self._slots.rewrite(slot, page)
+            self._slots.write(slot, page)
         except BaseException:
             self._writer.recover(self._table)
             raise

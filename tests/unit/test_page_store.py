@@ -254,7 +254,9 @@ def test_what_an_earlier_migration_left_is_not_sent_again(tmp_path: Path) -> Non
         (piece,) = earlier.pieces(1, BASE, BASE + 3 * MIB)
         assert piece.source is not None
         ctypes.memset(piece.source + 5 * PAGE_SIZE, 1, 3)
+        key = earlier.hash.key
     with PageStore.adopt(tmp_path, 64 * MIB) as store:
+        assert store.hash.key != key
         assert store.spaces == []
         assert read(store, 1, BASE, BASE + PAGE_SIZE) == [MISSING]
         assert store.same(1, 0, store.hash.of(data)) == [(5 * PAGE_SIZE, 6 * PAGE_SIZE)]
