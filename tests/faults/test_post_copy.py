@@ -235,6 +235,25 @@ def test_before_the_commit_everything_is_undone(
     assert json.loads(ask(rootfs_on(two_hosts.source, scribe.name), patience_s=30))["wrong"] == []
 
 
+@pytest.mark.parametrize(("mode", "phase"), [("hybrid", "last pages"), ("post-copy", "restore")])
+@pytest.mark.parametrize("number", ["KILL", "INT"])
+def test_a_restore_that_waits_for_a_page_ends_with_its_source(
+    two_hosts: TwoHosts, scribe: Scribe, mode: str, phase: str, number: str
+) -> None:
+    """The kernel writes to a page of each restored thread before the restore is done."""
+    move = scribe.begin("--mode", mode, stop_at=phase)
+    eventually(lambda: stopped(two_hosts.source, "migrator migrate"), f"it stops at {phase}")
+    time.sleep(0.5)  # the restore has come to that page
+    for pid in processes(two_hosts.source, "migrator migrate"):
+        two_hosts.source.run("kill", f"-{number}", str(pid), check=False)
+    scribe.go_on()
+    move.wait(20)
+    scribe.settle()
+    assert scribe.status(two_hosts.source) == "running"
+    assert scribe.status(two_hosts.destination) is None
+    assert json.loads(ask(rootfs_on(two_hosts.source, scribe.name), patience_s=30))["wrong"] == []
+
+
 def test_the_agent_is_killed_before_it_says_that_it_runs(
     two_hosts: TwoHosts, scribe: Scribe
 ) -> None:
