@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, SetupFailed, Stdio
-from tests.containers import Box, with_descriptors
+from tests.containers import Box, eventually, with_descriptors
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -209,6 +209,7 @@ def test_a_pipe_and_a_file_are_what_the_state_says(box: Box) -> None:
     assert container.state.external_descriptors[2] == str(log)
     os.close(writer)
     assert os.read(reader, 100) == b"out\n"
+    eventually(log.read_text)
     container.delete(force=True)
     assert os.read(reader, 100) == b""
     assert log.read_text() == "err\n"
