@@ -3,13 +3,19 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime import Container, Stdio
+from runtime.syscalls import unshare
 from tests import leftovers
 from tests.bundles import Bundle, Spec
+
+CLONE_FILES = 0x400  # <linux/sched.h>
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,23 @@ def eventually(condition: Callable[[], object], timeout_s: float = 5) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def with_descriptors(fds: list[int], do: Callable[[], Result]) -> Result:
+    """What *do* returns where the descriptors from 3 on are *fds*.
+
+    In a thread with a table of its own (unshare(2)): pytest and pytest-xdist use theirs meanwhile.
+    """
+
+    def work() -> Result:
+        unshare(CLONE_FILES)
+        copies = [fcntl(fd, F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
+        for number, copy in enumerate(copies, 3):
+            os.dup2(copy, number)
+        return do()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def without_namespace(spec: Spec, *kinds: str) -> list[dict[str, str]]:

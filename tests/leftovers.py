@@ -4,6 +4,7 @@ A name is `mig-test-PID-...`, with the pid (in hex) of the session that made it:
 its own at its end, and at its start those of sessions that are gone, never another's that runs.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -55,14 +56,14 @@ def mount_points() -> list[str]:
 
 
 def cgroups(ours: Callable[[str], bool]) -> list[Path]:
-    """The tests' own cgroups, on top of a hierarchy or below /migrator."""
+    """The tests' own cgroups, on top of a hierarchy or below /migrator, which comes and goes."""
     roots = [
-        Path(line.split()[4])
+        line.split()[4]
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
         if line.partition(" - ")[2].startswith("cgroup")
     ]
-    tops = [p for root in roots for below in ("*", "migrator/*") for p in root.glob(below)]
-    return [p for p in tops if ours(p.name) and p.is_dir()]
+    tops = [p for root in roots for top in ("*", "migrator/*") for p in glob.glob(f"{root}/{top}")]
+    return [Path(p) for p in tops if ours(os.path.basename(p)) and os.path.isdir(p)]
 
 
 def remove_cgroup(top: Path) -> None:
@@ -71,7 +72,8 @@ def remove_cgroup(top: Path) -> None:
     while top.exists() and time.monotonic() < deadline:
         tree = [Path(at) for at, _, _ in os.walk(top)]
         for cgroup in tree:  # parents first: nothing thaws below a frozen one
-            kill_in(cgroup)
+            with suppress(OSError):  # gone: another session may sweep it too
+                kill_in(cgroup)
         for cgroup in reversed(tree):
             with suppress(OSError):  # busy until the last of them has been reaped
                 cgroup.rmdir()

@@ -132,7 +132,9 @@ def load(name: str) -> Lab:
 
 def names() -> list[str]:
     """Every lab on this machine, whole or broken."""
-    return sorted(path.name for path in LABS.iterdir()) if LABS.exists() else []
+    with suppress(FileNotFoundError):
+        return sorted(os.listdir(LABS))
+    return []
 
 
 def down(name: str) -> None:
@@ -163,12 +165,15 @@ def _remove_abandoned() -> None:
 
 
 def _claim(layout: Layout) -> None:
-    LABS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        layout.directory.mkdir(mode=0o700)
-    except FileExistsError:
-        load(layout.name)
-        raise LabError(f"lab {layout.name} is up already: see `migrator lab status`") from None
+    while True:
+        LABS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return layout.directory.mkdir(mode=0o700)
+        except FileNotFoundError:  # `down` of the only other lab has removed LABS meanwhile
+            continue
+        except FileExistsError:
+            load(layout.name)
+            raise LabError(f"lab {layout.name} is up already: see `migrator lab status`") from None
 
 
 def _build(layout: Layout, bandwidth: str) -> None:

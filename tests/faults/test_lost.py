@@ -44,11 +44,13 @@ def settled(hosts: TwoHosts) -> None:
     eventually(lambda: not processes(hosts.destination, CLEANING), "the agent gives up", 40)
 
 
-@pytest.mark.parametrize("phase", ["arm", "send images", "restore"])
+@pytest.mark.parametrize(
+    ("side", "phase"), [("source", "arm"), ("source", "send images"), ("destination", "held")]
+)
 def test_a_link_cut_before_the_commit_leaves_it_on_the_source(
-    two_hosts: TwoHosts, counter: Counter, phase: str
+    two_hosts: TwoHosts, counter: Counter, side: str, phase: str
 ) -> None:
-    move = Move(two_hosts, "source", phase)
+    move = Move(two_hosts, side, phase)
     move.wait_until_stopped()
     with cut(two_hosts.destination):
         move.go_on()

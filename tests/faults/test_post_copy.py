@@ -136,7 +136,8 @@ def kill(host: Host, pattern: str) -> None:
     """SIGKILL all who have a command line like that, at once."""
     victims = [pid for pid, line in processes(host, pattern).items() if "guardian" not in line]
     assert victims, f"nobody is {pattern}"
-    host.run("kill", "-KILL", *map(str, victims), check=False)
+    for number in ("-STOP", "-KILL"):
+        host.run("kill", number, *map(str, victims), check=False)
 
 
 def stopped(host: Host, pattern: str) -> bool:

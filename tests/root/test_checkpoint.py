@@ -11,7 +11,7 @@ from criu_rpc import Criu, CriuDied, NetworkLock, Notification, Script, find_cri
 from runtime import CheckpointFailed, Container, NoSuchContainer, Status, WrongStatus
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network.lock import network_lock
-from tests.containers import without_namespace
+from tests.containers import with_descriptors, without_namespace
 from tests.migratory import COUNT, Migratory, eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
@@ -263,24 +263,17 @@ def test_devices_and_files_in_memory_are_carried(migratory: Migratory) -> None:
 
 def test_a_process_that_holds_a_file_of_the_host_is_named(migratory: Migratory, room: Path) -> None:
     with (room / "secret").open("w") as file:
-        former = os.dup(3)  # pytest has its own there
-        os.dup2(file.fileno(), 3)
-        migratory.start(preserve_fds=1)
-        os.dup2(former, 3)
-        os.close(former)
+        with_descriptors([file.fileno()], lambda: migratory.start(preserve_fds=1))
     with pytest.raises(CheckpointFailed, match=f"holds {room}/secret of the host as descriptor 3"):
         migratory.checkpoint()
     assert migratory.counts()
 
 
 def test_a_memfd_is_no_file_of_the_host(migratory: Migratory) -> None:
-    fd, former = os.memfd_create("kept"), os.dup(3)
+    fd = os.memfd_create("kept")
     os.write(fd, b"in memory")
-    os.dup2(fd, 3)
-    migratory.start(preserve_fds=1)
-    os.dup2(former, 3)
-    for each in (fd, former):
-        os.close(each)
+    with_descriptors([fd], lambda: migratory.start(preserve_fds=1))
+    os.close(fd)
     migratory.checkpoint()
     restored = migratory.restore()
     assert Path(f"/proc/{restored.state.init_pid}/fd/3").read_bytes() == b"in memory"

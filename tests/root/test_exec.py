@@ -91,12 +91,12 @@ def _command(pid: int) -> str:
 
 
 def test_signals_are_passed_on(box: Box, running: Container) -> None:
-    out = box.bundle.path / "exec-out"
+    out, main = box.bundle.path / "exec-out", threading.get_ident()
 
     def send_when_ready() -> None:
         while not (out.exists() and "ready" in out.read_text()):
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(main, signal.SIGTERM)  # other threads, pytest-xdist's, take it too
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     thread = threading.Thread(target=send_when_ready)

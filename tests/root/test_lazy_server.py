@@ -192,8 +192,10 @@ def test_a_criu_that_ends_too_early_takes_its_processes_with_it(rig: Rig) -> Non
 
 def test_killing_both_at_once_is_noticed(rig: Rig) -> None:
     rig.serve()
-    for pid in rig.lazy.pids:
-        os.kill(pid, signal.SIGKILL)
+    pids = rig.lazy.pids
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # the twin of who is killed is quick
+        for pid in pids:
+            os.kill(pid, number)
     with pytest.raises(LazyPagesFailed, match="both processes that served them were killed"):
         rig.lazy.wait(10)
 

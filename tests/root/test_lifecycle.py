@@ -103,11 +103,11 @@ def test_a_container_outlives_the_process_that_made_it(box: Box) -> None:
 
 def test_run_passes_signals_on(box: Box) -> None:
     box.program("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done")
-    out = box.bundle.path / "out"
+    out, main = box.bundle.path / "out", threading.get_ident()
 
     def send_when_ready() -> None:
         eventually(lambda: out.exists() and "ready" in out.read_text())
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(main, signal.SIGTERM)  # other threads, pytest-xdist's, take it too
 
     thread = threading.Thread(target=send_when_ready)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

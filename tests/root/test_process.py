@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, SetupFailed, Stdio
-from tests.containers import Box
+from tests.containers import Box, eventually, with_descriptors
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -175,30 +175,10 @@ def test_no_descriptor_of_ours_is_left_in_it(box: Box) -> None:
 def test_descriptors_are_preserved_when_that_is_asked_for(box: Box) -> None:
     path = box.bundle.path / "extra"
     path.write_text("extra")
-    fd = os.open(path, os.O_RDONLY)
-    saved = {number: os.dup(number) for number in (3, 4) if number != fd and is_open(number)}
-    os.dup2(fd, 3)
-    os.dup2(fd, 4)
-    try:
-        box.program("sh", "-c", "cat <&4; echo; ls /proc/$$/fd; true")
-        outcome = box.run(preserve_fds=2)
-    finally:
-        for number in {3, 4} - {fd}:
-            os.close(number)
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
-        if fd not in (3, 4):
-            os.close(fd)
+    box.program("sh", "-c", "cat <&4; echo; ls /proc/$$/fd; true")
+    with path.open() as file:
+        outcome = with_descriptors([file.fileno()] * 2, lambda: box.run(preserve_fds=2))
     assert outcome.out.split() == ["extra", "0", "1", "2", "3", "4"]
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def test_no_signal_is_ignored_or_blocked_in_it(box: Box) -> None:
@@ -229,6 +209,7 @@ def test_a_pipe_and_a_file_are_what_the_state_says(box: Box) -> None:
     assert container.state.external_descriptors[2] == str(log)
     os.close(writer)
     assert os.read(reader, 100) == b"out\n"
+    eventually(log.read_text)
     container.delete(force=True)
     assert os.read(reader, 100) == b""
     assert log.read_text() == "err\n"
