@@ -89,10 +89,10 @@ def wake_all(uffd: int) -> None:
 
 
 def alive(uffd: int) -> bool:
-    """Whether the address space is still there."""
+    """Whether *uffd* is of an address space that is still there."""
     # A request to take away a write protection that nobody has set changes nothing.
     try:
         ioctl(uffd, _UFFDIO_WRITEPROTECT, _PROTECT.pack(_LOWEST, PAGE, 0))
     except OSError as error:
-        return error.errno not in (errno.ESRCH, errno.ENOSPC)
+        return error.errno not in (errno.ESRCH, errno.ENOSPC, errno.EBADF, errno.ENOTTY)
     return True

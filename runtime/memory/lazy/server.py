@@ -92,21 +92,21 @@ class Server:
     # ---- where a killed server has left off
 
     def _resume(self) -> None:
-        for space in self._table.spaces:
+        kind, fd, done = self._state.logged()
+        for space in list(self._table.spaces):
             if space.uffd >= 0 and _is_userfaultfd(space.uffd):
                 self._adopt(space)
+            elif space.uffd >= 0:
+                # Closed, and not written down any more: its number may be another's by now.
+                self._forget(space, done=done)
         self._pages.refresh()
         self._pages.resume()
         connection = self._words[W_CONNECTION] or max(protocol.accepted(), 0)
-        kind, fd, done = self._state.logged()
         if kind == FROM_CRIU:
             protocol.take(self._state, self._table)
             self._received()
         elif kind == FROM_UFFD and fd in self._fillers:
             self._process(self._fillers[fd].space, done)
-        for space in list(self._table.spaces):
-            if space.uffd >= 0 and space.uffd not in self._fillers:
-                self._forget(space)  # closed, and not written down any more
         if connection:
             self._connected(connection)
         elif not self._table.finished:
@@ -347,14 +347,14 @@ class Server:
         os.close(space.uffd)
         self._forget(space)
 
-    def _forget(self, space: Space) -> None:
+    def _forget(self, space: Space, *, done: int | None = None) -> None:
         self._state.release(space)
         if space.forked:
             self._table.spaces.remove(space)
         else:
             # To be known still: should a child of it have to be killed, it is found by its parent.
             space.uffd, space.areas = -1, []
-        self._state.save(self._table)
+        self._state.save(self._table, done=done)
 
 
 def _forked(filler: Filler) -> bool:
