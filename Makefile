@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
+# Most of the tests' time is waiting. Each worker has hosts of its own, and takes from who has more.
+parallel = -n 3 --dist worksteal
 levels = $(wildcard tests/unit tests/root tests/lab tests/faults)
 
 help:  ## list the targets
@@ -16,7 +18,7 @@ demo: setup  ## move a live Redis with a connected client between two hosts on t
 	@.venv/bin/migrator scenario run redis-live
 
 test: setup  ## run all tests: unit, one host, two hosts, injected faults
-	@$(pytest) $(levels)
+	@$(pytest) $(parallel) $(levels)
 
 test-unit: setup  ## run the tests that need no root and take seconds
 	@$(pytest) tests/unit

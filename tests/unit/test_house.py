@@ -38,12 +38,12 @@ probes.MAY_LACK |= {"nothing_there"}
 """
 
 
-def outcome(path: Path, *, strict: bool) -> str:
+def outcome(path: Path, *options: str, strict: bool) -> str:
     (path / "probing.py").write_text(PROBING)
     (path / "test_skips.py").write_text(SKIPS)
     (path / "pytest.ini").write_text("[pytest]\naddopts = -p probing -p tests.plugin -q\n")
     environment = {**os.environ, "PYTHONPATH": str(path), "CI_STRICT": "1" if strict else ""}
-    argv = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", path)
+    argv = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, path)
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False).stdout
 
 
@@ -51,8 +51,9 @@ def test_skips_are_skips_at_home(tmp_path: Path) -> None:
     assert "4 skipped" in outcome(tmp_path, strict=False)
 
 
-def test_ci_fails_a_skip_that_no_probe_justifies(tmp_path: Path) -> None:
-    said = outcome(tmp_path, strict=True)
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "in workers"])
+def test_ci_fails_a_skip_that_no_probe_justifies(tmp_path: Path, options: tuple[str, ...]) -> None:
+    said = outcome(tmp_path, *options, strict=True)
     assert "1 failed, 1 skipped, 2 errors" in said
     assert "no probe justifies this skip: Skipped: not today" in said
     assert "CI must provide set_up: set-up forgot it" in said
