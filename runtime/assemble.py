@@ -13,8 +13,9 @@ from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
+from runtime.seccomp.words import listens
 from runtime.spec import load
-from runtime.state import EXEC_FIFO, State, Status, now, process_stat
+from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_stat
 
 if TYPE_CHECKING:
     from runtime.network import Networks
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Init opens it for writing as the container's user, whoever that is.
 _FIFO_MODE = 0o622
+_ANSWER_MODE = 0o644
 
 
 def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks | None) -> State:
@@ -57,8 +59,17 @@ class Assembly:
     def make(self, init: Launched, undo: Undo, *, preserve_fds: int) -> None:
         """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
         fifo = self._directory / EXEC_FIFO
-        plan = planner.init_plan(self.spec, self.state, exec_fifo=fifo, preserve_fds=preserve_fds)
-        _make_fifo(fifo)
+        answer = self._directory / ANSWER_FIFO if listens(self.spec.linux.seccomp) else None
+        plan = planner.init_plan(
+            self.spec,
+            self.state,
+            exec_fifo=fifo,
+            answer_fifo=answer,
+            preserve_fds=preserve_fds,
+        )
+        _make_fifo(fifo, _FIFO_MODE)
+        if answer:
+            _make_fifo(answer, _ANSWER_MODE)
         cgroup = manager("", paths=self.state.cgroup_paths)
         cgroup.create()
         undo.on_error(destroy_cgroup, cgroup)
@@ -107,10 +118,10 @@ class Assembly:
         hook_points.run("createRuntime", hooks.create_runtime, state)
 
 
-def _make_fifo(path: Path) -> None:
+def _make_fifo(path: Path, mode: int) -> None:
     """Init opens it once all is set up, and thereby waits until `start` opens it too (fifo(7))."""
     os.mkfifo(path)
-    path.chmod(_FIFO_MODE)  # whatever the umask is
+    path.chmod(mode)  # whatever the umask is
 
 
 def _start_time(pid: int) -> int:

@@ -36,6 +36,7 @@ from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
 from runtime.records import Dumped, Record, spec_digest
+from runtime.seccomp.words import refuse_listener
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
+        refuse_listener(container.id, container.state.spec)
         self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(

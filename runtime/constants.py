@@ -69,7 +69,11 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+# linux/seccomp.h
+SECCOMP_SET_MODE_FILTER = 1
+
 # linux/capability.h
+CAP_SYS_ADMIN = 21
 CAPABILITY_VERSION_3 = 0x2008_0522
 
 # asm-generic/socket.h; the same on x86-64 and arm64

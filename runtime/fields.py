@@ -17,6 +17,7 @@ from runtime.schema import (
     Text,
     Unused,
 )
+from runtime.seccomp.words import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS
 from runtime.spec_model import (
     Capabilities,
     Device,
@@ -247,6 +248,44 @@ RESOURCES = Record(
     },
 )
 
+_ERRNO = Integer(0, 4095)  # MAX_ERRNO of linux/err.h
+
+_SECCOMP = Record(
+    dict,
+    {
+        "defaultAction": Choice(*ACTIONS),
+        "defaultErrnoRet": _ERRNO,
+        "architectures": Array(Choice(*ARCHITECTURES)),
+        "flags": Array(Choice(*FLAGS)),
+        "listenerPath": _ABSOLUTE,
+        "listenerMetadata": _TEXT,
+        "syscalls": Array(
+            Record(
+                dict,
+                {
+                    "names": Array(_NAME, least=1),
+                    "action": Choice(*ACTIONS),
+                    "errnoRet": _ERRNO,
+                    "args": Array(
+                        Record(
+                            dict,
+                            {
+                                "index": Integer(0, 5),
+                                "value": _UINT64,
+                                "valueTwo": _UINT64,
+                                "op": Choice(*OPERATORS),
+                            },
+                            required=("index", "value", "op"),
+                        )
+                    ),
+                },
+                required=("names", "action"),
+            )
+        ),
+    },
+    required=("defaultAction",),
+)
+
 _TIME_OFFSET = Record(TimeOffset, {"secs": _INT64, "nanosecs": Integer(0, 999_999_999)})
 
 _LINUX = Record(
@@ -291,7 +330,7 @@ _LINUX = Record(
         "readonlyPaths": _ABSOLUTES,
         "uidMappings": Refused("user namespaces are not supported yet"),
         "gidMappings": Refused("user namespaces are not supported yet"),
-        "seccomp": Refused(_LATER),
+        "seccomp": _SECCOMP,
         "mountLabel": Refused(_LATER),
         "intelRdt": Refused(_LATER),
         "personality": Refused(_LATER),

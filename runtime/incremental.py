@@ -41,6 +41,7 @@ from runtime.memory import keeper, soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import Keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages
+from runtime.seccomp.words import refuse_listener
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
     parent = _parent(container, options, parent_path)
     if (status := container.status()) is not Status.RUNNING:
         raise WrongStatus(container.id, status, ("running",))
+    refuse_listener(container.id, container.state.spec)
     with lock(container.dir), _failing(container), ExitStack() as stack:
         stack.enter_context(written(options.image_path, options.work_path))
         link = Link.new(container.state, parent)

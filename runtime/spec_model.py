@@ -139,6 +139,8 @@ class Linux(NamedTuple):
     rootfs_propagation: str = ""
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    #: checked, with the names of the specification: runtime/seccomp/compiler.py reads it
+    seccomp: Mapping[str, Any] = _NOTHING
 
     def namespace(self, kind: str) -> Namespace | None:
         """The namespace of type *kind*, None when the container shares the runtime's."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from runtime import hook_points, pidfd
@@ -12,7 +14,8 @@ from runtime.delete import hooks_of
 from runtime.errors import HookFailed, SetupFailed, WrongStatus
 from runtime.process.channel import Channel, ChannelClosed, Failed
 from runtime.process.parent import failure
-from runtime.state import EXEC_FIFO, State, Status, derive_status
+from runtime.seccomp.words import listens, of_spec
+from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, derive_status
 
 
 def start(state: State, directory: Path) -> None:
@@ -23,14 +26,35 @@ def start(state: State, directory: Path) -> None:
     """
     status = derive_status(state, directory)
     fifo = directory / EXEC_FIFO
-    with pidfd.init_of(state) as init:
+    with ExitStack() as stack:
+        init = stack.enter_context(pidfd.init_of(state))
         if init is None or status is not Status.CREATED:
             raise WrongStatus(state.id, status, Status.CREATED)
-        _release(state, fifo, init)
+        handing_over = _agent(state, directory, stack)
+        _release(state, fifo, init, handing_over)
         fifo.unlink()
 
 
-def _release(state: State, fifo: Path, init: int) -> None:
+def _agent(state: State, directory: Path, stack: ExitStack) -> Callable[[Channel], None] | None:
+    """What has to be done before init can go on, where somebody is to listen to its filter.
+
+    SetupFailed when nobody does; the container is as it was then.
+    """
+    seccomp = of_spec(state.spec)
+    if not listens(seccomp):
+        return None
+    from runtime.seccomp.agent import connected  # noqa: PLC0415 - lazy: 10 ms
+
+    agent = stack.enter_context(connected(state, seccomp, Status.CREATED))
+    # For both, so that this waits for nobody; init sees its end when we have gone.
+    answer = Channel(os.open(directory / ANSWER_FIFO, os.O_RDWR | os.O_CLOEXEC))
+    stack.callback(answer.close)
+    return lambda channel: agent.hand_over(state.init_pid, channel, answer)
+
+
+def _release(
+    state: State, fifo: Path, init: int, handing_over: Callable[[Channel], None] | None
+) -> None:
     """Open the fifo that init waits at, and read from it what became of exec.
 
     The program's start closes the other end without a word; a failure is told before that.
@@ -45,15 +69,26 @@ def _release(state: State, fifo: Path, init: int) -> None:
             why = "it has ended: `migrator delete` removes what is left"
             raise SetupFailed(f"starting the process of container {state.id}", why)
         os.set_blocking(fd, True)
+        if handing_over:
+            handing_over(channel)
         channel.receive("exec")
     except ChannelClosed:
         return
     except Failed as exc:
-        pidfd.await_end(init)
-        pidfd.reap(state.init_pid)
+        _end(state, init)
         raise failure(exc) from None
+    except SetupFailed:
+        _end(state, init)
+        raise
     finally:
         channel.close()
+
+
+def _end(state: State, init: int) -> None:
+    """See that init ends: it may wait under a filter that nobody answers for."""
+    pidfd.send(init, signal.SIGKILL)
+    pidfd.await_end(init)
+    pidfd.reap(state.init_pid)
 
 
 def run_poststart(state: State) -> None:
@@ -71,7 +106,5 @@ def run_poststart(state: State) -> None:
             hook_points.run("poststart", spec.hooks.poststart, state.oci(Status.RUNNING))
         except HookFailed:
             if init is not None:
-                pidfd.send(init, signal.SIGKILL)
-                pidfd.await_end(init)
-                pidfd.reap(state.init_pid)
+                _end(state, init)
             raise

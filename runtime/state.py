@@ -26,6 +26,8 @@ from runtime.errors import ContainerBusy, CorruptState, InvalidId, NoSuchContain
 STATE_FILE = "state.json"
 LOCK_FILE = "lock"
 EXEC_FIFO = "exec.fifo"
+#: what `start` says to an init whose seccomp filter it has to hand the listener of over
+ANSWER_FIFO = "answer.fifo"
 
 _FORMAT = 1
 _LOCK_POLL_S = 0.01

@@ -19,6 +19,7 @@ from ctypes import (
     c_uint32,
     c_uint64,
     c_ulong,
+    c_ushort,
     c_void_p,
 )
 
@@ -39,11 +40,16 @@ from runtime.constants import (
     MOVE_MOUNT_T_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    SECCOMP_SET_MODE_FILTER,
     SIOCGIFFLAGS,
     SIOCSIFFLAGS,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # asm-generic/unistd.h: calls added since 5.1 have one number on every architecture (alpha apart).
 _NR_OPEN_TREE = 428
@@ -96,6 +102,11 @@ class _CloneArgs(ctypes.Structure):
         ("stack_size", c_uint64),
         ("tls", c_uint64),
     )
+
+
+class _SockFprog(ctypes.Structure):
+    # linux/filter.h; len counts instructions of 8 bytes
+    _fields_ = (("len", c_ushort), ("filter", c_char_p))
 
 
 class _CapHeader(ctypes.Structure):
@@ -260,6 +271,40 @@ def close_range_cloexec(first: int) -> None:
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
     """Change an attribute of this process (prctl(2))."""
     _checked(_libc.prctl(option, arg2, arg3, 0, 0))
+
+
+def seccomp(call: int, flags: int, program: bytes) -> Callable[[], int]:
+    """Prepare to put this thread under the filter *program*; returns what does it.
+
+    call: the number of seccomp(2). That returns what the kernel does: 0, or with
+    SECCOMP_FILTER_FLAG_NEW_LISTENER a descriptor. It makes that one call and no other.
+    """
+    filled = _SockFprog(len=len(program) // 8, filter=program)
+    arguments = (c_long(call), c_uint(SECCOMP_SET_MODE_FILTER), c_uint(flags), ctypes.byref(filled))
+    return lambda: _checked(_syscall(*arguments))
+
+
+def execve(path: str, args: list[str], env: dict[str, str]) -> Callable[[], None]:
+    """Prepare to become the program at *path*; returns what does it, by that one call."""
+    name = os.fsencode(path)
+    argv = _strings(args)
+    envp = _strings([f"{key}={value}" for key, value in env.items()])
+
+    def become() -> None:
+        _checked(_libc.execve(name, argv, envp), path)
+
+    return become
+
+
+def _strings(texts: list[str]) -> ctypes.Array[c_char_p]:
+    return (c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None)
+
+
+def lowest_free_fd() -> int:
+    """The number of the next descriptor that this process gets."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

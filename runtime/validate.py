@@ -12,6 +12,7 @@ from typing import Any
 from runtime import sysctl
 from runtime.mounts import parse_options
 from runtime.schema import Faults, child
+from runtime.seccomp.words import NOTIFY, WAIT_KILLABLE_RECV, WITH_ERRNO, listens
 from runtime.spec_model import Device, Linux, Mount, Process, Spec
 
 
@@ -91,6 +92,8 @@ def _linux(linux: Linux, faults: Faults) -> None:
         _device(device, f"linux.devices[{index}]", faults)
     _cgroups_path(linux.cgroups_path, faults)
     resources(linux.resources, faults, "linux.resources")
+    if linux.seccomp:
+        _seccomp(linux.seccomp, faults, "linux.seccomp")
 
 
 def _namespaces(linux: Linux, faults: Faults) -> None:
@@ -122,6 +125,23 @@ def _cgroups_path(value: str, faults: Faults) -> None:
         faults.unsupported(
             "linux.cgroupsPath", "slice:prefix:name needs the systemd driver, not supported yet"
         )
+
+
+def _seccomp(seccomp: Mapping[str, Any], faults: Faults, path: str) -> None:
+    _errno_of(seccomp["defaultAction"], seccomp, "defaultErrnoRet", path, faults)
+    for index, rule in enumerate(seccomp.get("syscalls", ())):
+        _errno_of(rule["action"], rule, "errnoRet", f"{path}.syscalls[{index}]", faults)
+    if listens(seccomp) and "listenerPath" not in seccomp:
+        faults.wrong(child(path, "listenerPath"), f"missing, and required by {NOTIFY}")
+    if "listenerMetadata" in seccomp and "listenerPath" not in seccomp:
+        faults.wrong(child(path, "listenerMetadata"), "is for a listenerPath, which is missing")
+    if WAIT_KILLABLE_RECV in seccomp.get("flags", ()) and not listens(seccomp):
+        faults.wrong(child(path, "flags"), f"{WAIT_KILLABLE_RECV} needs an action {NOTIFY}")
+
+
+def _errno_of(action: str, holder: Mapping[str, Any], name: str, path: str, faults: Faults) -> None:
+    if name in holder and action not in WITH_ERRNO:
+        faults.wrong(child(path, name), f"{action} returns no errno: take it out")
 
 
 def _repeated(values: Iterable[str]) -> list[str]:

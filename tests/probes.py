@@ -16,6 +16,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from runtime.seccomp.library import LibraryMissing, load
+
 MAY_LACK = frozenset(
     {
         "apparmor",
@@ -228,6 +230,15 @@ def rsync() -> str | None:
 @probe
 def runc() -> str | None:
     return without("runc")
+
+
+@probe
+def libseccomp() -> str | None:
+    try:
+        load()
+    except LibraryMissing as missing:
+        return str(missing)
+    return None
 
 
 @probe

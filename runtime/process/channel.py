@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 # runtime -> init
 PLAN = "plan"  # an InitPlan or ExecPlan
-GO = "go"  # the hooks of the runtime have been run
+GO = "go"  # the hooks of the runtime have been run, or the listener is in its place
 # init -> runtime
 FORKED = "forked"  # pid of the container's process, as the runtime sees it
 MOUNTED = "mounted"  # the environment is there: time for the hooks before pivot_root
 READY = "ready"  # all is done but exec
+LISTENER = "listener"  # the descriptor that its seccomp filter's listener will be
 FAILED = "failed"  # step, path or "", errno or 0, reason
 
 _LENGTH_BYTES = 4

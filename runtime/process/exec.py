@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime import namespaces, pidfd
 from runtime.cgroups import manager
@@ -13,8 +15,12 @@ from runtime.process import pidfile, planner
 from runtime.process.channel import READY
 from runtime.process.parent import JOIN, Launched
 from runtime.process.stdio import Stdio
+from runtime.seccomp.words import listens, of_spec
 from runtime.spec_model import Process
 from runtime.state import State, Status, derive_status
+
+if TYPE_CHECKING:
+    from runtime.seccomp.agent import Agent
 
 
 def launch(
@@ -38,23 +44,48 @@ def launch(
     status = derive_status(state, directory)
     if status is Status.PAUSED and not ignore_paused:
         raise Paused(state.id)
-    with failing(f"running a process in container {state.id}"), pidfd.init_of(state) as init:
+    with ExitStack() as stack:
+        stack.enter_context(failing(f"running a process in container {state.id}"))
+        init = stack.enter_context(pidfd.init_of(state))
         if init is None:
             raise NotRunning(state.id, status)
-        with Launched.spawn(JOIN, stdio, keep=(*keep, init)) as launched:
-            manager("", paths=state.cgroup_paths).join(launched.launcher_pid)
-            plan = planner.exec_plan(
-                process,
-                pidfd=init,
-                namespaces=namespaces.different(state.init_pid),
-                detach=detach,
-                preserve_fds=len(keep),
-            )
-            pid = launched.tell(plan)
-            before_it_runs()
-            launched.go()
-            launched.receive(READY)
-            launched.await_exec()
-            if pid_file:
-                pidfile.write(pid_file, pid)
-            return pid
+        seccomp = _seccomp_of(state)
+        agent = _agent(state, seccomp, status, stack)
+        launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
+        manager("", paths=state.cgroup_paths).join(launched.launcher_pid)
+        plan = planner.exec_plan(
+            process,
+            seccomp,
+            state,
+            pidfd=init,
+            namespaces=namespaces.different(state.init_pid),
+            detach=detach,
+            preserve_fds=len(keep),
+        )
+        pid = launched.tell(plan)
+        before_it_runs()
+        launched.go()
+        launched.receive(READY)
+        launched.await_exec(agent)
+        if pid_file:
+            pidfile.write(pid_file, pid)
+        return pid
+
+
+def _seccomp_of(state: State) -> Mapping[str, Any]:
+    """The filter of the container, which is everybody's in it."""
+    if not of_spec(state.spec):
+        return {}
+    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+
+    return parse(state.spec, state.bundle / "config.json").linux.seccomp
+
+
+def _agent(
+    state: State, seccomp: Mapping[str, Any], status: Status, stack: ExitStack
+) -> Agent | None:
+    if not listens(seccomp):
+        return None
+    from runtime.seccomp.agent import connected  # noqa: PLC0415 - lazy: 10 ms
+
+    return stack.enter_context(connected(state, seccomp, status))

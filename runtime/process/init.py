@@ -80,6 +80,7 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
             _import_hooks()  # there is nothing to import it from later
         proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
+        answer_path_fd = _open_path(plan["answer_fifo"])
     _set_names(plan, step)
     with step("setting kernel parameters"):
         for path, value in plan["sysctl"].items():
@@ -95,8 +96,16 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
         start_fd = os.open(f"self/fd/{fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     step.listener = Channel(start_fd)
     _run_hooks("startContainer", plan["start_container"], "created", plan, step)
-    with step("exec"):
-        ready.execute()
+    heed = None
+    if answer_path_fd is not None:
+        with step("waiting for start"):
+            path = f"self/fd/{answer_path_fd}"
+            heed = Channel(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd))
+    ready.execute(step, step.listener, heed)
+
+
+def _open_path(path: str) -> int | None:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC) if path else None
 
 
 def _set_names(plan: InitPlan, step: Steps) -> None:

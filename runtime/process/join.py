@@ -41,8 +41,7 @@ def main(fd: int) -> None:
             os.setsid()
         ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
         channel.send(READY)
-        with step("exec"):
-            ready.execute()
+        ready.execute(step, channel, channel)
     except ChannelClosed:
         os._exit(1)
     except BaseException as exc:  # noqa: BLE001 - nothing of ours may go on in a container

@@ -13,7 +13,7 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
 from runtime.errors import ContainerError, HookFailed, SetupFailed
@@ -22,6 +22,9 @@ from runtime.process.channel import FORKED, GO, Channel, ChannelClosed, Failed, 
 from runtime.process.stdio import Stdio
 from runtime.syscalls import mount_setattr, open_tree
 from runtime.undo import Undo
+
+if TYPE_CHECKING:
+    from runtime.seccomp.agent import Agent
 
 INIT = "init"
 JOIN = "join"
@@ -103,9 +106,11 @@ class Launched:
         except ChannelClosed:
             raise SetupFailed(_STEP, self._how_it_ended()) from None
 
-    def await_exec(self) -> None:
-        """Wait until it has become the program."""
+    def await_exec(self, agent: Agent | None = None) -> None:
+        """Wait until it has become the program, with *agent* to answer for its filter."""
         try:
+            if agent:
+                agent.hand_over(self.pid, self.channel, self.channel)
             self.channel.receive("exec")
         except ChannelClosed:  # by exec
             return

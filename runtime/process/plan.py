@@ -74,6 +74,19 @@ class CapabilityPlan(TypedDict):
     ambient: int
 
 
+class SeccompPlan(TypedDict):
+    """The filter that the program comes under."""
+
+    #: number of seccomp(2) on this machine
+    call: int
+    #: of classic BPF
+    program: bytes
+    #: SECCOMP_FILTER_FLAG_*
+    flags: int
+    #: seccomp(2) returns a descriptor, which the runtime takes
+    listener: bool
+
+
 class ProcessPlan(TypedDict):
     """The process that init becomes."""
 
@@ -89,6 +102,7 @@ class ProcessPlan(TypedDict):
     rlimits: list[tuple[int, int, int]]
     no_new_privileges: bool
     oom_score_adj: int | None
+    seccomp: SeccompPlan | None
     #: descriptors after the standard three that the process keeps
     preserve_fds: int
 
@@ -126,6 +140,8 @@ class InitPlan(TypedDict):
     #: the OCI state that those hooks read; its pid is filled in
     state: dict[str, Any]
     exec_fifo: str
+    #: where `start` answers init; "" when it has nothing to say
+    answer_fifo: str
     process: ProcessPlan
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime import capabilities, devices, mounts, namespaces, rlimits, sysctl
+from runtime.constants import CAP_SYS_ADMIN
 from runtime.errors import InvalidSpec, SetupFailed
 from runtime.spec_model import Hook, Process, Spec
 from runtime.state import State, Status
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
         InitPlan,
         ProcessPlan,
         RootfsPlan,
+        SeccompPlan,
     )
 
 # Whatever the caller's is, as with runc and crun: a supervisor's is often 0.
 _UMASK = 0o022
 
 
-def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -> InitPlan:
+def init_plan(
+    spec: Spec, state: State, *, exec_fifo: Path, answer_fifo: Path | None, preserve_fds: int
+) -> InitPlan:
     """What the init of the container of *state* is to do.
 
     Raises InvalidSpec or SetupFailed for what cannot be done here.
@@ -40,23 +44,31 @@ def init_plan(spec: Spec, state: State, *, exec_fifo: Path, preserve_fds: int) -
         "start_container": _hooks(spec.hooks.start_container),
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
-        "process": _process(spec.process, preserve_fds=preserve_fds),
+        "answer_fifo": str(answer_fifo or ""),
+        "process": _process(spec.process, _seccomp(spec.linux.seccomp, state), preserve_fds),
     }
 
 
 def exec_plan(
-    process: Process, *, pidfd: int, namespaces: int, detach: bool, preserve_fds: int
+    process: Process,
+    seccomp: Mapping[str, Any],
+    state: State,
+    *,
+    pidfd: int,
+    namespaces: int,
+    detach: bool,
+    preserve_fds: int,
 ) -> ExecPlan:
-    """What a further process is to do."""
+    """What a further process in the container of *state* is to do, under its filter *seccomp*."""
     return {
         "pidfd": pidfd,
         "namespaces": namespaces,
         "detach": detach,
-        "process": _process(process, preserve_fds=preserve_fds),
+        "process": _process(process, _seccomp(seccomp, state), preserve_fds),
     }
 
 
-def _process(process: Process, *, preserve_fds: int) -> ProcessPlan:
+def _process(process: Process, seccomp: SeccompPlan | None, preserve_fds: int) -> ProcessPlan:
     """What a process in a container is to be."""
     return {
         "args": list(process.args),
@@ -66,12 +78,23 @@ def _process(process: Process, *, preserve_fds: int) -> ProcessPlan:
         "gid": process.user.gid,
         "additional_gids": list(process.user.additional_gids),
         "umask": _UMASK if process.user.umask is None else process.user.umask,
-        "capabilities": _capabilities(process),
+        "capabilities": _capabilities(
+            process, to_filter=seccomp is not None and not process.no_new_privileges
+        ),
         "rlimits": rlimits.plan(process.rlimits),
         "no_new_privileges": process.no_new_privileges,
         "oom_score_adj": process.oom_score_adj,
+        "seccomp": seccomp,
         "preserve_fds": preserve_fds,
     }
+
+
+def _seccomp(seccomp: Mapping[str, Any], state: State) -> SeccompPlan | None:
+    if not seccomp:
+        return None
+    from runtime.seccomp import compiler  # noqa: PLC0415 - lazy: 3 ms, and libseccomp
+
+    return compiler.plan(seccomp, state.bundle / "config.json")
 
 
 def _rootfs(spec: Spec, state: State) -> RootfsPlan:
@@ -99,7 +122,11 @@ def _hooks(hooks: Iterable[Hook]) -> list[HookPlan]:
     return [(hook.path, hook.args, hook.env, hook.timeout) for hook in hooks]
 
 
-def _capabilities(process: Process) -> CapabilityPlan:
+def _capabilities(process: Process, *, to_filter: bool) -> CapabilityPlan:
+    """The sets; *to_filter*: with what the kernel wants of who installs a filter (seccomp(2)).
+
+    That ends with exec, which makes the sets anew from those that can be kept (capabilities(7)).
+    """
     try:
         sets = capabilities.plan(process.capabilities)
     except KeyError as exc:
@@ -110,4 +137,7 @@ def _capabilities(process: Process) -> CapabilityPlan:
             "setting capabilities",
             f"{', '.join(names)} cannot be had on this host: take it out of process.capabilities",
         )
+    if to_filter:
+        sets["effective"] |= 1 << CAP_SYS_ADMIN
+        sets["permitted"] |= 1 << CAP_SYS_ADMIN
     return sets

@@ -16,13 +16,22 @@ from runtime.constants import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
 )
+from runtime.process.channel import GO, LISTENER
 from runtime.resolve import is_null, open_in_root
-from runtime.syscalls import close_range_cloexec, default_signal, prctl
+from runtime.syscalls import (
+    close_range_cloexec,
+    default_signal,
+    execve,
+    lowest_free_fd,
+    prctl,
+    seccomp,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.process.plan import ProcessPlan
-    from runtime.process.steps import Steps
+    from runtime.process.channel import Channel
+    from runtime.process.plan import ProcessPlan, SeccompPlan
+    from runtime.process.steps import Listener, Steps
 
 _DEFAULT_PATH = "/bin:/usr/bin"  # execvp(3)
 _LAST_SIGNAL = 64
@@ -36,11 +45,26 @@ class Program:
         self._path = path
         self._args = plan["args"]
         self._env = env
+        self._seccomp = plan["seccomp"]
         self._preserve_fds = plan["preserve_fds"]
         self._limits = plan["rlimits"]
 
-    def execute(self) -> None:
-        """Become the program; only returns by raising OSError."""
+    def execute(self, step: Steps, tell: Listener, heed: Channel | None) -> None:
+        """Become the program; never returns.
+
+        tell, heed: to the runtime and from it; what heeds may be none for a filter that nobody
+        listens to.
+        """
+        with step("exec"):
+            self._prepare()
+            become = execve(self._path, self._args, self._env)
+        if self._seccomp is not None:
+            with step("installing the seccomp filter"):
+                _confine(self._seccomp, tell, heed)
+        with step("exec"):
+            become()
+
+    def _prepare(self) -> None:
         # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
         for number in range(1, _LAST_SIGNAL + 1):
             default_signal(number)
@@ -48,11 +72,22 @@ class Program:
         for fd in range(3, 3 + self._preserve_fds):
             os.set_inheritable(fd, True)
         rlimits.lower_descriptors(self._limits)
-        try:
-            os.execve(self._path, self._args, self._env)
-        except OSError as exc:
-            exc.filename = self._path
-            raise
+
+
+def _confine(plan: SeccompPlan, tell: Listener, heed: Channel | None) -> None:
+    """Come under the filter; from then on a call that it forbids may be the end.
+
+    So between this and exec there is no call but one read, for a filter that somebody listens to:
+    the runtime knows beforehand which descriptor to take, and says when it has handed that over.
+    """
+    install = seccomp(plan["call"], plan["flags"], plan["program"])
+    if plan["listener"]:
+        assert heed is not None
+        tell.send(LISTENER, lowest_free_fd())
+        install()
+        heed.receive(GO)
+    else:
+        install()
 
 
 def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:

@@ -328,7 +328,7 @@ def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
             "error running createContainer hook #0: /bin/false: exit status 1",
         ),
         ({"process": {"capabilities": {"bounding": ["CAP_FLY"]}}}, InvalidSpec, "CAP_FLY"),
-        ({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}, InvalidSpec, "seccomp"),
+        ({"linux": {"seccomp": {"defaultAction": "ALLOW"}}}, InvalidSpec, "seccomp.defaultAction"),
     ],
 )
 @pytest.mark.usefixtures("traceless")

@@ -27,9 +27,12 @@ hooks.createContainer[]: path args env timeout
 hooks.startContainer[]: path args env timeout
 hooks.poststart[]: path args env timeout
 hooks.poststop[]: path args env timeout
-linux: uidMappings gidMappings cgroupsPath rootfsPropagation sysctl seccomp maskedPaths
+linux: uidMappings gidMappings cgroupsPath rootfsPropagation sysctl maskedPaths
 linux: readonlyPaths mountLabel intelRdt personality netDevices memoryPolicy
 linux.namespaces[]: type path
+linux.seccomp: defaultAction defaultErrnoRet architectures flags listenerPath listenerMetadata
+linux.seccomp.syscalls[]: names action errnoRet
+linux.seccomp.syscalls[].args[]: index value valueTwo op
 linux.timeOffsets.monotonic: secs nanosecs
 linux.timeOffsets.boottime: secs nanosecs
 linux.devices[]: type path major minor fileMode uid gid

@@ -12,12 +12,18 @@ missing_commands() {
     done
 }
 
+# What seccomp profiles are compiled with: a library, of which no command tells.
+has_libseccomp() {
+    [[ $(ldconfig -p) == *"libseccomp.so.2 "* ]]
+}
+
 missing_packages() {
     local command family=$1
     shift
     {
         missing_commands "$@" | while read -r command; do package_of "$command" "$family"; done
         [[ -n $(suitable_python) ]] || if [[ $family == dnf ]]; then echo python3; else echo python3-venv; fi
+        has_libseccomp || if [[ $family == dnf ]]; then echo libseccomp; else echo libseccomp2; fi
         [[ $family == bookworm || -n $(system_criu) ]] ||
             if [[ $family == dnf ]]; then echo criu python3-criu; else echo criu python3-pycriu; fi
         # Only Debian's packages are unpacked without installing them.

@@ -1,0 +1,1 @@
+"""System call filters: from linux.seccomp to what the kernel takes. seccomp(2)."""

@@ -1,0 +1,225 @@
+"""Filters that somebody outside is asked about: the agent at linux.seccomp.listenerPath."""
+
+import errno
+import json
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import CheckpointFailed, SetupFailed, Status
+from runtime.checkpoint import CheckpointOptions
+from runtime.incremental import pre_dump
+from runtime.seccomp.library import number_of
+from tests.containers import Box
+from tests.migratory import Migratory
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_libseccomp]
+
+# linux/seccomp.h
+RECEIVE, SEND = 0xC050_2100, 0xC018_2101
+NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+RESPONSE = struct.Struct("=QqiI")
+CONTINUE = 1
+
+MKDIR = ("mkdir", "mkdirat")
+
+
+class Agent:
+    """Answers for every filter it gets: *answers* has the errno of a call, the others go on."""
+
+    def __init__(self, path: Path, answers: dict[str, int]) -> None:
+        self.path = path
+        self.answers = {number_of(name): error for name, error in answers.items()}
+        self.states: list[dict[str, Any]] = []
+        self.asked: list[int] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Agent":
+        server = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(self.path))
+        self._stack.callback(self.path.unlink)
+        server.listen()
+        ends = os.pipe()
+        for fd in ends:
+            self._stack.callback(os.close, fd)
+        thread = threading.Thread(target=self._serve, args=(server, ends[0]))
+        self._stack.callback(thread.join)
+        self._stack.callback(os.write, ends[1], b"x")
+        thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _serve(self, server: socket.socket, end: int) -> None:
+        listeners: set[int] = set()
+        poll = select.poll()
+        poll.register(server, select.POLLIN)
+        poll.register(end, select.POLLIN)
+        while True:
+            for fd, events in poll.poll():
+                if fd == end:
+                    for each in listeners:
+                        os.close(each)
+                    return
+                if fd == server.fileno():
+                    if (listener := self._accept(server)) is not None:
+                        listeners.add(listener)
+                        poll.register(listener, select.POLLIN)
+                elif events & select.POLLIN:
+                    self._answer(fd)
+                else:  # nobody is under the filter any more
+                    poll.unregister(fd)
+
+    def _accept(self, server: socket.socket) -> int | None:
+        connection, _ = server.accept()
+        with connection:
+            text, fds, _, _ = socket.recv_fds(connection, 1 << 16, 1)
+            if not text:  # the process could not come under its filter
+                return None
+            while more := connection.recv(1 << 16):  # until it is closed, as has to be
+                text += more
+        self.states.append(json.loads(text))
+        return fds[0]
+
+    def _answer(self, listener: int) -> None:
+        asked = bytearray(NOTIFICATION.size)
+        try:
+            ioctl(listener, RECEIVE, asked)
+            identity, _, _, call, *_ = NOTIFICATION.unpack(asked)
+            self.asked.append(call)
+            error = self.answers.get(call, 0)
+            ioctl(listener, SEND, RESPONSE.pack(identity, 0, -error, 0 if error else CONTINUE))
+        except FileNotFoundError:
+            pass  # it has been killed
+
+
+@pytest.fixture
+def agent(box: Box) -> Callable[..., Agent]:
+    """Makes an agent, and has the container ask it."""
+
+    def make(*names: str, **answers: int) -> Agent:
+        path = box.bundle.path / "agent.sock"
+        rules = [{"names": list(names), "action": "SCMP_ACT_NOTIFY"}] if names else []
+        profile = {
+            "defaultAction": "SCMP_ACT_ALLOW" if names else "SCMP_ACT_NOTIFY",
+            "syscalls": rules,
+            "listenerPath": str(path),
+            "listenerMetadata": "for the agent",
+        }
+        box.update(linux={"seccomp": profile})
+        return Agent(path, answers)
+
+    return make
+
+
+@pytest.mark.usefixtures("traceless")
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_the_agent_answers_for_the_container(
+    box: Box, agent: Callable[..., Agent], no_new_privileges: bool
+) -> None:
+    with agent(*MKDIR, mkdir=errno.EDQUOT, mkdirat=errno.EDQUOT) as answering:
+        outcome = box.shell("mkdir /tmp/x || touch /tmp/y", noNewPrivileges=no_new_privileges)
+    assert outcome.status == 0
+    assert "uota" in outcome.err
+    assert (box.bundle.rootfs / "tmp/y").exists()
+    assert len(answering.asked) == 1
+
+
+def test_the_agent_is_told_whom_it_answers_for(box: Box, agent: Callable[..., Agent]) -> None:
+    box.update(annotations={"org.example": "x"})
+    with agent(*MKDIR) as answering:
+        container = box.start()
+        box.exec(container, "mkdir /tmp/x; sleep 0.01")
+        container.delete(force=True)
+    assert (box.bundle.rootfs / "tmp/x").is_dir()
+    first, second = answering.states
+    assert first == {
+        "ociVersion": "1.2.0",
+        "fds": ["seccompFd"],
+        "pid": container.state.init_pid,
+        "metadata": "for the agent",
+        "state": {
+            "ociVersion": "1.2.0",
+            "id": box.id,
+            "status": "created",
+            "pid": container.state.init_pid,
+            "bundle": str(box.bundle.path),
+            "annotations": {"org.example": "x"},
+        },
+    }
+    assert second["pid"] != first["pid"]
+    assert second["state"] == {**first["state"], "status": "running"}
+
+
+def test_every_call_can_be_asked_about(box: Box, agent: Callable[..., Agent]) -> None:
+    with agent() as answering:
+        assert box.shell("echo hello").out == "hello\n"
+    # what init itself does under its filter, and nothing before it
+    assert answering.asked[0] == number_of("read")
+    assert number_of("execve") in answering.asked[:4]
+    assert number_of("write") in answering.asked
+
+
+def test_flags_of_listeners_are_taken(box: Box, agent: Callable[..., Agent]) -> None:
+    flags = [f"SECCOMP_FILTER_FLAG_{name}" for name in ("TSYNC", "LOG", "WAIT_KILLABLE_RECV")]
+    with agent(*MKDIR, mkdir=errno.EDQUOT, mkdirat=errno.EDQUOT):
+        box.update(linux={"seccomp": {"flags": flags}})
+        assert "uota" in box.shell("mkdir /tmp/x").err
+
+
+@pytest.mark.usefixtures("traceless")
+def test_without_an_agent_nothing_starts_until_there_is_one(
+    box: Box, agent: Callable[..., Agent]
+) -> None:
+    waiting = agent(*MKDIR)
+    container = box.create()
+    why = r"connecting to the seccomp agent at .*/agent.sock: .*no such file"
+    with pytest.raises(SetupFailed, match=why):
+        container.start()
+    assert container.status() is Status.CREATED
+    with waiting:
+        container.start()
+        assert container.status() is Status.RUNNING
+    with pytest.raises(SetupFailed, match=why):
+        box.exec(container, "true")
+    container.delete(force=True)
+
+
+@pytest.mark.usefixtures("traceless")
+def test_a_filter_that_cannot_be_installed_stops_the_container(
+    box: Box, agent: Callable[..., Agent]
+) -> None:
+    # room for the standard descriptors only
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3}]
+    with agent(*MKDIR):
+        box.program("sleep", "inf", rlimits=limits)
+        container = box.create()
+        with pytest.raises(SetupFailed, match=r"installing the seccomp filter: too many open"):
+            container.start()
+        assert container.status() is Status.STOPPED
+        container.delete()
+
+
+def test_a_container_with_a_listener_is_refused_a_checkpoint(
+    migratory: Migratory, agent: Callable[..., Agent]
+) -> None:
+    why = r"linux.seccomp: .*SCMP_ACT_NOTIFY"
+    with agent(*MKDIR):
+        container = migratory.start().container
+        with pytest.raises(CheckpointFailed, match=why):
+            migratory.checkpoint()
+        with pytest.raises(CheckpointFailed, match=why):
+            pre_dump(container, CheckpointOptions(image_path=migratory.images), None)
+        assert container.status() is Status.RUNNING
+        assert not migratory.images.exists()
+        container.delete(force=True)
