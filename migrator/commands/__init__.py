@@ -34,6 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "kill": Entry(_CONTAINERS, "Send a signal to a container."),
     "delete": Entry(_CONTAINERS, "Remove a stopped container."),
     "spec": Entry(_CONTAINERS, "Write a config.json to start from."),
+    "features": Entry(_CONTAINERS, "Print what this runtime can do, as OCI's JSON."),
     "checkpoint": Entry(_MOVING, "Write a running container to an image directory."),
     "restore": Entry(_MOVING, "Make a container from an image directory, as it ran."),
     "migrate": Entry(_MOVING, "Move a running container to another host."),
