@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "state": Entry(_CONTAINERS, "Print the state of a container as JSON."),
     "list": Entry(_CONTAINERS, "List the containers of this host."),
     "ps": Entry(_CONTAINERS, "List the processes of a container."),
+    "events": Entry(_CONTAINERS, "Print the statistics of a container, and when memory runs out."),
     "pause": Entry(_CONTAINERS, "Freeze all processes of a container."),
     "resume": Entry(_CONTAINERS, "Let a paused container go on."),
     "kill": Entry(_CONTAINERS, "Send a signal to a container."),
