@@ -34,15 +34,20 @@ if TYPE_CHECKING:
         WrongStatus,
     )
     from runtime.network.models import Network, Networks, Route
+    from runtime.notifications import Notifications, PressureLevel
     from runtime.process.stdio import Stdio
     from runtime.spec_model import Process, Spec
     from runtime.state import State, Status
+    from runtime.stats import Stats
 
 _MODULES = {
     "Container": "container",
     "Stdio": "process.stdio",
     "State": "state",
     "Status": "state",
+    "Stats": "stats",
+    "Notifications": "notifications",
+    "PressureLevel": "notifications",
     "Spec": "spec_model",
     "Process": "spec_model",
     "Networks": "network.models",
@@ -90,13 +95,16 @@ __all__ = [
     "NoSuchContainer",
     "NotPaused",
     "NotRunning",
+    "Notifications",
     "Paused",
+    "PressureLevel",
     "Process",
     "RestoreFailed",
     "Route",
     "SetupFailed",
     "Spec",
     "State",
+    "Stats",
     "Status",
     "Stdio",
     "StillRunning",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,10 @@ from runtime.state import State, Status, check_id, derive_status, lock
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
     from runtime.network import Networks
+    from runtime.notifications import Notifications, PressureLevel, Source
     from runtime.process.stdio import Stdio
     from runtime.spec_model import Process, Spec
+    from runtime.stats import Stats
 
 
 class Container:
@@ -242,6 +244,54 @@ class Container:
             if (status := self.status()) is not Status.PAUSED:
                 raise NotPaused(self.id, status)
             self.cgroup.thaw()
+
+    def stats(self) -> Stats:
+        """What is counted of it: CPU, memory, I/O, processes, network (libcontainer's Stats).
+
+        NotRunning when it has ended; paused or not yet started, it is counted all the same.
+        """
+        from runtime import stats  # noqa: PLC0415 - lazy: 10 ms
+
+        try:
+            with failing(f"reading the statistics of container {self.id}"):
+                found = stats.of(self)
+        except ContainerError as exc:
+            if (status := self.status()).has_init:
+                raise
+            raise NotRunning(self.id, status) from exc
+        if not (status := self.status()).has_init:
+            raise NotRunning(self.id, status)
+        return found
+
+    def notify_oom(self) -> Notifications:
+        """Be told whenever the OOM killer ends something in it, until it has ended; close it.
+
+        Raises NotRunning, CgroupError where the host has no memory controller.
+        """
+        from runtime.notifications import oom_source  # noqa: PLC0415 - lazy: 5 ms
+
+        return self._notified(oom_source)
+
+    def notify_memory_pressure(self, level: PressureLevel | str) -> Notifications:
+        """Be told whenever its memory is as scarce as *level*, until it has ended; close it.
+
+        Raises as notify_oom does, and ValueError for what is no level.
+        """
+        from runtime.notifications import PressureLevel, pressure_source  # noqa: PLC0415 - lazy: 5 ms
+
+        wanted = PressureLevel(level)
+        return self._notified(lambda paths: pressure_source(paths, wanted))
+
+    def _notified(self, source: Callable[[Mapping[str, Path]], Source]) -> Notifications:
+        from runtime.notifications import Notifications  # noqa: PLC0415 - lazy: 5 ms
+
+        with (
+            failing(f"watching the memory of container {self.id}"),
+            pidfd.init_of(self.state) as init,
+        ):
+            if init is None:
+                raise NotRunning(self.id, self.status())
+            return Notifications(source(self.cgroup.paths), os.dup(init))
 
     def processes(self) -> list[int]:
         """The pids of all processes in it, as this host numbers them."""

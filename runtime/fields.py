@@ -133,7 +133,7 @@ _HOOK = Record(
     required=("path",),
 )
 
-_HOOK_LISTS = (
+HOOK_LISTS = (
     "prestart",
     "createRuntime",
     "createContainer",
@@ -286,6 +286,8 @@ _SECCOMP = Record(
     required=("defaultAction",),
 )
 
+NAMESPACE_TYPE = Choice("mount", "pid", "network", "ipc", "uts", "cgroup", "time", "user")
+
 _TIME_OFFSET = Record(TimeOffset, {"secs": _INT64, "nanosecs": Integer(0, 999_999_999)})
 
 _LINUX = Record(
@@ -295,9 +297,7 @@ _LINUX = Record(
             Record(
                 Namespace,
                 {
-                    "type": Choice(
-                        "mount", "pid", "network", "ipc", "uts", "cgroup", "time", "user"
-                    ),
+                    "type": NAMESPACE_TYPE,
                     "path": Text("an absolute path", pattern=r"(/.*)?"),
                 },
                 required=("type",),
@@ -348,7 +348,7 @@ SPEC = Record(
         "hostname": Text("at most 64 characters", pattern=r".{0,64}"),
         "domainname": Text("at most 64 characters", pattern=r".{0,64}"),
         "mounts": Array(_MOUNT),
-        "hooks": Record(Hooks, dict.fromkeys(_HOOK_LISTS, Array(_HOOK))),
+        "hooks": Record(Hooks, dict.fromkeys(HOOK_LISTS, Array(_HOOK))),
         "annotations": Dictionary(_TEXT),
         "linux": _LINUX,
         "vm": Refused("virtual machines are not supported"),

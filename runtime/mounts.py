@@ -72,6 +72,8 @@ PROPAGATION = {
     "runbindable": (MS_UNBINDABLE, True),
 }
 
+_KINDS = frozenset(("bind", "rbind", "remount"))
+
 # Defaults, or what only concerns mount(8) itself.
 _NO_EFFECT = frozenset(
     ("defaults", "silent", "loud", "async", "nolazytime", "nomand", "noiversion")
@@ -83,6 +85,10 @@ _REFUSED = {
     "tmpcopyup": "copying up into a tmpfs is not supported yet",
     "iversion": "the kernel decides by itself which filesystems count versions",
 }
+
+
+#: the options that we carry out ourselves, whatever the filesystem
+KNOWN_OPTIONS = _KINDS.union(_ATTRIBUTES, _RECURSIVE_ATTRIBUTES, PROPAGATION, _NO_EFFECT)
 
 
 class Options(NamedTuple):
@@ -111,7 +117,7 @@ def parse_options(options: Iterable[str]) -> Options:
     for option in options:
         if why := _REFUSED.get(option):
             raise ValueError(f"{option}: {why}")
-        if option in ("bind", "rbind", "remount"):
+        if option in _KINDS:
             flags.add(option)
         elif option in _ATTRIBUTES:
             own.apply(*_ATTRIBUTES[option])

@@ -69,12 +69,12 @@ class Choice(Kind):
     """One of a few strings."""
 
     def __init__(self, *choices: str) -> None:
-        self._choices = choices
+        self.choices = choices
 
     def read(self, value: Any, path: str, faults: Faults) -> str | None:
-        if isinstance(value, str) and value in self._choices:
+        if isinstance(value, str) and value in self.choices:
             return value
-        names = ", ".join(choice for choice in self._choices if choice)
+        names = ", ".join(choice for choice in self.choices if choice)
         faults.wrong(path, f"expected one of {names}, found {describe(value)}")
         return None
 

@@ -9,11 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.cgroups import tree
 from runtime.cgroups.freezer import is_frozen
 from runtime.errors import CgroupError
+
+if TYPE_CHECKING:
+    from runtime.cgroups.stats import CgroupStats
 
 FREEZE_WITHIN_S = 10.0
 KILL_WITHIN_S = 10.0
@@ -81,6 +84,10 @@ class CgroupManager(ABC):
         set, and without rules all but the default devices are denied.
         Raises UnsupportedField for what this version of cgroups cannot do.
         """
+
+    @abstractmethod
+    def stats(self) -> CgroupStats:
+        """What the kernel has counted of the container; CgroupError when its cgroups are gone."""
 
     @property
     @abstractmethod

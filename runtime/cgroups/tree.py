@@ -47,6 +47,16 @@ def read(path: Path) -> str:
         raise CgroupError(path, f"cannot be read: {exc.strerror}") from exc
 
 
+def read_some(path: Path) -> str:
+    """`read` for a file that not every kernel has, or lets be read: "" without it."""
+    try:
+        return path.read_text().rstrip("\n")
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
+            return ""
+        raise CgroupError(path, f"cannot be read: {exc.strerror}") from exc
+
+
 def write(path: Path, value: str) -> None:
     """Write *value* to a control file in one write(2), as the kernel wants it."""
     logger.debug("cgroup: %r > %s", value, path)

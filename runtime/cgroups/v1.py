@@ -9,12 +9,15 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.cgroups import devices, resources, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
 from runtime.cgroups.freezer import V1_FILE
 from runtime.errors import CgroupError
+
+if TYPE_CHECKING:
+    from runtime.cgroups.stats import CgroupStats
 
 _POLL_S = 0.001
 # After so many looks at FREEZING, thaw for a moment: see freeze.
@@ -47,6 +50,13 @@ class V1Manager(CgroupManager):
         current = devices.V1List.parse(tree.read(directory / "devices.list"))
         for name, line in devices.v1_transition(current, target):
             tree.write(directory / name, line)
+
+    def stats(self) -> CgroupStats:
+        from runtime.cgroups import stats_v1  # noqa: PLC0415 - lazy: for few commands
+
+        if not self.exists():
+            raise CgroupError(self._members(), "is not there: the container has been removed")
+        return stats_v1.read(self.paths)
 
     @property
     def freezer_path(self) -> Path:

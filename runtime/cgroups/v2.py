@@ -10,12 +10,15 @@ import select
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.cgroups import bpf, devices, resources, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
 from runtime.cgroups.freezer import V2_FILE, says_frozen
 from runtime.errors import CgroupError
+
+if TYPE_CHECKING:
+    from runtime.cgroups.stats import CgroupStats
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,13 @@ class V2Manager(CgroupManager):
         known = dict.fromkeys((*available, "cgroup"), self._directory)
         tree.write_all(resources.v2_settings(resources_), known.get)
         bpf.set_device_rules(self._directory, devices.rules(resources_))
+
+    def stats(self) -> CgroupStats:
+        from runtime.cgroups import stats_v2  # noqa: PLC0415 - lazy: for few commands
+
+        if not self.exists():
+            raise CgroupError(self._members(), "is not there: the container has been removed")
+        return stats_v2.read(self._directory)
 
     @property
     def freezer_path(self) -> Path:

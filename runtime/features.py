@@ -1,0 +1,80 @@
+"""What this runtime can do, whatever the host: the features structure of the OCI runtime-spec.
+
+Nothing is listed here by hand that another module knows: names come from the tables that the
+runtime itself reads, and whether something is carried out is asked of the reader of config.json.
+OCI runtime-spec features.md and features-linux.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime import mounts, spec
+from runtime.capabilities import NAMES
+from runtime.checkpoint import CONFIG_ANNOTATION
+from runtime.default_spec import OCI_VERSION, default_spec
+from runtime.errors import InvalidSpec, UnsupportedField
+from runtime.fields import HOOK_LISTS, NAMESPACE_TYPE
+
+_OLDEST_VERSION = "1.0.0"
+
+# Something of each kind that asks for it.
+_SECCOMP = {"defaultAction": "SCMP_ACT_ALLOW"}
+_ID_MAPPINGS = [{"containerID": 0, "hostID": 0, "size": 1}]
+_IDMAPPED = {"destination": "/m", "source": "/", "options": ["bind"], "uidMappings": _ID_MAPPINGS}
+
+
+def features() -> dict[str, Any]:
+    """The features structure; what it leaves out counts as unknown."""
+    return {
+        "ociVersionMin": _OLDEST_VERSION,
+        "ociVersionMax": OCI_VERSION,
+        "hooks": list(HOOK_LISTS),
+        "mountOptions": sorted(mounts.KNOWN_OPTIONS),
+        "linux": _linux(),
+        "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"},
+        "potentiallyUnsafeConfigAnnotations": [CONFIG_ANNOTATION],
+    }
+
+
+def _linux() -> dict[str, Any]:
+    return {
+        "namespaces": [kind for kind in sorted(NAMESPACE_TYPE.choices) if _namespace(kind)],
+        "capabilities": list(NAMES),
+        "cgroup": {
+            "v1": True,
+            "v2": True,
+            "systemd": _carried_out(linux={"cgroupsPath": "machine.slice:migrator:id"}),
+            "systemdUser": False,
+            "rdma": _carried_out(linux={"resources": {"rdma": {"mlx5_0": {"hcaHandles": 1}}}}),
+        },
+        "seccomp": _enabled(linux={"seccomp": _SECCOMP}),
+        "apparmor": _enabled(process={"apparmorProfile": "profile"}),
+        "selinux": _enabled(process={"selinuxLabel": "label"}),
+        "intelRdt": _enabled(linux={"intelRdt": {"closID": "group"}}),
+        "mountExtensions": {"idmap": _enabled(mounts=[_IDMAPPED])},
+    }
+
+
+def _namespace(kind: str) -> bool:
+    wanted = {"mount": {"type": "mount"}, kind: {"type": kind}}
+    return _carried_out(linux={"namespaces": list(wanted.values())}, hostname=None)
+
+
+def _enabled(**sections: Any) -> dict[str, bool]:
+    return {"enabled": _carried_out(**sections)}
+
+
+def _carried_out(**sections: Any) -> bool:
+    """Whether a config.json that asks for *sections* is read without a refusal."""
+    config = default_spec()
+    for name, value in sections.items():
+        config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
+    try:
+        spec.parse(config, Path(spec.CONFIG_FILE))
+    except UnsupportedField:
+        return False
+    except InvalidSpec:
+        return True  # known, and in need of more than was asked for here
+    return True

@@ -1,0 +1,173 @@
+"""Being told of what happens to a container's memory: libcontainer's NotifyOOM and the like.
+
+v1: an eventfd, registered by cgroup.event_control (cgroup-v1/memory.rst, sections 9 to 11).
+v2: memory.events, whose changes inotify tells of (cgroup-v2.rst, "memory.events").
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from runtime.cgroups import counters, tree
+from runtime.errors import CgroupError
+from runtime.inotify import IN_MODIFY, inotify_add_watch, inotify_init
+
+_BUFFER_BYTES = 4096
+
+
+class PressureLevel(StrEnum):
+    """How hard it is to find memory: each level tells of the higher ones too.
+
+    v1: low, it is reclaimed; medium, it is swapped or active files' pages go; critical, the OOM
+    killer is near. v2 has no such levels: low, memory.high or memory.max was reached; medium,
+    memory.max was; critical, reclaiming did not help.
+    """
+
+    LOW = "low"
+    MEDIUM = "medium"
+    CRITICAL = "critical"
+
+
+_V2_KEYS = {
+    PressureLevel.LOW: ("high", "max", "oom"),
+    PressureLevel.MEDIUM: ("max", "oom"),
+    PressureLevel.CRITICAL: ("oom",),
+}
+
+
+class Source(ABC):
+    """A descriptor that becomes readable with an event, and counts them."""
+
+    fd: int
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many events there were since the last call."""
+
+
+class EventControl(Source):
+    """An event of a v1 memory cgroup."""
+
+    def __init__(self, directory: Path, file: str, argument: str = "") -> None:
+        """file: memory.oom_control or memory.pressure_level. Raises CgroupError."""
+        self._directory = directory
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            with tree.opened(directory / file) as control_fd:
+                registration = f"{self.fd} {control_fd} {argument}".rstrip()
+                tree.write(directory / "cgroup.event_control", registration)
+        except CgroupError:
+            os.close(self.fd)
+            raise
+
+    def count(self) -> int:
+        try:
+            events = os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return 0
+        # When a cgroup is removed, the kernel signals each of its eventfds once.
+        return events if self._directory.exists() else max(events - 1, 0)
+
+
+class EventsFile(Source):
+    """Counters of a v2 memory cgroup's memory.events."""
+
+    def __init__(self, directory: Path, keys: tuple[str, ...]) -> None:
+        """keys: those of memory.events that count. Raises CgroupError."""
+        self._path, self._keys = directory / "memory.events", keys
+        self.fd = inotify_init()
+        try:
+            tree.read(self._path)
+            inotify_add_watch(self.fd, str(self._path), IN_MODIFY)
+        except (CgroupError, OSError):
+            os.close(self.fd)
+            raise
+        self._seen = self._total()
+
+    def count(self) -> int:
+        try:
+            os.read(self.fd, _BUFFER_BYTES)
+        except BlockingIOError:
+            return 0
+        seen, self._seen = self._seen, max(self._seen, self._total())
+        return self._seen - seen
+
+    def _total(self) -> int:
+        found = counters.flat_keyed(tree.read_some(self._path))
+        return sum(found.get(key, 0) for key in self._keys)
+
+
+class Notifications:
+    """Events of one kind, until the container has ended: a context manager, and an iterator.
+
+    `fileno` is readable when there is something to learn, for a loop of the caller's own.
+    """
+
+    def __init__(self, source: Source, init_pidfd: int) -> None:
+        """Takes both descriptors over; *init_pidfd* is the container's first process."""
+        self.ended = False
+        self._source, self._init_pidfd = source, init_pidfd
+        with ExitStack() as stack:
+            stack.callback(os.close, init_pidfd)
+            stack.callback(os.close, source.fd)
+            self._epoll = stack.enter_context(select.epoll())
+            self._epoll.register(source.fd, select.EPOLLIN)
+            self._epoll.register(init_pidfd, select.EPOLLIN)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Be told of nothing more."""
+        self._stack.close()
+
+    def fileno(self) -> int:
+        """A descriptor to wait for; ask with `wait(0)` then."""
+        return self._epoll.fileno()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """How many events came, at once when there were some before.
+
+        0 after *timeout_s*, or when the container has ended: `ended` says so.
+        """
+        ready = [fd for fd, _ in self._epoll.poll(timeout_s)]
+        self.ended = self.ended or self._init_pidfd in ready
+        # What ended the container came before its end: asked for last.
+        return self._source.count()
+
+    def __iter__(self) -> Iterator[None]:
+        """Once for each event; ends with the container."""
+        while not self.ended:
+            for _ in range(self.wait()):
+                yield None
+
+
+def oom_source(paths: Mapping[str, Path]) -> Source:
+    """What tells that the OOM killer was called for; *paths* as of a CgroupManager."""
+    if "" in paths:
+        return EventsFile(paths[""], ("oom_kill",))
+    return EventControl(_memory(paths), "memory.oom_control")
+
+
+def pressure_source(paths: Mapping[str, Path], level: PressureLevel) -> Source:
+    """What tells that memory has become scarce."""
+    if "" in paths:
+        return EventsFile(paths[""], _V2_KEYS[level])
+    return EventControl(_memory(paths), "memory.pressure_level", str(level))
+
+
+def _memory(paths: Mapping[str, Path]) -> Path:
+    if "memory" not in paths:
+        raise CgroupError("controller memory", "is not there: nobody tells when memory is short")
+    return paths["memory"]

@@ -1,0 +1,97 @@
+"""What `features` says is what the runtime does: the reader of config.json is asked."""
+
+import json
+from typing import Any
+
+import pytest
+
+from migrator import cli
+from runtime import mounts
+from runtime.cgroups import manager
+from runtime.cgroups.v1 import V1Manager
+from runtime.cgroups.v2 import V2Manager
+from runtime.errors import UnsupportedField
+from runtime.features import features
+from runtime.spec import parse
+from tests.bundles import merged, mount, spec
+
+FEATURES = features()
+LINUX = FEATURES["linux"]
+
+
+def accept(**sections: Any) -> None:
+    parse(merged(spec("true"), sections))
+
+
+@pytest.mark.parametrize("end", ["ociVersionMin", "ociVersionMax"])
+def test_both_versions_are_accepted(end: str) -> None:
+    accept(ociVersion=FEATURES[end])
+
+
+def test_each_hook_is_accepted() -> None:
+    for name in FEATURES["hooks"]:
+        accept(hooks={name: [{"path": "/bin/true"}]})
+    assert len(FEATURES["hooks"]) == 6
+
+
+def test_each_mount_option_is_carried_out_by_us_and_not_left_to_the_filesystem() -> None:
+    for option in FEATURES["mountOptions"]:
+        assert not mounts.parse_options([option]).data, option
+        accept(mounts=[mount("/m", "tmpfs", option)])
+
+
+@pytest.mark.parametrize("option", ["idmap", "ridmap", "tmpcopyup", "iversion"])
+def test_no_mount_option_is_listed_that_is_refused(option: str) -> None:
+    with pytest.raises(UnsupportedField):
+        accept(mounts=[mount("/m", "tmpfs", option)])
+    assert option not in FEATURES["mountOptions"]
+
+
+def test_each_namespace_is_accepted_and_no_other_is_known() -> None:
+    for kind in LINUX["namespaces"]:
+        listed = {"mount": {"type": "mount"}, kind: {"type": kind}}
+        accept(linux={"namespaces": list(listed.values())}, hostname="")
+    for kind in {"mount", "pid", "network", "ipc", "uts", "cgroup", "time", "user"} - set(
+        LINUX["namespaces"]
+    ):
+        with pytest.raises(UnsupportedField):
+            accept(linux={"namespaces": [{"type": "mount"}, {"type": kind}]}, hostname="")
+
+
+def test_each_capability_is_accepted() -> None:
+    accept(process={"capabilities": {"bounding": LINUX["capabilities"]}})
+
+
+@pytest.mark.parametrize(
+    ("feature", "sections"),
+    [
+        ("seccomp", {"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}),
+        ("apparmor", {"process": {"apparmorProfile": "some"}}),
+        ("selinux", {"process": {"selinuxLabel": "some"}}),
+        ("intelRdt", {"linux": {"intelRdt": {"closID": "some"}}}),
+    ],
+)
+def test_a_feature_is_enabled_where_its_field_is_carried_out(
+    feature: str, sections: dict[str, Any]
+) -> None:
+    if LINUX[feature]["enabled"]:
+        accept(**sections)
+    else:
+        with pytest.raises(UnsupportedField):
+            accept(**sections)
+
+
+def test_both_versions_of_cgroups_have_a_manager() -> None:
+    assert isinstance(manager("", paths={"": "/c"}), V2Manager)
+    assert LINUX["cgroup"]["v2"]
+    assert isinstance(manager("", paths={"pids": "/c"}), V1Manager)
+    assert LINUX["cgroup"]["v1"]
+    assert not LINUX["cgroup"]["systemd"]
+    assert LINUX["cgroup"]["rdma"]
+
+
+def test_the_command_prints_them_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["features"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["annotations"].pop("org.migrator.version")
+    assert printed == json.loads(json.dumps(FEATURES))
