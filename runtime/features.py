@@ -16,6 +16,7 @@ from runtime.checkpoint import CONFIG_ANNOTATION
 from runtime.default_spec import OCI_VERSION, default_spec
 from runtime.errors import InvalidSpec, UnsupportedField
 from runtime.fields import HOOK_LISTS, NAMESPACE_TYPE
+from runtime.seccomp import words
 
 _OLDEST_VERSION = "1.0.0"
 
@@ -49,7 +50,14 @@ def _linux() -> dict[str, Any]:
             "systemdUser": False,
             "rdma": _carried_out(linux={"resources": {"rdma": {"mlx5_0": {"hcaHandles": 1}}}}),
         },
-        "seccomp": _enabled(linux={"seccomp": _SECCOMP}),
+        "seccomp": {
+            **_enabled(linux={"seccomp": _SECCOMP}),
+            "actions": sorted(words.ACTIONS),
+            "operators": sorted(words.OPERATORS),
+            "archs": sorted(words.ARCHITECTURES),
+            "knownFlags": sorted(words.FLAGS),
+            "supportedFlags": sorted(words.FLAGS),
+        },
         "apparmor": _enabled(process={"apparmorProfile": "profile"}),
         "selinux": _enabled(process={"selinuxLabel": "label"}),
         "intelRdt": _enabled(linux={"intelRdt": {"closID": "group"}}),

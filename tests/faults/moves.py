@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from migrator.lab.host import Host
 from tests.lab.hosts import TwoHosts, differences, make_bundle, on_machine, snapshot
@@ -117,10 +118,12 @@ class Move:
 class Counter:
     """The container, wherever it is."""
 
-    def __init__(self, hosts: TwoHosts) -> None:
+    def __init__(self, hosts: TwoHosts, **config: Any) -> None:
+        """config: sections of its config.json."""
         self.hosts = hosts
         self.removed = False
         self.bundle = make_bundle(hosts.source, NAME, "sh", "-c", COUNT)
+        self.bundle.update(**config)
         network = f"type=veth,name=eth0,bridge={hosts.source.bridge},address=10.77.9.9/16"
         script = 'exec </dev/null >/dev/null 2>&1; exec migrator run -d --network "$1" -b "$2" "$3"'
         hosts.source.run("sh", "-c", script, "sh", network, f"/srv/{NAME}", NAME)
@@ -164,13 +167,13 @@ class Counter:
 
 
 @contextmanager
-def counting(hosts: TwoHosts) -> Iterator[Counter]:
+def counting(hosts: TwoHosts, **config: Any) -> Iterator[Counter]:
     """A counter on the source; afterwards both hosts must be as they were before."""
     both = (hosts.source, hosts.destination)
     before = [snapshot(host) for host in both]
     clean = False
     try:
-        yield (counter := Counter(hosts))
+        yield (counter := Counter(hosts, **config))
         for host, was in zip(both, before, strict=True):
             left = differences(was, snapshot(host)) if counter.removed else []
             assert not left, "\n".join([f"left behind on {host.name}:", *left])

@@ -12,7 +12,7 @@ import pytest
 
 from migrator.lab.host import Host
 from tests import bundles
-from tests.faults.moves import COUNT, NAME, Counter, counting, eventually
+from tests.faults.moves import COUNT, NAME, Counter, counting, eventually, processes
 from tests.lab.hosts import TwoHosts
 
 pytestmark = [
@@ -71,6 +71,22 @@ def test_the_report_says_what_happened(two_hosts: TwoHosts, counter: Counter) ->
     assert {"dump", "last pages", "send images", "restore", "fence", "commit"} <= frozen
     assert not frozen & {"connect", "preflight", "prepare", "copy memory", "arm", "clean up"}
     counter.remove("destination")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "cold"])
+def test_a_seccomp_profile_holds_there_too(two_hosts: TwoHosts, mode: str) -> None:
+    forbidding = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [forbidding]}
+    with counting(two_hosts, linux={"seccomp": profile}) as counter:
+        beta = two_hosts.destination
+        migrate(two_hosts, two_hosts.source, beta, "--mode", mode)
+        (init,) = processes(beta, r"sh -c n=0;")
+        status = beta.run("cat", f"/proc/{init}/status").stdout
+        assert "Seccomp:\t2\nSeccomp_filters:\t1\n" in status
+        refused = beta.run("migrator", "exec", NAME, "mkdir", "/made", check=False)
+        assert (refused.returncode, "Argument list too long" in refused.stderr) == (1, True)
+        assert counter.where_it_runs() == "destination"
+        counter.remove("destination")
 
 
 def test_on_shared_storage_no_file_moves(two_hosts: TwoHosts) -> None:

@@ -81,6 +81,19 @@ def test_a_feature_is_enabled_where_its_field_is_carried_out(
             accept(**sections)
 
 
+def test_each_word_of_seccomp_is_accepted() -> None:
+    said = LINUX["seccomp"]
+    argument = {"index": 0, "value": 1}
+    calls = [
+        {"names": ["read"], "action": action, "args": [argument | {"op": operator}]}
+        for action in said["actions"]
+        for operator in said["operators"]
+    ]
+    asked = {"architectures": said["archs"], "flags": said["supportedFlags"], "syscalls": calls}
+    listener = {"listenerPath": "/agent"}
+    accept(linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", **asked, **listener}})
+
+
 def test_both_versions_of_cgroups_have_a_manager() -> None:
     assert isinstance(manager("", paths={"": "/c"}), V2Manager)
     assert LINUX["cgroup"]["v2"]
