@@ -56,7 +56,7 @@ class ProtectedSpace(Space):
         return found
 
     def _of_registered(self, mappings: list[Run], *, final: bool) -> list[Run] | None:
-        """None, before anything is protected: not all of them are registered, and by us."""
+        """None, where nothing was protected: not all of them are registered, and by us."""
         run = mappings[0][0], mappings[-1][1]
         # Registering again changes nothing, but tells whether it is ours (EBUSY).
         if not self.pagemap.all_registered(*run) or not self._register(run):
@@ -65,6 +65,9 @@ class ProtectedSpace(Space):
             found = self.pagemap.written(*run, protect=not final)
             if self.pagemap.all_registered(*run) and self._register(run):
                 return found
+        if final and len(mappings) > 1:
+            # CRIU's parasite has come to lie between them. Nothing was protected: ask each alone.
+            return None
         # Changed under our hands: what the scan has found and protected is lost.
         return self.all_of([mappings])
 

@@ -9,6 +9,7 @@ import pytest
 from runtime.memory import ptrace
 from runtime.memory.errors import TrackingFailed
 from runtime.memory.registers import machine
+from runtime.memory.runs import Run
 from runtime.memory.tracker import Tracker, chosen
 from tests.root._memory_mirror import NOBODY, Mirror, Target, pages_within, target
 
@@ -153,6 +154,29 @@ def test_shared_file_and_locked_mappings_are_not_reported(kind: str) -> None:
         process.do("checked(libc.mlock(L, 16 * PAGE))")
         with Tracker.attach(process.family, kind=kind) as tracker:
             assert pages_within(tracker.scan(), AREA, 1 << 16) == 0
+
+
+def test_a_parasite_that_comes_during_the_last_scan_makes_nothing_dirty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CRIU maps its own code in the processes while we look for the last time."""
+    with target() as process:
+        process.do(f"A = memory({PAGES}, at={AREA}); fill(A, {PAGES}, 1)")
+        process.do(f"B = memory({PAGES}, at=A + 1024 * PAGE); fill(B, {PAGES}, 1)")
+        process.do("fd = os.memfd_create('x'); os.truncate(fd, PAGE)")
+        with Tracker.attach(process.family, kind="userfaultfd") as tracker:
+            assert pages_within(tracker.scan(), AREA, 2048) == 2 * PAGES
+            process.do("put(B, 3, 7)")
+            (space,) = tracker.spaces.values()
+            written = space.pagemap.written
+
+            def after_the_parasite(start: int, end: int, *, protect: bool) -> list[Run]:
+                process.do("memory(1, at=A + 512 * PAGE, flags=SHARED, fd=fd)")
+                monkeypatch.undo()
+                return written(start, end, protect=protect)
+
+            monkeypatch.setattr(space.pagemap, "written", after_the_parasite)
+            assert pages_within(tracker.final(), AREA, 2048) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
