@@ -88,17 +88,22 @@ def fds():
 
 
 def killed_after(seconds: float, work: Callable[[], object]) -> None:
-    """Have a process of ours do it, and kill that."""
+    """Have a process of ours do it, and kill that so long after it has begun."""
+    begun = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
+            os.write(begun[1], b".")
             work()
         except BaseException:  # noqa: BLE001 - shown, and seen by the status
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(1)
+    os.read(begun[0], 1)
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
+    for fd in begun:
+        os.close(fd)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
@@ -124,7 +129,9 @@ def test_a_target_goes_on_when_its_tracer_is_killed(work: str) -> None:
         process.do(f"exec({WORKING!r})")
         process.begin("work()")
         interrupted = 0
-        for _ in range(KILLS):
+        for number in range(20 * KILLS):
+            if interrupted and number >= KILLS:
+                break
             killed_after(0.002 + chance.random() * 0.004, lambda: take_for_ever(process.pid))
             assert process.process.poll() is None
             interrupted += any(unused_end_of_vdso(process.pid))
