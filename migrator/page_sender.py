@@ -85,17 +85,12 @@ class Sender:
         """Send the pages of *runs* as they are now: see `send_run`."""
         self._readers[space] = read
         for start, end in runs:
-            filled, size = self._filled, end - start
-            room = self._pages[filled : filled + size]
-            if space != self._space or len(room) < size:
-                self.send_run(space, start, end, read)
-                continue
-            began = time.perf_counter()
-            got = read(room, start)
-            self.flow.read_s += time.perf_counter() - began
-            if got == size:
+            size = end - start
+            room = self._pages[self._filled : self._filled + size]
+            fits = space == self._space and len(room) == size
+            if fits and self._timed(read, room, start) == size:
                 self._batch.append((start, end))
-                self._filled = filled + size
+                self._filled += size
             else:
                 self.send_run(space, start, end, read)
 
@@ -109,9 +104,7 @@ class Sender:
         while start < end:
             room = self._room_for(space)
             size = min(end - start, len(room))
-            began = time.perf_counter()
-            got = read(room[:size], start) // PAGE * PAGE
-            self.flow.read_s += time.perf_counter() - began
+            got = self._timed(read, room[:size], start) // PAGE * PAGE
             if got:
                 self._batch.append((start, start + got))
                 self._filled += got
@@ -175,6 +168,12 @@ class Sender:
     def abort(self) -> None:
         """End the stream at once; from any thread, whose sending then raises PeerLost."""
         self._channel.abort()
+
+    def _timed(self, read: Read, view: memoryview, start: int) -> int:
+        began = time.perf_counter()
+        got = read(view, start)
+        self.flow.read_s += time.perf_counter() - began
+        return got
 
     def _room_for(self, space: int) -> memoryview:
         """Where more pages of *space* can be read to."""

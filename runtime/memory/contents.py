@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
 
 PAGE_SIZE = mmap.PAGESIZE
 HASH_SIZE = 16
@@ -42,22 +41,19 @@ class PageHash:
         """The hash of each page of *view* (as `flat` returns it), in order."""
         firsts = view.cast("Q")[::_WORDS].tolist()
         pages = [view[at : at + PAGE_SIZE] for at in range(0, len(view), PAGE_SIZE)]
+        authenticate = self._authenticate
         if all(firsts):  # no page begins with zeros: nothing to compare
-            return self._hashes(pages)
+            return [authenticate(_NONCE, b"", page) for page in pages]
         return [
             ZERO_HASH
             if not first and _ZERO_PAGE == page  # noqa: SIM300 - by memcmp only this way round
-            else self._authenticate(_NONCE, b"", page)
+            else authenticate(_NONCE, b"", page)
             for first, page in zip(firsts, pages, strict=True)
         ]
 
     def of(self, data: memoryview | bytes | bytearray) -> bytes:
         """16 bytes for each page of *data*; ValueError where that is not whole pages."""
         return b"".join(self.each(flat(data)))
-
-    def _hashes(self, pages: Iterable[memoryview]) -> list[bytes]:
-        authenticate = self._authenticate
-        return [authenticate(_NONCE, b"", page) for page in pages]
 
 
 def flat(data: memoryview | bytes | bytearray) -> memoryview:
