@@ -389,6 +389,7 @@ def _record(
         descriptors=tuple(standard),
         networks=Networks.of(state),
         submounts=tuple(submounts),
+        resources=state.updated_resources,
         dumped=Dumped(
             tcp_established=options.tcp_established,
             ext_unix_sk=options.ext_unix_sk,

@@ -145,10 +145,11 @@ class Container:
 
     @cached_property
     def spec(self) -> Spec:
-        """Its config.json, as it was when it was created."""
-        from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+        """Its config.json, as it was when it was created; `set` changes its resources."""
+        from runtime.spec import parse, with_resources  # noqa: PLC0415 - lazy: 10 ms
 
-        return parse(self.state.spec, self.state.bundle / "config.json")
+        spec = parse(self.state.spec, self.state.bundle / "config.json")
+        return with_resources(spec, self.state.updated_resources)
 
     @property
     def netns_path(self) -> str:
@@ -244,6 +245,23 @@ class Container:
             if (status := self.status()) is not Status.PAUSED:
                 raise NotPaused(self.id, status)
             self.cgroup.thaw()
+
+    def set(self, resources: Mapping[str, Any]) -> None:
+        """Give it other limits while it runs, or is paused or created: a linux.resources.
+
+        What *resources* leave out stays. Raises NotRunning, InvalidSpec, UnsupportedField,
+        CgroupError; all its limits are then as they were.
+        """
+        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
+        from runtime.update import updated  # noqa: PLC0415 - lazy: 10 ms
+
+        with self._locked(), failing(f"updating container {self.id}"), Undo() as undo:
+            if not (status := self.status()).has_init:
+                raise NotRunning(self.id, status)
+            state = updated(self.state, self.cgroup, resources, undo)
+            state.save(self.dir)
+        self.state = state
+        self.__dict__.pop("spec", None)
 
     def stats(self) -> Stats:
         """What is counted of it: CPU, memory, I/O, processes, network (libcontainer's Stats).

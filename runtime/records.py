@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from runtime.descriptors import STANDARD, Descriptor, Kind
-from runtime.errors import InvalidNetwork, RestoreFailed
+from runtime.errors import InvalidNetwork, InvalidSpec, RestoreFailed
 from runtime.network.capture import Description
 from runtime.network.models import Networks
+from runtime.spec import parse_resources
 from runtime.tmpfs import Tmpfs
 
 RECORD_FILE = "migrator.json"
@@ -59,6 +60,8 @@ class Record:
     #: its network namespace, where CRIU was not to dump it
     namespace: Description | None = None
     dumped: Dumped = field(default_factory=Dumped)
+    #: its linux.resources, where they were changed while it ran
+    resources: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object that from_json takes."""
@@ -72,6 +75,7 @@ class Record:
             "tmpfs": [each.to_json() for each in self.tmpfs],
             "namespace": self.namespace and self.namespace.to_json(),
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
+            "resources": self.resources,
         }
 
     @classmethod
@@ -80,7 +84,7 @@ class Record:
         formats = (_FORMAT, _FORMAT_BESIDE)
         if not isinstance(data, dict) or data.get("version") not in formats:
             raise ValueError(f"it is not of format version {_FORMAT} or {_FORMAT_BESIDE}")
-        found: dict[str, Any] = {"tmpfs": [], "namespace": None, **data}
+        found: dict[str, Any] = {"tmpfs": [], "namespace": None, "resources": {}, **data}
         match found:
             case {
                 "container_id": str(container_id),
@@ -91,6 +95,7 @@ class Record:
                 "tmpfs": list(tmpfs),
                 "namespace": namespace,
                 "dumped": dict(dumped),
+                "resources": dict(resources),
             }:
                 return cls(
                     container_id=container_id,
@@ -101,6 +106,7 @@ class Record:
                     tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
                     namespace=None if namespace is None else Description.from_json(namespace),
                     dumped=_dumped(dumped),
+                    resources=_resources(resources),
                 )
         raise ValueError("fields are missing or of another type")
 
@@ -161,6 +167,15 @@ def _networks(data: dict[str, Any]) -> Networks:
         return Networks.from_json(data)
     except InvalidNetwork as exc:
         raise ValueError(str(exc)) from exc
+
+
+def _resources(data: dict[str, Any]) -> dict[str, Any]:
+    """Limits as config.json may have them; never devices, which config.json alone allows."""
+    try:
+        parse_resources(data, Path("resources"))
+    except InvalidSpec as exc:
+        raise ValueError(str(exc)) from exc
+    return {name: value for name, value in data.items() if name != "devices"}
 
 
 def _submount(name: Any) -> str:

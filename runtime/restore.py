@@ -160,6 +160,7 @@ class _Prepared:
         images.check(images_dir)
         # where files are read and written is only known when the container stands still
         record = records.load(images_dir, self.plan.state.id, known=self._expected)
+        self.plan.take_resources(record)
         descriptors.place(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
         if self._network is not None and record.namespace is not None:

@@ -19,7 +19,7 @@ from runtime.network.capture import Description
 from runtime.network.models import Networks
 from runtime.records import Record, spec_digest
 from runtime.restore_options import RestoreOptions
-from runtime.spec import load
+from runtime.spec import load, with_resources
 from runtime.spec_model import Spec
 from runtime.state import State
 
@@ -61,7 +61,7 @@ class RestorePlan:
         networks = Networks()
         if own and not own.path:
             networks = options.place(record.networks, container_id)
-        return cls(
+        plan = cls(
             options=options.dumped_with(record),
             spec=spec,
             record=record,
@@ -70,6 +70,14 @@ class RestorePlan:
             namespaces=externals.namespaces_by_path(spec),
             directory=directory,
         )
+        plan.take_resources(record)
+        return plan
+
+    def take_resources(self, record: Record) -> None:
+        """Have it get the limits of *record*, where an update has changed those of config.json."""
+        if record.resources:
+            self.spec = with_resources(self.spec, record.resources)
+            self.change_state(updated_resources={**self.state.resources, **record.resources})
 
     @property
     def namespace(self) -> Description | None:

@@ -49,8 +49,10 @@ __all__ = [
     "load",
     "load_process",
     "parse",
+    "parse_changes",
     "parse_process",
     "parse_resources",
+    "with_resources",
 ]
 
 CONFIG_FILE = "config.json"
@@ -96,6 +98,21 @@ def parse_resources(data: Any, path: Path) -> Mapping[str, Any]:
     """Check *data*, a linux.resources object read from *path*."""
     resources: Mapping[str, Any] = _parsed(RESOURCES, data, path, validate.resources)
     return resources
+
+
+def with_resources(spec: Spec, resources: Mapping[str, Any]) -> Spec:
+    """*spec* with *resources* in the place of its own, but for devices; as it is with none."""
+    if not resources:
+        return spec
+    read = dict(parse_resources(resources, Path("linux.resources")))
+    read["devices"] = spec.linux.resources.get("devices", ())
+    return spec._replace(linux=spec.linux._replace(resources=read))
+
+
+def parse_changes(data: Any, path: Path) -> Mapping[str, Any]:
+    """Check *data*, some of a linux.resources: without what joins it with the rest."""
+    changes: Mapping[str, Any] = _parsed(RESOURCES, data, path, lambda _value, _faults: None)
+    return changes
 
 
 def _parsed(kind: Kind, data: Any, path: Path, check: Callable[[Any, Faults], None]) -> Any:

@@ -73,6 +73,8 @@ class State:
     namespace_paths: dict[str, str] = field(default_factory=dict)
     #: what init's descriptors 0 to 2 pointed at when it started
     external_descriptors: list[str] = field(default_factory=list)
+    #: linux.resources since the last update; empty when those of the spec still hold
+    updated_resources: dict[str, Any] = field(default_factory=dict)
 
     _PATHS: ClassVar[tuple[str, ...]] = ("bundle", "rootfs")
 
@@ -80,6 +82,11 @@ class State:
     def annotations(self) -> dict[str, str]:
         """The annotations of the spec; empty when it has none."""
         return dict(self.spec.get("annotations") or {})
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """The linux.resources that hold now."""
+        return self.updated_resources or (self.spec.get("linux") or {}).get("resources") or {}
 
     def oci(self, status: Status) -> dict[str, Any]:
         """The OCI runtime-spec state object, as hooks read it; pid is 0 for a stopped container."""
@@ -126,6 +133,8 @@ _SHAPES: Mapping[str, type] = {
     "list[str]": list,
     "list[dict[str, Any]]": list,
 }
+# Fields that an older runtime of this format does not write.
+_ADDED = frozenset(("updated_resources",))
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 
@@ -142,6 +151,8 @@ def _checked(data: object, container_id: str) -> dict[str, Any]:
 
 
 def _checked_field(data: dict[str, Any], name: str, annotation: str) -> Any:
+    if name not in data and name in _ADDED:
+        return _SHAPES[annotation]()
     if name not in data:
         raise ValueError(f"field {name!r} is missing")
     value, shape = data[name], _SHAPES[annotation]

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "events": Entry(_CONTAINERS, "Print the statistics of a container, and when memory runs out."),
     "pause": Entry(_CONTAINERS, "Freeze all processes of a container."),
     "resume": Entry(_CONTAINERS, "Let a paused container go on."),
+    "update": Entry(_CONTAINERS, "Change the limits of a container while it runs."),
     "kill": Entry(_CONTAINERS, "Send a signal to a container."),
     "delete": Entry(_CONTAINERS, "Remove a stopped container."),
     "spec": Entry(_CONTAINERS, "Write a config.json to start from."),

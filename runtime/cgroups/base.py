@@ -6,17 +6,20 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cgroups import tree
+from runtime.cgroups import devices, tree
+from runtime.cgroups.former import former_value
 from runtime.cgroups.freezer import is_frozen
 from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
+    from runtime.cgroups.resources import Setting
     from runtime.cgroups.stats import CgroupStats
+    from runtime.undo import Undo
 
 FREEZE_WITHIN_S = 10.0
 KILL_WITHIN_S = 10.0
@@ -76,7 +79,6 @@ class CgroupManager(ABC):
     def _make(self) -> None:
         """Make what is missing of the directories; on failure remove what was made."""
 
-    @abstractmethod
     def set(self, resources: Mapping[str, Any]) -> None:
         """Carry out *resources*, a checked linux.resources; may be called again with other values.
 
@@ -84,6 +86,34 @@ class CgroupManager(ABC):
         set, and without rules all but the default devices are denied.
         Raises UnsupportedField for what this version of cgroups cannot do.
         """
+        tree.write_all(self._settings(resources), self._controller)
+        self._set_devices(devices.rules(resources))
+
+    def update(self, resources: Mapping[str, Any], names: Iterable[str], undo: Undo) -> None:
+        """Carry out those *names* of *resources* for processes that run; devices stay.
+
+        *undo* is told how to take back each write. Raises as `set` does.
+        """
+
+        def write(path: Path, value: str) -> None:
+            former = former_value(path.name, tree.read(path), value)
+            tree.write(path, value)
+            undo.on_error(tree.write, path, former)
+
+        touched = {name: resources[name] for name in names}
+        tree.write_all(self._settings(touched), self._controller, write)
+
+    @abstractmethod
+    def _settings(self, resources: Mapping[str, Any]) -> list[Setting]:
+        """What *resources* come to, devices apart; raises for what cannot or must not be set."""
+
+    @abstractmethod
+    def _controller(self, name: str) -> Path | None:
+        """Where the files of a controller are, None where it is not to be had."""
+
+    @abstractmethod
+    def _set_devices(self, rules: list[devices.Rule]) -> None:
+        """Allow and deny devices."""
 
     @abstractmethod
     def stats(self) -> CgroupStats:

@@ -125,8 +125,10 @@ def _v2_memory(memory: Mapping[str, Any]) -> Iterator[Setting]:
 
 
 def _v1_cpu(cpu: Mapping[str, Any]) -> Iterator[Setting]:
+    # An idle cgroup takes no shares, and needs none.
+    if cpu.get("shares") and not cpu.get("idle"):
+        yield _one("cpu", "cpu.shares", cpu["shares"], "cpu.shares")
     for field, name in (
-        ("shares", "cpu.shares"),
         ("period", "cpu.cfs_period_us"),
         ("quota", "cpu.cfs_quota_us"),
         ("realtimePeriod", "cpu.rt_period_us"),

@@ -164,8 +164,12 @@ def _below(directory: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def write_all(settings: Iterable[Setting], directory_of: Callable[[str], Path | None]) -> None:
-    """Write each of *settings* below the directory of its controller.
+def write_all(
+    settings: Iterable[Setting],
+    directory_of: Callable[[str], Path | None],
+    write: Callable[[Path, str], None] = write,
+) -> None:
+    """Write each of *settings* below the directory of its controller, by *write*.
 
     Some values depend on each other and may be written only in one order, which the former values
     decide (memory.limit_in_bytes and memory.memsw.limit_in_bytes, quota and burst): what the kernel
@@ -174,20 +178,24 @@ def write_all(settings: Iterable[Setting], directory_of: Callable[[str], Path | 
     again: list[Setting] = []
     for setting in settings:
         try:
-            _write_setting(setting, directory_of)
+            _write_setting(setting, directory_of, write)
         except CgroupError as exc:
             if not _is_invalid(exc):
                 raise
             again.append(setting)
     for setting in again:
-        _write_setting(setting, directory_of)
+        _write_setting(setting, directory_of, write)
 
 
 def _is_invalid(exc: CgroupError) -> bool:
     return isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EINVAL
 
 
-def _write_setting(setting: Setting, directory_of: Callable[[str], Path | None]) -> None:
+def _write_setting(
+    setting: Setting,
+    directory_of: Callable[[str], Path | None],
+    write: Callable[[Path, str], None],
+) -> None:
     directory = directory_of(setting.controller)
     if directory is None:
         why = f"is not available here, and linux.resources.{setting.field} needs it"

@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cgroups import devices, resources, tree
+from runtime.cgroups import devices, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
 from runtime.cgroups.freezer import V1_FILE
+from runtime.cgroups.resources import Setting, v1_settings
 from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class V1Manager(CgroupManager):
             tree.remove_empty(reversed(made))
             raise
 
-    def set(self, resources_: Mapping[str, Any]) -> None:
-        tree.write_all(resources.v1_settings(resources_), self.paths.get)
-        self._set_devices(devices.rules(resources_))
+    def _settings(self, resources: Mapping[str, Any]) -> list[Setting]:
+        return v1_settings(resources)
+
+    def _controller(self, name: str) -> Path | None:
+        return self.paths.get(name)
 
     def _set_devices(self, rules: list[devices.Rule]) -> None:
         directory = self.paths.get("devices")

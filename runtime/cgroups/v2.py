@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cgroups import bpf, devices, resources, tree
+from runtime.cgroups import bpf, devices, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
 from runtime.cgroups.freezer import V2_FILE, says_frozen
+from runtime.cgroups.resources import Setting, v2_settings
 from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ class V2Manager(CgroupManager):
             tree.remove_empty(reversed(made))
             raise
 
-    def set(self, resources_: Mapping[str, Any]) -> None:
-        _check_before_update(self._directory, resources_.get("memory", {}))
+    def _settings(self, resources: Mapping[str, Any]) -> list[Setting]:
+        _check_before_update(self._directory, resources.get("memory", {}))
+        return v2_settings(resources)
+
+    def _controller(self, name: str) -> Path | None:
         available = tree.read(self._directory / _CONTROLLERS).split()
         # Files of the core have names as cgroup.max.depth.
-        known = dict.fromkeys((*available, "cgroup"), self._directory)
-        tree.write_all(resources.v2_settings(resources_), known.get)
-        bpf.set_device_rules(self._directory, devices.rules(resources_))
+        return self._directory if name in (*available, "cgroup") else None
+
+    def _set_devices(self, rules: list[devices.Rule]) -> None:
+        bpf.set_device_rules(self._directory, rules)
 
     def stats(self) -> CgroupStats:
         from runtime.cgroups import stats_v2  # noqa: PLC0415 - lazy: for few commands

@@ -53,13 +53,13 @@ def written(settings: list[Setting]) -> dict[str, str]:
         (
             {"cpu": {"shares": 5, "quota": -1, "period": 7, "burst": 0, "idle": 1}},
             {
-                "cpu.shares": "5",
                 "cpu.cfs_quota_us": "-1",
                 "cpu.cfs_period_us": "7",
                 "cpu.cfs_burst_us": "0",
                 "cpu.idle": "1",
             },
         ),
+        ({"cpu": {"shares": 5, "idle": 0}}, {"cpu.shares": "5", "cpu.idle": "0"}),
         (
             {"cpu": {"realtimePeriod": 5, "realtimeRuntime": 4}},
             {"cpu.rt_period_us": "5", "cpu.rt_runtime_us": "4"},

@@ -81,7 +81,9 @@ def test_whatever_a_field_holds_a_record_is_read_or_refused(field: str, value: A
     except ValueError:
         pass
     else:
-        may_be_anything = ("container_id", "spec_sha256", "submounts", "networks", "tmpfs")
+        may_be_anything = (
+            *("container_id", "spec_sha256", "submounts", "networks", "tmpfs", "resources"),
+        )
         may_be_none = field == "namespace" and value is None
         assert field in may_be_anything or may_be_none or value in (1, 2)
 

@@ -1,0 +1,117 @@
+"""`migrator update`: other limits for a container that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from migrator.commands._common import on_container, refused, verb
+from migrator.errors import UsageProblem
+from runtime.container import Container
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_EXPONENTS = {letter: exponent for exponent, letter in enumerate(("", *"kmgtp"))}
+_NO_RDT = "needs linux.intelRdt, which is not supported yet"
+
+
+def size_bytes(text: str) -> int:
+    """`512m`, `1.5GiB`, `4096`: units are powers of 1024; -1: no limit. ValueError for others."""
+    if text == "-1":
+        return -1
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size: write it as 4096, 512m or 1g, or -1 for no limit")
+    return int(float(found[1]) * 1024 ** _EXPONENTS[found[2].lower()])
+
+
+def _size(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else size_bytes(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param=option) from exc
+
+
+def _limit(flag: str, section: str, field: str, text: str, kind: Any = int) -> Any:
+    """The option *flag* for linux.resources.*section*.*field*."""
+    options: dict[str, Any] = {"type": kind, "help": text}
+    if kind is bytes:
+        options |= {"type": str, "callback": _size, "metavar": "BYTES"}
+    return click.option(flag, f"{section}__{field}", **options)
+
+
+_LIMITS = (
+    _limit("--blkio-weight", "blockIO", "weight", "Share of block I/O, 10 to 1000."),
+    _limit("--cpu-period", "cpu", "period", "Period of the quota, in microseconds."),
+    _limit(
+        "--cpu-quota", "cpu", "quota", "CPU time in each period, in microseconds; -1: no limit."
+    ),
+    _limit("--cpu-burst", "cpu", "burst", "CPU time that may be saved up, in microseconds."),
+    _limit("--cpu-share", "cpu", "shares", "Share of the CPUs beside other containers."),
+    _limit("--cpu-rt-period", "cpu", "realtimePeriod", "Realtime period, in microseconds."),
+    _limit("--cpu-rt-runtime", "cpu", "realtimeRuntime", "Realtime in each, in microseconds."),
+    _limit("--cpu-idle", "cpu", "idle", "1: run only where nobody else wants to; 0: as others."),
+    _limit("--cpuset-cpus", "cpu", "cpus", "CPUs to run on, as 0-3,7.", str),
+    _limit("--cpuset-mems", "cpu", "mems", "Memory nodes to use.", str),
+    _limit("--memory", "memory", "limit", "Memory, as 512m; -1: no limit.", bytes),
+    _limit("--memory-reservation", "memory", "reservation", "What to shrink to.", bytes),
+    _limit("--memory-swap", "memory", "swap", "Memory and swap; -1: no limit.", bytes),
+    _limit("--kernel-memory", "memory", "kernel", "Ignored, as by runc.", bytes),
+    _limit("--kernel-memory-tcp", "memory", "kernelTCP", "Ignored, as by runc.", bytes),
+    _limit("--pids-limit", "pids", "limit", "Processes and threads; -1: no limit."),
+)
+
+
+def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_LIMITS):
+        function = option(function)
+    return function
+
+
+@verb()
+@on_container
+@click.option(
+    "-r",
+    "--resources",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="All of it as JSON, OCI's linux.resources; - is standard input.",
+)
+@_limit_options
+@refused("--l3-cache-schema", why=_NO_RDT, flag=False)
+@refused("--mem-bw-schema", why=_NO_RDT, flag=False)
+def command(container: Container, file: Path | None, **limits: Any) -> None:
+    """Change the limits of CONTAINER while it runs; what is not given stays as it is.
+
+    With --resources the other options are not read. When one limit cannot be set, all stay as they
+    were.
+    """
+    container.set(_read(file) if file else nested(limits))
+
+
+def nested(limits: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"memory__limit": 1} -> {"memory": {"limit": 1}}, without what was not given."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in limits.items():
+        section, _, field = name.partition("__")
+        if value is not None:
+            found.setdefault(section, {})[field] = value
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    where = "standard input" if str(file) == "-" else str(file)
+    try:
+        found = json.loads(sys.stdin.read() if str(file) == "-" else file.read_text())
+    except OSError as exc:
+        raise UsageProblem(f"{where}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise UsageProblem(f"{where}: not valid JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise UsageProblem(f"{where}: expected an object with the fields of linux.resources")
+    return found
