@@ -75,6 +75,10 @@ def objections(plan: Plan, container: Container) -> list[str]:
         found.append(
             "it shares this host's network namespace, which cannot move: give it one of its own"
         )
+    if container.state.spec["process"].get("terminal"):
+        found.append(
+            "it has a terminal, whose other end stays here: make it with process.terminal false"
+        )
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")
     return found + list(_traced(container))

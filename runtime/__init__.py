@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runtime.network.models import Network, Networks, Route
     from runtime.notifications import Notifications, PressureLevel
     from runtime.process.stdio import Stdio
+    from runtime.process.terminal import Terminal
     from runtime.spec_model import Process, Spec
     from runtime.state import State, Status
     from runtime.stats import Stats
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Container": "container",
     "Stdio": "process.stdio",
+    "Terminal": "process.terminal",
     "State": "state",
     "Status": "state",
     "Stats": "stats",
@@ -108,6 +110,7 @@ __all__ = [
     "Status",
     "Stdio",
     "StillRunning",
+    "Terminal",
     "UnsupportedField",
     "WrongStatus",
 ]

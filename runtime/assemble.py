@@ -20,6 +20,7 @@ from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_st
 if TYPE_CHECKING:
     from runtime.network import Networks
     from runtime.process.parent import Launched
+    from runtime.process.terminal import Terminal
     from runtime.spec_model import Spec
     from runtime.undo import Undo
 
@@ -56,8 +57,11 @@ class Assembly:
         self._networks = networks
         self._directory = directory
 
-    def make(self, init: Launched, undo: Undo, *, preserve_fds: int) -> None:
+    def make(
+        self, init: Launched, undo: Undo, *, terminal: Terminal | None, preserve_fds: int
+    ) -> None:
         """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
+        taker = self._taker(terminal, undo)
         fifo = self._directory / EXEC_FIFO
         answer = self._directory / ANSWER_FIFO if listens(self.spec.linux.seccomp) else None
         plan = planner.init_plan(
@@ -86,6 +90,8 @@ class Assembly:
         cgroup.set(self.spec.linux.resources)
         self._run_hooks()
         init.go()
+        if taker is not None:
+            taker.take(init)
         init.receive(READY)
         self._save(
             namespace_paths=namespaces.paths_of(pid),
@@ -96,6 +102,15 @@ class Assembly:
         """What the specification wants after a hook has failed and all is undone."""
         state = self.state.oci(Status.STOPPED)
         hook_points.run_all("poststop", self.spec.hooks.poststop, state)
+
+    def _taker(self, terminal: Terminal | None, undo: Undo) -> Terminal | None:
+        if terminal is None and not self.spec.process.terminal:
+            return None
+        from runtime.process.terminal import taker  # noqa: PLC0415 - lazy: 1 ms
+
+        if terminal is not None:
+            undo.on_error(terminal.close)
+        return taker(self.spec.process, terminal)
 
     def _save(self, **changes: Any) -> None:
         """Note what has become known, so that delete finds it whatever happens to us."""

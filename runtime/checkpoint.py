@@ -28,6 +28,7 @@ from criu_rpc import (
 )
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.container import Container
+from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
 from runtime.network.departure import departing
@@ -40,10 +41,6 @@ from runtime.seccomp.words import refuse_listener
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
-
-#: annotation that names a configuration file for CRIU; "" for none
-CONFIG_ANNOTATION = "org.criu.config"
-DEFAULT_CONFIG = "/etc/criu/runc.conf"
 
 _SEIZE_AT_MOST = 200
 
@@ -341,17 +338,14 @@ def unlock(container: Container) -> None:
         unlock_network(pid, container.processes(), shared=shared)
 
 
-def criu_config(annotations: dict[str, str]) -> Path | None:
-    """The configuration file that CRIU reads last, and heeds most; CRIU ignores a missing one."""
-    name = annotations.get(CONFIG_ANNOTATION, DEFAULT_CONFIG)
-    return Path(name) if name else None
-
-
 def _check_status(container: Container) -> bool:
-    """Whether the container is paused; WrongStatus when it cannot be dumped."""
+    """Whether the container is paused; WrongStatus, CheckpointFailed when it cannot be dumped."""
     status = container.status()
     if status not in (Status.RUNNING, Status.PAUSED):
         raise WrongStatus(container.id, status, ("running", "paused"))
+    if container.spec.process.terminal:
+        why = "its terminal leads to a process outside: make it with process.terminal false"
+        raise CheckpointFailed(container.id, why)
     return status is Status.PAUSED
 
 

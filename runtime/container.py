@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime.network import Networks
     from runtime.notifications import Notifications, PressureLevel, Source
     from runtime.process.stdio import Stdio
+    from runtime.process.terminal import Terminal
     from runtime.spec_model import Process, Spec
     from runtime.stats import Stats
 
@@ -60,12 +61,14 @@ class Container:
         *,
         networks: Networks | None = None,
         stdio: Stdio | None = None,
+        terminal: Terminal | None = None,
         pid_file: Path | None = None,
         preserve_fds: int = 0,
     ) -> Self:
         """Make a container from *bundle*, up to its process waiting for `start`.
 
         networks: interfaces to be made in its network namespace; stdio: /dev/null by default;
+        terminal: has the other end of its terminal, and must be given if the spec asks for one;
         preserve_fds: how many descriptors after the standard three the process gets.
         Raises ContainerError; nothing is then left of it.
         """
@@ -77,6 +80,7 @@ class Container:
             bundle,
             networks=networks,
             stdio=stdio,
+            terminal=terminal,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
         )
@@ -91,6 +95,7 @@ class Container:
         *,
         networks: Networks | None = None,
         stdio: Stdio | None = None,
+        terminal: Terminal | None = None,
         pid_file: Path | None = None,
         preserve_fds: int = 0,
         detach: bool = False,
@@ -98,12 +103,17 @@ class Container:
     ) -> int:
         """Create and start a container; wait for it, delete it, and return its exit status.
 
-        The signals that this process gets meanwhile go to the container. detach: return 0 once it
-        has started; keep: do not delete it. When it cannot be started, nothing is left of it.
+        The signals that this process gets meanwhile go to the container, and what its terminal says
+        to *stdio*. detach: return 0 once it has started; its terminal is then *terminal*'s; keep:
+        do not delete it. When it cannot be started, nothing is left of it.
         """
+        from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
+        from runtime.process.terminal import in_foreground  # noqa: PLC0415 - lazy: 1 ms
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
+        if not detach:
+            terminal = in_foreground(terminal)
         with Undo() as undo:
             container = cls.create(
                 root,
@@ -111,17 +121,19 @@ class Container:
                 bundle,
                 networks=networks,
                 stdio=stdio,
+                terminal=terminal,
                 pid_file=pid_file,
                 preserve_fds=preserve_fds,
             )
             undo.on_error(container.delete, force=True)
-            if detach:
+            if terminal is None or detach:
                 container.start()
                 return 0
             # From before it runs: what it does may have somebody send us a signal at once.
-            with signals_held():
+            with terminal, signals_held(), ExitStack() as stack:
+                relay = terminal.relayed(stdio or Stdio(), stack)
                 container.start()
-                status = wait_forwarding(container.state.init_pid)
+                status = wait_forwarding(container.state.init_pid, relay)
         if not keep:
             container.delete(force=True)
         return status
@@ -180,6 +192,7 @@ class Container:
         process: Process,
         *,
         stdio: Stdio | None = None,
+        terminal: Terminal | None = None,
         pid_file: Path | None = None,
         preserve_fds: int = 0,
         detach: bool = False,
@@ -187,29 +200,41 @@ class Container:
     ) -> int:
         """Run *process* inside, wait for it, and return its exit status; our signals go to it.
 
-        detach: return 0 once it has started.
+        What its terminal says goes to *stdio*. detach: return 0 once it has started; its terminal
+        is then *terminal*'s.
         """
         from runtime.process import exec as executing  # noqa: PLC0415 - lazy: 5 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
+        from runtime.process.terminal import in_foreground, sized  # noqa: PLC0415 - lazy: 1 ms
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
         from runtime.reserve import preserved  # noqa: PLC0415 - lazy: 1 ms
+        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
-        keep = preserved(preserve_fds)
-        with ExitStack() as held:
+        keep, stdio = preserved(preserve_fds), stdio or Stdio()
+        if not detach:
+            terminal = in_foreground(terminal)
+            process = sized(process, stdio) if process.terminal else process
+        with Undo() as held:
+            if terminal is not None:
+                held.on_error(terminal.close)
             # What is started in a paused container only comes up after `resume`, which locks too.
             with nullcontext() if ignore_paused else self._locked():
                 pid = executing.launch(
                     self.state,
                     self.dir,
                     process,
-                    stdio=stdio or Stdio(),
+                    stdio=stdio,
+                    terminal=terminal,
                     pid_file=pid_file,
                     keep=keep,
                     detach=detach,
                     ignore_paused=ignore_paused,
                     before_it_runs=lambda: held.enter_context(signals_held()),
                 )
-            return 0 if detach else wait_forwarding(pid)
+            if terminal is None or detach:
+                return 0
+            held.enter_context(terminal)
+            return wait_forwarding(pid, terminal.relayed(stdio, held))
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.

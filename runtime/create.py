@@ -20,6 +20,7 @@ from runtime.undo import Undo
 
 if TYPE_CHECKING:
     from runtime.network import Networks
+    from runtime.process.terminal import Terminal
 
 
 def create(
@@ -29,12 +30,14 @@ def create(
     *,
     networks: Networks | None = None,
     stdio: Stdio | None = None,
+    terminal: Terminal | None = None,
     pid_file: Path | None = None,
     preserve_fds: int = 0,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
 
     networks: interfaces to be made in its network namespace; stdio: null by default;
+    terminal: has the other end of its terminal, if the spec gives it one;
     preserve_fds: how many descriptors after the standard three the process gets.
     Raises ContainerError; nothing is then left of it.
     """
@@ -51,7 +54,7 @@ def create(
             from runtime.assemble import Assembly  # noqa: PLC0415 - lazy: 20 ms, on the other CPU
 
             assembly = Assembly(container_id, bundle.absolute(), networks, directory)
-            assembly.make(init, undo, preserve_fds=preserve_fds)
+            assembly.make(init, undo, terminal=terminal, preserve_fds=preserve_fds)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms
 

@@ -1,7 +1,7 @@
 """The config.json that `migrator spec` writes: a sound container to start from.
 
 With a time namespace, so that CLOCK_MONOTONIC goes on evenly when the container moves to another
-host (time_namespaces(7)); without a terminal, which is not supported yet.
+host (time_namespaces(7)); without a terminal, unlike runc's: one with it cannot be moved.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def plan(
     devices: Iterable[Device], mounts: Iterable[Mount]
 ) -> tuple[list[DevicePlan], list[tuple[str, str]]]:
     """The nodes to make and the links below /dev; none where /dev is bound from the host."""
-    if any(_is_bound_dev(mount) for mount in mounts):
+    if is_of_host(mounts):
         return [], []
     nodes: dict[str, DevicePlan] = {
         path: {
@@ -59,6 +59,11 @@ def plan(
     for device in devices:
         nodes[device.path] = _planned(device)
     return list(nodes.values()), list(_SYMLINKS)
+
+
+def is_of_host(mounts: Iterable[Mount]) -> bool:
+    """Whether /dev is bound from the host."""
+    return any(_is_bound_dev(mount) for mount in mounts)
 
 
 def _is_bound_dev(mount: Mount) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime import mounts, spec
 from runtime.capabilities import NAMES
-from runtime.checkpoint import CONFIG_ANNOTATION
+from runtime.criu_config import CONFIG_ANNOTATION
 from runtime.default_spec import OCI_VERSION, default_spec
 from runtime.errors import InvalidSpec, UnsupportedField
 from runtime.fields import HOOK_LISTS, NAMESPACE_TYPE

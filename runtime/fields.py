@@ -15,11 +15,11 @@ from runtime.schema import (
     Record,
     Refused,
     Text,
-    Unused,
 )
 from runtime.seccomp.words import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS
 from runtime.spec_model import (
     Capabilities,
+    ConsoleSize,
     Device,
     Hook,
     Hooks,
@@ -97,8 +97,10 @@ PROCESS = Record(
         ),
         "noNewPrivileges": Boolean(),
         "oomScoreAdj": Integer(-1000, 1000),
-        "terminal": Refused("terminals are not supported yet: set it to false"),
-        "consoleSize": Unused("ignored, as the specification demands where there is no terminal"),
+        "terminal": Boolean(),
+        "consoleSize": Record(
+            ConsoleSize, {"height": _UINT64, "width": _UINT64}, required=("height", "width")
+        ),
         "apparmorProfile": Refused(_LATER, harmless=("unconfined",)),
         "selinuxLabel": Refused(_LATER),
         "ioPriority": Refused(_LATER),

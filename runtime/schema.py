@@ -182,7 +182,7 @@ class Record(Kind):
 
     def is_kept(self, key: str) -> bool:
         """Whether *make* gets the field *key*."""
-        return key in self.fields and not isinstance(self.fields[key], (Refused, Unused))
+        return key in self.fields and not isinstance(self.fields[key], Refused)
 
 
 class Refused(Kind):
@@ -195,16 +195,6 @@ class Refused(Kind):
     def read(self, value: Any, path: str, faults: Faults) -> None:
         if not any(value == each and type(value) is type(each) for each in self._harmless):
             faults.unsupported(path, self.why)
-
-
-class Unused(Kind):
-    """A field of the specification that means nothing here, and may hold anything."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-    def read(self, value: Any, path: str, faults: Faults) -> None:
-        return None
 
 
 class Entry(NamedTuple):

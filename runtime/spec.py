@@ -17,6 +17,7 @@ from runtime.fields import PROCESS, RESOURCES, SPEC
 from runtime.schema import Faults, Kind
 from runtime.spec_model import (
     Capabilities,
+    ConsoleSize,
     Device,
     Hook,
     Hooks,
@@ -34,6 +35,7 @@ from runtime.spec_model import (
 __all__ = [
     "CONFIG_FILE",
     "Capabilities",
+    "ConsoleSize",
     "Device",
     "Hook",
     "Hooks",

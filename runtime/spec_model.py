@@ -51,6 +51,13 @@ class Rlimit(NamedTuple):
     hard: int
 
 
+class ConsoleSize(NamedTuple):
+    """The window size of a terminal, in characters."""
+
+    height: int = 0
+    width: int = 0
+
+
 class Process(NamedTuple):
     """The program that the container runs, or that exec adds to it."""
 
@@ -63,6 +70,10 @@ class Process(NamedTuple):
     no_new_privileges: bool = False
     #: None: keep the runtime's
     oom_score_adj: int | None = None
+    #: it gets a pty of the container's own as its standard descriptors
+    terminal: bool = False
+    #: means nothing without a terminal
+    console_size: ConsoleSize = ConsoleSize()
 
 
 class Mount(NamedTuple):

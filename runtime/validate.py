@@ -15,6 +15,8 @@ from runtime.schema import Faults, child
 from runtime.seccomp.words import NOTIFY, WAIT_KILLABLE_RECV, WITH_ERRNO, listens
 from runtime.spec_model import Device, Linux, Mount, Process, Spec
 
+_MAX_WINDOW = 2**16 - 1  # struct winsize, ioctl_tty(2)
+
 
 def spec(value: Spec, faults: Faults) -> None:
     """Check what joins fields of a whole config.json."""
@@ -38,6 +40,12 @@ def process(value: Process, faults: Faults, path: str = "") -> None:
                 f"{limits}[{index}].soft",
                 f"{limit.type}: {limit.soft} is above the hard limit {limit.hard}",
             )
+    # Without a terminal it must be ignored, says the specification.
+    if value.terminal:
+        for name, length in value.console_size._asdict().items():
+            if length > _MAX_WINDOW:
+                where = child(child(path, "consoleSize"), name)
+                faults.wrong(where, f"{length} is more than a terminal can have, {_MAX_WINDOW}")
 
 
 def resources(value: Mapping[str, Any], faults: Faults, path: str = "") -> None:

@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from runtime.process.terminal import Terminal
+
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -107,6 +109,24 @@ def refused(
     return click.option(*names, is_flag=flag, expose_value=False, hidden=True, callback=refuse)
 
 
+def _terminal(_: click.Context, __: click.Parameter, path: Path | None) -> Terminal | None:
+    if path is None:
+        return None
+    from runtime.process.terminal import Terminal
+
+    return Terminal(path)
+
+
+console_socket_option = click.option(
+    "--console-socket",
+    "terminal",
+    type=FILE,
+    metavar="SOCKET",
+    callback=_terminal,
+    help="Send its terminal to who listens at this socket.",
+)
+
+
 _CREATION_OPTIONS = (
     click.argument("container_id", metavar="CONTAINER"),
     click.option(
@@ -141,9 +161,7 @@ _CREATION_OPTIONS = (
     click.option(
         "--network-file", type=FILE, help='The same as JSON: {"networks": [...], "routes": [...]}.'
     ),
-    refused(
-        "--console-socket", why="is not supported yet: containers have no terminal", flag=False
-    ),
+    console_socket_option,
     refused("--no-pivot"),
     # As it is without them: no keyring is made, and no orphan is adopted.
     click.option("--no-new-keyring", is_flag=True, expose_value=False, hidden=True),

@@ -26,6 +26,7 @@ def process_for(
     additional_gids: Sequence[int],
     caps: Sequence[str],
     no_new_privs: bool,
+    tty: bool,
 ) -> Process:
     """What the options of exec ask for; InvalidSpec names what of it cannot be."""
     if file is not None:
@@ -43,6 +44,7 @@ def process_for(
         "cwd": cwd or base["cwd"],
         "env": [*base.get("env", ()), *env],
         "user": owner,
+        "terminal": tty,
         "noNewPrivileges": no_new_privs or base.get("noNewPrivileges", False),
     }
     if caps:

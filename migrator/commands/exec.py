@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from migrator.commands._common import FILE, on_container, refused, verb
+from migrator.commands._common import FILE, console_socket_option, on_container, verb
 from migrator.commands._process import process_for
 from runtime.container import Container
 from runtime.process.stdio import Stdio
+from runtime.process.terminal import Terminal
 
 
 @verb(passes_arguments=True)
@@ -25,6 +26,7 @@ from runtime.process.stdio import Stdio
 )
 @click.option("-c", "--cap", "caps", multiple=True, metavar="CAP_NAME", help="More capabilities.")
 @click.option("--no-new-privs", is_flag=True, help="It can gain none (prctl(2)).")
+@click.option("-t", "--tty", is_flag=True, help="It has a terminal of the container's.")
 @click.option("-d", "--detach", is_flag=True, help="Return once it has started.")
 @click.option("--pid-file", type=FILE, help="Write its process id to this file.")
 @click.option(
@@ -35,10 +37,10 @@ from runtime.process.stdio import Stdio
     help="Pass on N descriptors after the standard three.",
 )
 @click.option("--ignore-paused", is_flag=True, help="In a paused container, start on resume.")
-@refused("-t", "--tty", why="is not supported yet: containers have no terminal")
-@refused("--console-socket", why="is not supported yet: containers have no terminal", flag=False)
+@console_socket_option
 def command(
     container: Container,
+    terminal: Terminal | None,
     pid_file: Path | None,
     preserve_fds: int,
     detach: bool,
@@ -52,6 +54,7 @@ def command(
     return container.exec(
         process_for(container, **wanted),
         stdio=Stdio.inherited(),
+        terminal=terminal,
         pid_file=pid_file,
         preserve_fds=preserve_fds,
         detach=detach,

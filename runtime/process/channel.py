@@ -20,6 +20,7 @@ GO = "go"  # the hooks of the runtime have been run, or the listener is in its p
 # init -> runtime
 FORKED = "forked"  # pid of the container's process, as the runtime sees it
 MOUNTED = "mounted"  # the environment is there: time for the hooks before pivot_root
+TERMINAL = "terminal"  # its path inside; after it comes one byte with the pty's other end
 READY = "ready"  # all is done but exec
 LISTENER = "listener"  # the descriptor that its seccomp filter's listener will be
 FAILED = "failed"  # step, path or "", errno or 0, reason

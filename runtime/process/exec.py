@@ -15,6 +15,7 @@ from runtime.process import pidfile, planner
 from runtime.process.channel import READY
 from runtime.process.parent import JOIN, Launched
 from runtime.process.stdio import Stdio
+from runtime.process.terminal import Terminal, taker
 from runtime.seccomp.words import listens, of_spec
 from runtime.spec_model import Process
 from runtime.state import State, Status, derive_status
@@ -29,6 +30,7 @@ def launch(
     process: Process,
     *,
     stdio: Stdio,
+    terminal: Terminal | None,
     before_it_runs: Callable[[], object],
     pid_file: Path | None = None,
     keep: tuple[int, ...] = (),
@@ -41,6 +43,7 @@ def launch(
     container's init from ending (pid_namespaces(7)). The caller holds the container's lock. In a
     paused container it starts when that is resumed.
     """
+    takes = taker(process, terminal)
     status = derive_status(state, directory)
     if status is Status.PAUSED and not ignore_paused:
         raise Paused(state.id)
@@ -65,6 +68,8 @@ def launch(
         pid = launched.tell(plan)
         before_it_runs()
         launched.go()
+        if takes is not None:
+            takes.take(launched)
         launched.receive(READY)
         launched.await_exec(agent)
         if pid_file:

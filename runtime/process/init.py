@@ -85,7 +85,7 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
     with step("setting kernel parameters"):
         for path, value in plan["sysctl"].items():
             _write(f"/proc/sys/{path}", value)
-    _make_root(plan, channel, step)
+    _make_root(plan, channel, step, proc_fd=proc_fd)
     ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
     for number in _ENDING:
         exit_on_signal(number)
@@ -117,7 +117,7 @@ def _set_names(plan: InitPlan, step: Steps) -> None:
             setdomainname(plan["domainname"])
 
 
-def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
+def _make_root(plan: InitPlan, channel: Channel, step: Steps, *, proc_fd: int) -> None:
     root = plan["rootfs"]
     os.umask(0)  # nodes and directories have the permissions that are asked for
     with step("mounting the root filesystem"):
@@ -134,6 +134,11 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps) -> None:
     channel.send(MOUNTED)
     channel.receive(GO)
     _run_hooks("createContainer", plan["create_container"], "creating", plan, step)
+    if plan["terminal"] is not None:
+        with step("making the terminal"):
+            from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
+
+            pty.make(root_fd, plan["terminal"], channel, proc_fd=proc_fd)
     _close_root(root_fd, filled_later, root, step)
 
 

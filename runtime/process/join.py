@@ -27,6 +27,8 @@ def main(fd: int) -> None:
         plan: ExecPlan = channel.receive_plan()
         with step("opening what the host has"):
             proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            if plan["terminal"] is not None:
+                from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
         seal()
         with step("joining the container's namespaces"):
             # All at once, of the process that the pidfd is: no pid can have been taken over.
@@ -39,6 +41,10 @@ def main(fd: int) -> None:
         channel.receive(GO)
         with step("making a session"):
             os.setsid()
+        if plan["terminal"] is not None:
+            with step("making the terminal"):
+                root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                pty.make(root_fd, plan["terminal"], channel, proc_fd=proc_fd)
         ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
         channel.send(READY)
         ready.execute(step, channel, channel)

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Self
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
 from runtime.errors import ContainerError, HookFailed, SetupFailed
 from runtime.oserrors import failing, sentence
-from runtime.process.channel import FORKED, GO, Channel, ChannelClosed, Failed, UnexpectedMessage
+from runtime.process.channel import (
+    FORKED,
+    GO,
+    TERMINAL,
+    Channel,
+    ChannelClosed,
+    Failed,
+    UnexpectedMessage,
+)
 from runtime.process.stdio import Stdio
 from runtime.syscalls import mount_setattr, open_tree
 from runtime.undo import Undo
@@ -105,6 +113,17 @@ class Launched:
             raise SetupFailed(_STEP, str(exc)) from exc
         except ChannelClosed:
             raise SetupFailed(_STEP, self._how_it_ended()) from None
+
+    def receive_terminal(self) -> tuple[str, int]:
+        """Wait for its terminal: its path inside, and the master, which is then ours to close."""
+        (path,) = self.receive(TERMINAL)
+        from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and not always needed
+
+        with failing(_STEP):
+            _, fd = passing.receive(self.channel.fd, 1)
+        if fd is None:
+            raise SetupFailed(_STEP, "it sent no terminal")
+        return path, fd
 
     def await_exec(self, agent: Agent | None = None) -> None:
         """Wait until it has become the program, with *agent* to answer for its filter."""

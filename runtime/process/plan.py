@@ -87,6 +87,16 @@ class SeccompPlan(TypedDict):
     listener: bool
 
 
+class TerminalPlan(TypedDict):
+    """The terminal of a process, from the devpts at /dev/pts."""
+
+    #: in characters; 0, 0: as the kernel makes it
+    height: int
+    width: int
+    #: it is to be /dev/console too
+    console: bool
+
+
 class ProcessPlan(TypedDict):
     """The process that init becomes."""
 
@@ -142,6 +152,8 @@ class InitPlan(TypedDict):
     exec_fifo: str
     #: where `start` answers init; "" when it has nothing to say
     answer_fifo: str
+    #: None: the standard descriptors stay what they are
+    terminal: TerminalPlan | None
     process: ProcessPlan
 
 
@@ -154,6 +166,7 @@ class ExecPlan(TypedDict):
     namespaces: int
     #: whether it is to be no child of the runtime, which will not wait for it
     detach: bool
+    terminal: TerminalPlan | None
     process: ProcessPlan
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ProcessPlan,
         RootfsPlan,
         SeccompPlan,
+        TerminalPlan,
     )
 
 # Whatever the caller's is, as with runc and crun: a supervisor's is often 0.
@@ -45,6 +46,8 @@ def init_plan(
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
         "answer_fifo": str(answer_fifo or ""),
+        # where /dev is the host's, nothing is made in it or mounted on it
+        "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),
         "process": _process(spec.process, _seccomp(spec.linux.seccomp, state), preserve_fds),
     }
 
@@ -64,6 +67,7 @@ def exec_plan(
         "pidfd": pidfd,
         "namespaces": namespaces,
         "detach": detach,
+        "terminal": _terminal(process, console=False),
         "process": _process(process, _seccomp(seccomp, state), preserve_fds),
     }
 
@@ -95,6 +99,16 @@ def _seccomp(seccomp: Mapping[str, Any], state: State) -> SeccompPlan | None:
     from runtime.seccomp import compiler  # noqa: PLC0415 - lazy: 3 ms, and libseccomp
 
     return compiler.plan(seccomp, state.bundle / "config.json")
+
+
+def _terminal(process: Process, *, console: bool) -> TerminalPlan | None:
+    if not process.terminal:
+        return None
+    return {
+        "height": process.console_size.height,
+        "width": process.console_size.width,
+        "console": console,
+    }
 
 
 def _rootfs(spec: Spec, state: State) -> RootfsPlan:

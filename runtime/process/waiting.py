@@ -11,6 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from runtime.syscalls import signalfd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.process.relay import Relay
+
 _SIGINFO_BYTES = 128  # struct signalfd_siginfo, which begins with the number
 # About ourselves, not for the container.
 _KEPT = frozenset((signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH))
@@ -32,27 +36,40 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def wait_forwarding(pid: int) -> int:
+def wait_forwarding(pid: int, relay: Relay | None = None) -> int:
     """Wait for our child *pid* while passing on signals; return its exit status, as a shell's.
 
-    To be called in `signals_held`. The end is taken from a pidfd and not from SIGCHLD: that may go
-    to another thread.
+    To be called in `signals_held`. *relay* carries meanwhile what its terminal and ours say. The
+    end is taken from a pidfd and not from SIGCHLD: that may go to another thread.
     """
     with ExitStack() as stack:
         child, signals = os.pidfd_open(pid), signalfd()
-        poll = select.poll()
         for fd in (child, signals):
             stack.callback(os.close, fd)
-            poll.register(fd, select.POLLIN)
-        while child not in (ready := {fd for fd, _ in poll.poll()}):
+        always = {child: select.POLLIN, signals: select.POLLIN}
+        while child not in (ready := _await(always, relay)):
             if signals in ready:
-                _pass_on(signals, child)
+                _take_signal(signals, child, relay)
+            if relay:
+                relay.serve(ready)
+        if relay:
+            relay.finish()
         _, status = os.waitpid(pid, 0)
         return exit_status(status)
 
 
-def _pass_on(signals: int, child: int) -> None:
+def _await(always: dict[int, int], relay: Relay | None) -> dict[int, int]:
+    more, timeout_ms = relay.wanted() if relay else ({}, None)
+    poll = select.poll()
+    for fd, events in (always | more).items():
+        poll.register(fd, events)
+    return dict(poll.poll(timeout_ms))
+
+
+def _take_signal(signals: int, child: int, relay: Relay | None) -> None:
     number = int.from_bytes(os.read(signals, _SIGINFO_BYTES)[:4], sys.byteorder)
-    if number not in _KEPT:
+    if number == signal.SIGWINCH and relay:
+        relay.resize()
+    elif number not in _KEPT:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(child, number)

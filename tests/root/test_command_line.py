@@ -257,7 +257,6 @@ def test_exec_of_what_cannot_be_executed_says_why(
         (["--env", "novalue"], "exec: env[2]"),
         (["--cap", "CAP_BOGUS"], "CAP_BOGUS"),
         (["--cwd", "relative"], "exec: cwd"),
-        (["-t"], "--tty is not supported yet"),
     ],
 )
 def test_exec_names_an_option_that_cannot_be(

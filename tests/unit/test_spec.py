@@ -85,6 +85,7 @@ def test_every_field_arrives() -> None:
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
             "noNewPrivileges": True,
             "oomScoreAdj": -5,
+            "terminal": True,
             "consoleSize": {"height": 1, "width": 2},
         },
         "mounts": [{"destination": "/m", "type": "tmpfs", "source": "t", "options": ["ro"]}],
@@ -121,6 +122,7 @@ def test_every_field_arrives() -> None:
     assert read.process.capabilities.ambient == ("CAP_KILL",)
     assert read.process.rlimits == (Rlimit("RLIMIT_NOFILE", 1, 2),)
     assert (read.process.no_new_privileges, read.process.oom_score_adj) == (True, -5)
+    assert (read.process.terminal, read.process.console_size) == (True, (1, 2))
     assert read.mounts == (Mount("/m", "tmpfs", "t", ("ro",)),)
     assert read.hooks.poststop == (Hook("/h", ("h",), ("X=y",), 3),)
     linux = read.linux
@@ -166,6 +168,8 @@ def test_every_field_arrives() -> None:
         ("process.user.gid", True, "process.user.gid: expected a whole number"),
         ("process.user.umask", 0o1000, "process.user.umask: expected a whole number from 0 to 511"),
         ("process.user.additionalGids", [1, "2"], "process.user.additionalGids[1]: expected a wh"),
+        ("process.terminal", 1, "process.terminal: expected true or false"),
+        ("process.consoleSize", {"height": 1}, "process.consoleSize.width: missing, and required"),
         ("process.capabilities", ["CAP_KILL"], "process.capabilities: expected an object"),
         ("process.capabilities.bounding", [1], "process.capabilities.bounding[0]: expected a str"),
         (
@@ -291,6 +295,16 @@ def test_a_document_that_is_no_object_is_refused(data: Any) -> None:
     assert faults(data)[0].startswith("expected an object, found ")
 
 
+def test_a_window_has_a_size_that_a_terminal_can_have_or_there_is_none() -> None:
+    size = {"height": 2**16, "width": 2**16 - 1}
+    data = changed("process.consoleSize", size)
+    assert spec.parse(data).process.console_size == (2**16, 2**16 - 1)
+    data["process"]["terminal"] = True
+    assert faults(data) == [
+        "process.consoleSize.height: 65536 is more than a terminal can have, 65535"
+    ]
+
+
 def test_all_faults_are_told_at_once() -> None:
     data = changed("process.args", []) | {"mounts": [{}, {"destination": 1}], "hostname": 5}
     assert faults(data) == [
@@ -304,7 +318,6 @@ def test_all_faults_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("process.terminal", True, "process.terminal"),
         ("process.apparmorProfile", "web", "process.apparmorProfile"),
         ("process.selinuxLabel", "a:b:c", "process.selinuxLabel"),
         ("process.ioPriority", {"class": "IOPRIO_CLASS_BE"}, "process.ioPriority"),
@@ -344,7 +357,6 @@ def test_what_is_not_carried_out_is_refused_by_name(path: str, value: Any, named
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("process.terminal", False),
         ("process.apparmorProfile", "unconfined"),
         ("process.apparmorProfile", ""),
         ("process.selinuxLabel", ""),
@@ -433,12 +445,12 @@ class TestFiles:
 
     def test_faults_of_a_process_have_paths_of_its_own(self, tmp_path: Path) -> None:
         path = tmp_path / "process.json"
-        path.write_text(json.dumps({"args": [], "rlimits": 2 * [{}], "terminal": True}))
+        path.write_text(json.dumps({"args": [], "rlimits": 2 * [{}], "selinuxLabel": "x"}))
         with pytest.raises(InvalidSpec) as caught:
             spec.load_process(path)
         told = [fault.json_path for fault in caught.value.faults]
         assert told[:3] == ["cwd", "args", "rlimits[0].type"]
-        assert told[-1] == "terminal"
+        assert told[-1] == "selinuxLabel"
 
 
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -1,0 +1,130 @@
+"""The other end of a process's terminal: with us, or given to who listens at a console socket.
+
+runc(8) "--console-socket": a connection, and on it one message, with the master of the pty as a
+descriptor and the terminal's path inside the container as its text.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from runtime.errors import SetupFailed
+from runtime.oserrors import failing
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from runtime.process.parent import Launched
+    from runtime.process.relay import Relay
+    from runtime.process.stdio import Stdio
+    from runtime.spec_model import Process
+
+_STEP = "preparing the terminal"
+
+
+class Terminal:
+    """Where the terminal of a process leads, if it has one (process.terminal); a context manager.
+
+    With a *console_socket* it must have one, which is handed over to who listens there; without,
+    `master_fd` is its other end once the process has been made. Whoever closes that hangs up.
+    """
+
+    def __init__(self, console_socket: Path | None = None) -> None:
+        self.console_socket = console_socket
+        #: of the pty; None until it is there, and where the process has no terminal
+        self.master_fd: int | None = None
+        self._connection: socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self, launched: Launched) -> None:
+        """Have the other end of the terminal that *launched* makes, or hand it over."""
+        path, master_fd = launched.receive_terminal()
+        if self._connection is None:
+            self.master_fd = master_fd
+            return
+        from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+
+        try:
+            with failing(f"sending the terminal to {self.console_socket}"):
+                passing.send(self._connection.fileno(), path.encode(), master_fd)
+        finally:
+            os.close(master_fd)
+        self.close()
+
+    def relayed(self, stdio: Stdio, stack: ExitStack) -> Relay | None:
+        """Carry it to and from *stdio*, raw if that is a terminal, until *stack* ends.
+
+        What it returns does so while it is waited for; None: the process has no terminal.
+        """
+        if self.master_fd is None:
+            return None
+        from runtime.process.relay import Relay, raw  # noqa: PLC0415 - lazy: 3 ms
+
+        in_fd, out_fd, _ = stdio.open(stack)
+        stack.enter_context(raw(in_fd))
+        relay = Relay(self.master_fd, in_fd, out_fd)
+        relay.resize()
+        return relay
+
+    def close(self) -> None:
+        """Hang up, if the terminal is still with us; without effect the second time."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        fd, self.master_fd = self.master_fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def connect(self) -> None:
+        """See that somebody listens at the console socket, if there is one."""
+        if self.console_socket is not None:
+            from runtime.socket_path import connect  # noqa: PLC0415 - lazy: 5 ms
+
+            with failing(f"connecting to the console socket {self.console_socket}"):
+                self._connection = connect(self.console_socket)
+
+
+def taker(process: Process, terminal: Terminal | None) -> Terminal | None:
+    """Who takes the terminal of *process*, ready to do so; None when it is to have none.
+
+    Raises SetupFailed where the two do not fit; to be asked before anything is made.
+    """
+    if not process.terminal:
+        if terminal is not None and terminal.console_socket is not None:
+            why = "a console socket is given, and process.terminal is not true"
+            raise SetupFailed(_STEP, why)
+        return None
+    if terminal is None:
+        why = (
+            "process.terminal is true, and nobody would have its other end: give --console-socket, "
+            "or set it to false"
+        )
+        raise SetupFailed(_STEP, why)
+    terminal.connect()
+    return terminal
+
+
+def in_foreground(terminal: Terminal | None) -> Terminal:
+    """What takes the terminal of a process that we wait for: nobody else may have it."""
+    if terminal is not None and terminal.console_socket is not None:
+        why = "a console socket is for a detached process: leave it out, or give --detach"
+        raise SetupFailed(_STEP, why)
+    return terminal or Terminal()
+
+
+def sized(process: Process, stdio: Stdio) -> Process:
+    """*process* with the window size of the terminal that *stdio* leads to, if there is one."""
+    from runtime.process.relay import window_size  # noqa: PLC0415 - lazy: 3 ms
+    from runtime.spec_model import ConsoleSize  # noqa: PLC0415 - lazy: who has a Process has it
+
+    with ExitStack() as stack:
+        size = ConsoleSize(*window_size(*stdio.open(stack)))
+    return process._replace(console_size=size) if any(size) else process
