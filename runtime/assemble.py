@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import hook_points, namespaces
+from runtime import affinity, hook_points, namespaces
 from runtime.cgroups import manager, resolve_path
 from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed
@@ -43,6 +43,7 @@ def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks 
         networks=wanted.get("networks", []),
         routes=wanted.get("routes", []),
         cgroup_paths={name: str(path) for name, path in cgroup.paths.items()},
+        keyring=f"_ses.{container_id}",  # runc's name for it
     )
 
 
@@ -50,10 +51,17 @@ class Assembly:
     """A container on its way from its bundle to the exec fifo."""
 
     def __init__(
-        self, container_id: str, bundle: Path, networks: Networks | None, directory: Path
+        self,
+        container_id: str,
+        bundle: Path,
+        networks: Networks | None,
+        directory: Path,
+        *,
+        new_keyring: bool,
     ) -> None:
         self.spec = load(bundle)
-        self.state = first_state(container_id, bundle, self.spec, networks)
+        state = first_state(container_id, bundle, self.spec, networks)
+        self.state = state if new_keyring else replace(state, keyring="")
         self._networks = networks
         self._directory = directory
 
@@ -88,6 +96,7 @@ class Assembly:
             self._make_network(self._networks, pid, undo)
         init.receive(MOUNTED)
         cgroup.set(self.spec.linux.resources)
+        affinity.reset(pid)
         self._run_hooks()
         init.go()
         if taker is not None:

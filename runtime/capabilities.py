@@ -68,10 +68,11 @@ _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 
 def mask(names: Iterable[str]) -> int:
-    """The bits of capability *names*; KeyError for one that there is not."""
+    """The bits of capability *names*; without those that there are not."""
     bits = 0
     for name in names:
-        bits |= 1 << _NUMBERS[name]
+        if name in _NUMBERS:
+            bits |= 1 << _NUMBERS[name]
     return bits
 
 
@@ -81,14 +82,30 @@ def names_of(bits: int) -> list[str]:
 
 
 def plan(sets: Capabilities) -> CapabilityPlan:
-    """The masks of the five sets."""
+    """The masks of the five sets.
+
+    As with runc, what the kernel would not have is left out with a warning: a capability that it
+    does not know, one in the ambient set that is not permitted and inheritable (capabilities(7)).
+    """
+    if unknown := sorted({name for names in sets for name in names} - _NUMBERS.keys()):
+        _warn("ignoring unknown or unavailable capabilities: %s", ", ".join(unknown))
+    permitted, inheritable = mask(sets.permitted), mask(sets.inheritable)
+    ambient = mask(sets.ambient)
+    for name in names_of(ambient & ~(permitted & inheritable)):
+        _warn("can't raise ambient capability %s: it is not permitted and inheritable", name)
     return {
         "bounding": mask(sets.bounding),
         "effective": mask(sets.effective),
-        "inheritable": mask(sets.inheritable),
-        "permitted": mask(sets.permitted),
-        "ambient": mask(sets.ambient),
+        "inheritable": inheritable,
+        "permitted": permitted,
+        "ambient": ambient & permitted & inheritable,
     }
+
+
+def _warn(text: str, name: str) -> None:
+    import logging  # noqa: PLC0415 - lazy: a container's init imports this module, and never warns
+
+    logging.getLogger(__name__).warning(text, name)
 
 
 def missing(sets: CapabilityPlan, available: int) -> list[str]:

@@ -64,12 +64,14 @@ class Container:
         terminal: Terminal | None = None,
         pid_file: Path | None = None,
         preserve_fds: int = 0,
+        new_keyring: bool = True,
     ) -> Self:
         """Make a container from *bundle*, up to its process waiting for `start`.
 
         networks: interfaces to be made in its network namespace; stdio: /dev/null by default;
         terminal: has the other end of its terminal, and must be given if the spec asks for one;
-        preserve_fds: how many descriptors after the standard three the process gets.
+        preserve_fds: how many descriptors after the standard three the process gets;
+        new_keyring: its processes do not get the session keyring of ours.
         Raises ContainerError; nothing is then left of it.
         """
         from runtime.create import create  # noqa: PLC0415 - lazy: 5 ms
@@ -83,6 +85,7 @@ class Container:
             terminal=terminal,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            new_keyring=new_keyring,
         )
         return cls(root, state)
 
@@ -98,6 +101,7 @@ class Container:
         terminal: Terminal | None = None,
         pid_file: Path | None = None,
         preserve_fds: int = 0,
+        new_keyring: bool = True,
         detach: bool = False,
         keep: bool = False,
     ) -> int:
@@ -124,6 +128,7 @@ class Container:
                 terminal=terminal,
                 pid_file=pid_file,
                 preserve_fds=preserve_fds,
+                new_keyring=new_keyring,
             )
             undo.on_error(container.delete, force=True)
             if terminal is None or detach:

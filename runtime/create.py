@@ -33,12 +33,14 @@ def create(
     terminal: Terminal | None = None,
     pid_file: Path | None = None,
     preserve_fds: int = 0,
+    new_keyring: bool = True,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
 
     networks: interfaces to be made in its network namespace; stdio: null by default;
     terminal: has the other end of its terminal, if the spec gives it one;
-    preserve_fds: how many descriptors after the standard three the process gets.
+    preserve_fds: how many descriptors after the standard three the process gets;
+    new_keyring: its processes get a session keyring of their own.
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
@@ -53,7 +55,9 @@ def create(
             init = undo.enter_context(Launched.spawn(INIT, stdio or Stdio(), keep=keep))
             from runtime.assemble import Assembly  # noqa: PLC0415 - lazy: 20 ms, on the other CPU
 
-            assembly = Assembly(container_id, bundle.absolute(), networks, directory)
+            assembly = Assembly(
+                container_id, bundle.absolute(), networks, directory, new_keyring=new_keyring
+            )
             assembly.make(init, undo, terminal=terminal, preserve_fds=preserve_fds)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms

@@ -6,6 +6,13 @@ table with the specification's own list, another with docs/runtime.md.
 
 from __future__ import annotations
 
+from runtime.fields_scheduling import (
+    EXEC_CPU_AFFINITY,
+    IO_PRIORITY,
+    MEMORY_POLICY,
+    PERSONALITY,
+    SCHEDULER,
+)
 from runtime.schema import (
     Array,
     Boolean,
@@ -101,11 +108,11 @@ PROCESS = Record(
         "consoleSize": Record(
             ConsoleSize, {"height": _UINT64, "width": _UINT64}, required=("height", "width")
         ),
-        "apparmorProfile": Refused(_LATER, harmless=("unconfined",)),
-        "selinuxLabel": Refused(_LATER),
-        "ioPriority": Refused(_LATER),
-        "scheduler": Refused(_LATER),
-        "execCPUAffinity": Refused(_LATER),
+        "apparmorProfile": _TEXT,
+        "selinuxLabel": _TEXT,
+        "ioPriority": IO_PRIORITY,
+        "scheduler": SCHEDULER,
+        "execCPUAffinity": EXEC_CPU_AFFINITY,
         "commandLine": Refused(_ELSEWHERE),
     },
     required=("args", "cwd"),
@@ -335,9 +342,9 @@ _LINUX = Record(
         "seccomp": _SECCOMP,
         "mountLabel": Refused(_LATER),
         "intelRdt": Refused(_LATER),
-        "personality": Refused(_LATER),
+        "personality": PERSONALITY,
         "netDevices": Refused(_LATER),
-        "memoryPolicy": Refused(_LATER),
+        "memoryPolicy": MEMORY_POLICY,
     },
 )
 

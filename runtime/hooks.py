@@ -78,7 +78,9 @@ def _run(
 def _reason(status: int | None, hook: Hook) -> str:
     if status is None:
         return f"killed after its timeout of {hook.timeout} s"
-    return f"exit status {status}" if status > 0 else f"killed by signal {-status}"
+    if status > 0:
+        return f"exit status {status}"
+    return f"killed by signal {-status}: {(signal.strsignal(-status) or 'unknown').lower()}"
 
 
 def _memory_file(which: str, stack: ExitStack) -> int:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _NAMES = {bool: "a boolean", int: "a number", float: "a number with a fraction", str: "a string"}
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
-_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Faults:
@@ -39,6 +39,9 @@ class Faults:
 
 class Kind:
     """What a value must be; the base accepts anything."""
+
+    #: stands before every fault: what the value is called by those who search for the message
+    prefix = ""
 
     def read(self, value: Any, path: str, faults: Faults) -> Any:
         """Return the value for the program, None after noting a fault."""
@@ -66,16 +69,17 @@ class Text(Kind):
 
 
 class Choice(Kind):
-    """One of a few strings."""
+    """One of a few strings; *called* as the messages of runc name it."""
 
-    def __init__(self, *choices: str) -> None:
+    def __init__(self, *choices: str, called: str = "") -> None:
         self.choices = choices
+        self.prefix = f"invalid {called}: " if called else ""
 
     def read(self, value: Any, path: str, faults: Faults) -> str | None:
         if isinstance(value, str) and value in self.choices:
             return value
         names = ", ".join(choice for choice in self.choices if choice)
-        faults.wrong(path, f"expected one of {names}, found {describe(value)}")
+        faults.wrong(path, f"{self.prefix}expected one of {names}, found {describe(value)}")
         return None
 
 
@@ -104,6 +108,33 @@ class Boolean(Kind):
             return value
         faults.wrong(path, f"expected true or false, found {describe(value)}")
         return None
+
+
+class Numbers(Kind):
+    """A list of numbers and ranges as the kernel writes it, "0-3,7": read as a sorted tuple."""
+
+    def __init__(self, highest: int, *, called: str) -> None:
+        self._highest = highest
+        self.prefix = f"invalid {called}: "
+
+    def read(self, value: Any, path: str, faults: Faults) -> tuple[int, ...] | None:
+        found = set[int]()
+        for part in value.split(",") if isinstance(value, str) and value.strip() else ():
+            first, dash, last = (each.strip() for each in part.partition("-"))
+            low, high = _number(first), _number(last if dash else first)
+            if not -1 < low <= high <= self._highest:
+                why = f"expected a list as 0-3,7 of numbers up to {self._highest}"
+                faults.wrong(path, f"{self.prefix}{why}, found {describe(value)}")
+                return None
+            found.update(range(low, high + 1))
+        if isinstance(value, str):
+            return tuple(sorted(found))
+        faults.wrong(path, f"{self.prefix}expected a list as 0-3,7, found {describe(value)}")
+        return None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 class Array(Kind):
@@ -164,7 +195,7 @@ class Record(Kind):
         present = {key: each for key, each in value.items() if each is not None}
         for key in self.required:
             if key not in present:
-                faults.wrong(child(path, key), "missing, and required")
+                faults.wrong(child(path, key), f"{self.fields[key].prefix}missing, and required")
         read = {key: self._field(key, each, path, faults) for key, each in present.items()}
         if faults.invalid > before:
             return None
@@ -225,7 +256,7 @@ def child(path: str, key: str) -> str:
 
 
 def snake_case(key: str) -> str:
-    """oomScoreAdj -> oom_score_adj."""
+    """oomScoreAdj -> oom_score_adj, execCPUAffinity -> exec_cpu_affinity."""
     return _WORD_START.sub("_", key).lower()
 
 

@@ -59,6 +59,12 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 
+# What a process that is added to a container has of the container's own, unless it says otherwise.
+_OF_THE_CONTAINER = (
+    *("capabilities", "rlimits", "oomScoreAdj", "apparmorProfile", "selinuxLabel"),
+    *("ioPriority", "scheduler", "execCPUAffinity"),
+)
+
 
 def load(bundle: Path) -> Spec:
     """Read and check the config.json of *bundle*, and see that its rootfs is there.
@@ -79,9 +85,24 @@ def load(bundle: Path) -> Spec:
     return spec
 
 
-def load_process(path: Path) -> Process:
-    """Read and check a process.json as exec takes it; raises as `load` does."""
-    return parse_process(_read_json(path), path)
+def load_process(path: Path, container_process: Mapping[str, Any] | None = None) -> Process:
+    """Read and check a process.json as exec takes it; raises as `load` does.
+
+    container_process: where what it leaves open comes from, as with runc; a config.json's process.
+    """
+    data = _read_json(path)
+    if container_process and isinstance(data, dict):
+        data = _completed(data, container_process)
+    return parse_process(data, path)
+
+
+def _completed(data: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """*data* with what of *base* it does not name itself."""
+    kept = {name: base.get(name) for name in _OF_THE_CONTAINER if data.get(name) in (None, [], "")}
+    user, umask = data.get("user") or {}, (base.get("user") or {}).get("umask")
+    if isinstance(user, dict) and user.get("umask") is None:
+        kept["user"] = user | {"umask": umask}
+    return data | kept
 
 
 def parse(data: Any, path: Path = Path(CONFIG_FILE)) -> Spec:

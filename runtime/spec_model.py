@@ -70,6 +70,13 @@ class Process(NamedTuple):
     no_new_privileges: bool = False
     #: None: keep the runtime's
     oom_score_adj: int | None = None
+    #: "": keep the runtime's
+    apparmor_profile: str = ""
+    selinux_label: str = ""
+    #: these three checked, with the names of the specification: runtime/scheduling.py reads them
+    scheduler: Mapping[str, Any] = _NOTHING
+    io_priority: Mapping[str, Any] = _NOTHING
+    exec_cpu_affinity: Mapping[str, Any] = _NOTHING
     #: it gets a pty of the container's own as its standard descriptors
     terminal: bool = False
     #: means nothing without a terminal
@@ -152,6 +159,9 @@ class Linux(NamedTuple):
     readonly_paths: tuple[str, ...] = ()
     #: checked, with the names of the specification: runtime/seccomp/compiler.py reads it
     seccomp: Mapping[str, Any] = _NOTHING
+    #: checked, with the names of the specification: runtime/scheduling.py reads these two
+    personality: Mapping[str, Any] = _NOTHING
+    memory_policy: Mapping[str, Any] = _NOTHING
 
     def namespace(self, kind: str) -> Namespace | None:
         """The namespace of type *kind*, None when the container shares the runtime's."""

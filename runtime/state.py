@@ -75,6 +75,8 @@ class State:
     external_descriptors: list[str] = field(default_factory=list)
     #: linux.resources since the last update; empty when those of the spec still hold
     updated_resources: dict[str, Any] = field(default_factory=dict)
+    #: name of the session keyring of its processes; "": that of who started them
+    keyring: str = ""
 
     _PATHS: ClassVar[tuple[str, ...]] = ("bundle", "rootfs")
 
@@ -134,7 +136,7 @@ _SHAPES: Mapping[str, type] = {
     "list[dict[str, Any]]": list,
 }
 # Fields that an older runtime of this format does not write.
-_ADDED = frozenset(("updated_resources",))
+_ADDED = frozenset(("updated_resources", "keyring"))
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 

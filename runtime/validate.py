@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runtime import sysctl
+from runtime import scheduling, sysctl
 from runtime.mounts import parse_options
 from runtime.schema import Faults, child
 from runtime.seccomp.words import NOTIFY, WAIT_KILLABLE_RECV, WITH_ERRNO, listens
@@ -31,6 +31,7 @@ def spec(value: Spec, faults: Faults) -> None:
 
 def process(value: Process, faults: Faults, path: str = "") -> None:
     """Check the process of a config.json or of a process.json."""
+    scheduling.check_process(value, faults, path)
     limits = child(path, "rlimits")
     for name in _repeated(limit.type for limit in value.rlimits):
         faults.wrong(limits, f"has {name} more than once")
@@ -102,6 +103,7 @@ def _linux(linux: Linux, faults: Faults) -> None:
     resources(linux.resources, faults, "linux.resources")
     if linux.seccomp:
         _seccomp(linux.seccomp, faults, "linux.seccomp")
+    scheduling.check_memory_policy(linux.memory_policy, faults, "linux.memoryPolicy")
 
 
 def _namespaces(linux: Linux, faults: Faults) -> None:
@@ -138,7 +140,11 @@ def _cgroups_path(value: str, faults: Faults) -> None:
 def _seccomp(seccomp: Mapping[str, Any], faults: Faults, path: str) -> None:
     _errno_of(seccomp["defaultAction"], seccomp, "defaultErrnoRet", path, faults)
     for index, rule in enumerate(seccomp.get("syscalls", ())):
-        _errno_of(rule["action"], rule, "errnoRet", f"{path}.syscalls[{index}]", faults)
+        where = f"{path}.syscalls[{index}]"
+        _errno_of(rule["action"], rule, "errnoRet", where, faults)
+        if rule["action"] == NOTIFY and "write" in rule["names"]:
+            # Not so here, but a container is to run under either runtime or none.
+            faults.wrong(f"{where}.names", f"{NOTIFY} cannot be used for the write syscall")
     if listens(seccomp) and "listenerPath" not in seccomp:
         faults.wrong(child(path, "listenerPath"), f"missing, and required by {NOTIFY}")
     if "listenerMetadata" in seccomp and "listenerPath" not in seccomp:

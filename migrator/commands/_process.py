@@ -30,7 +30,7 @@ def process_for(
 ) -> Process:
     """What the options of exec ask for; InvalidSpec names what of it cannot be."""
     if file is not None:
-        return load_process(file)
+        return load_process(file, container.state.spec["process"])
     if not args:
         raise click.UsageError("missing argument COMMAND, or --process FILE")
     base: dict[str, Any] = container.state.spec["process"]
@@ -60,4 +60,6 @@ def _user(text: str) -> dict[str, int]:
 
 
 def _with(sets: dict[str, list[str]], caps: Sequence[str]) -> dict[str, list[str]]:
-    return sets | {name: [*sets.get(name, ()), *caps] for name in _GIVEN_CAPABILITIES}
+    """The *sets* with *caps*; ambient ones have to be inheritable too (capabilities(7))."""
+    given = (*_GIVEN_CAPABILITIES, *(("ambient",) if sets.get("inheritable") else ()))
+    return sets | {name: [*(sets.get(name) or ()), *caps] for name in given}

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import namespaces, pidfd
+from runtime import affinity, namespaces, pidfd
 from runtime.cgroups import manager
 from runtime.errors import NotRunning, Paused
 from runtime.oserrors import failing
@@ -16,12 +16,14 @@ from runtime.process.channel import READY
 from runtime.process.parent import JOIN, Launched
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal, taker
-from runtime.seccomp.words import listens, of_spec
-from runtime.spec_model import Process
+from runtime.seccomp.words import listens
+from runtime.spec_model import Linux, Process
 from runtime.state import State, Status, derive_status
 
 if TYPE_CHECKING:
     from runtime.seccomp.agent import Agent
+
+_OF_EVERYBODY = ("seccomp", "personality", "memoryPolicy")
 
 
 def launch(
@@ -52,13 +54,15 @@ def launch(
         init = stack.enter_context(pidfd.init_of(state))
         if init is None:
             raise NotRunning(state.id, status)
-        seccomp = _seccomp_of(state)
-        agent = _agent(state, seccomp, status, stack)
+        linux = _linux_of(state)
+        agent = _agent(state, linux.seccomp, status, stack)
         launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
+        affinity.set_initial(launched.launcher_pid, process.exec_cpu_affinity)
         manager("", paths=state.cgroup_paths).join(launched.launcher_pid)
+        affinity.set_final(launched.launcher_pid, process.exec_cpu_affinity)
         plan = planner.exec_plan(
             process,
-            seccomp,
+            linux,
             state,
             pidfd=init,
             namespaces=namespaces.different(state.init_pid),
@@ -77,13 +81,13 @@ def launch(
         return pid
 
 
-def _seccomp_of(state: State) -> Mapping[str, Any]:
-    """The filter of the container, which is everybody's in it."""
-    if not of_spec(state.spec):
-        return {}
+def _linux_of(state: State) -> Linux:
+    """What of the container is everybody's in it, whatever process.json says."""
+    if not any((state.spec.get("linux") or {}).get(name) for name in _OF_EVERYBODY):
+        return Linux()
     from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
 
-    return parse(state.spec, state.bundle / "config.json").linux.seccomp
+    return parse(state.spec, state.bundle / "config.json").linux
 
 
 def _agent(

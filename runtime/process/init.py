@@ -11,7 +11,7 @@ import os
 
 from runtime import devices, rootfs
 from runtime.constants import CLONE_PARENT
-from runtime.process import program
+from runtime.process import labels, program
 from runtime.process.channel import FORKED, GO, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
 from runtime.resolve import make_directory
@@ -82,6 +82,8 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
         fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
         answer_path_fd = _open_path(plan["answer_fifo"])
     _set_names(plan, step)
+    with step("joining the session keyring"):
+        labels.join_keyring(plan["process"]["labels"], proc_fd=proc_fd, new=True)
     with step("setting kernel parameters"):
         for path, value in plan["sysctl"].items():
             _write(f"/proc/sys/{path}", value)
@@ -95,13 +97,14 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
         # Blocks until `start` opens it for reading; closed by exec, which tells `start` of success.
         start_fd = os.open(f"self/fd/{fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     step.listener = Channel(start_fd)
-    _run_hooks("startContainer", plan["start_container"], "created", plan, step)
     heed = None
     if answer_path_fd is not None:
         with step("waiting for start"):
             path = f"self/fd/{answer_path_fd}"
             heed = Channel(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd))
-    ready.execute(step, step.listener, heed)
+    ready.prepare(step, step.listener, heed)
+    _run_hooks("startContainer", plan["start_container"], "created", plan, step, env=ready.env)
+    ready.execute(step)
 
 
 def _open_path(path: str) -> int | None:
@@ -133,7 +136,9 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, *, proc_fd: int) -
     os.umask(plan["process"]["umask"])
     channel.send(MOUNTED)
     channel.receive(GO)
-    _run_hooks("createContainer", plan["create_container"], "creating", plan, step)
+    env = program.variables(plan["process"]["env"])
+    os.fchdir(root_fd)  # where these hooks run, as with runc
+    _run_hooks("createContainer", plan["create_container"], "creating", plan, step, env=env)
     if plan["terminal"] is not None:
         with step("making the terminal"):
             from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
@@ -153,14 +158,22 @@ def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: S
     seal()
 
 
-def _run_hooks(name: str, hooks: list[HookPlan], status: str, plan: InitPlan, step: Steps) -> None:
+def _run_hooks(
+    name: str,
+    hooks: list[HookPlan],
+    status: str,
+    plan: InitPlan,
+    step: Steps,
+    *,
+    env: dict[str, str],
+) -> None:
     """Run *hooks* with the state as the container sees it: init's pid is that in here."""
     if not hooks:
         return
     with step(f"{name} hook"):
         container_hooks = _import_hooks()
         state = plan["state"] | {"pid": os.getpid(), "status": status}
-        container_hooks.run(name, hooks, state, env=program.variables(plan["process"]["env"]))
+        container_hooks.run(name, hooks, state, env=env)
 
 
 def _import_hooks() -> ModuleType:

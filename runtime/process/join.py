@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from runtime.constants import CLONE_PARENT
-from runtime.process import program
+from runtime.process import labels, program
 from runtime.process.channel import FORKED, GO, READY, Channel, ChannelClosed
 from runtime.process.steps import begin, seal
 from runtime.syscalls import clone3, setns
@@ -41,13 +41,16 @@ def main(fd: int) -> None:
         channel.receive(GO)
         with step("making a session"):
             os.setsid()
+        with step("joining the session keyring"):
+            labels.join_keyring(plan["process"]["labels"], proc_fd=proc_fd, new=False)
         if plan["terminal"] is not None:
             with step("making the terminal"):
                 root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 pty.make(root_fd, plan["terminal"], channel, proc_fd=proc_fd)
         ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
         channel.send(READY)
-        ready.execute(step, channel, channel)
+        ready.prepare(step, channel, channel)
+        ready.execute(step)
     except ChannelClosed:
         os._exit(1)
     except BaseException as exc:  # noqa: BLE001 - nothing of ours may go on in a container

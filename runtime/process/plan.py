@@ -97,6 +97,52 @@ class TerminalPlan(TypedDict):
     console: bool
 
 
+class SchedulerPlan(TypedDict):
+    """What sched_setattr(2) is given."""
+
+    policy: int
+    flags: int
+    nice: int
+    priority: int
+    #: in nanoseconds, as the two after it
+    runtime: int
+    deadline: int
+    period: int
+
+
+class MemoryPolicyPlan(TypedDict):
+    """What set_mempolicy(2) is given."""
+
+    #: MPOL_* with its flags
+    mode: int
+    #: a bit for each node
+    nodes: int
+
+
+class SchedulingPlan(TypedDict):
+    """How the kernel treats the process; None: as it treats the runtime."""
+
+    scheduler: SchedulerPlan | None
+    #: the container is kept to some of the CPUs
+    with_cpus: bool
+    #: as ioprio_set(2) takes it
+    io_priority: int | None
+    personality: int | None
+    memory_policy: MemoryPolicyPlan | None
+
+
+class LabelPlan(TypedDict):
+    """What the security modules and the keys of the process go by."""
+
+    #: "": as the runtime is
+    apparmor: str
+    selinux: str
+    #: name of its session keyring; "": the runtime's
+    keyring: str
+    #: the keyring has another owner than its processes are
+    shared_keyring: bool
+
+
 class ProcessPlan(TypedDict):
     """The process that init becomes."""
 
@@ -112,6 +158,8 @@ class ProcessPlan(TypedDict):
     rlimits: list[tuple[int, int, int]]
     no_new_privileges: bool
     oom_score_adj: int | None
+    scheduling: SchedulingPlan | None
+    labels: LabelPlan
     seccomp: SeccompPlan | None
     #: descriptors after the standard three that the process keeps
     preserve_fds: int

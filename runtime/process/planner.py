@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import capabilities, devices, mounts, namespaces, rlimits, sysctl
+from runtime import capabilities, devices, lsm, mounts, namespaces, rlimits, scheduling, sysctl
 from runtime.constants import CAP_SYS_ADMIN
 from runtime.errors import InvalidSpec, SetupFailed
-from runtime.spec_model import Hook, Process, Spec
+from runtime.spec_model import Hook, Linux, Process, Spec
 from runtime.state import State, Status
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def init_plan(
         "answer_fifo": str(answer_fifo or ""),
         # where /dev is the host's, nothing is made in it or mounted on it
         "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),
-        "process": _process(spec.process, _seccomp(spec.linux.seccomp, state), preserve_fds),
+        "process": _process(spec.process, spec.linux, state, preserve_fds),
     }
 
 
 def exec_plan(
     process: Process,
-    seccomp: Mapping[str, Any],
+    linux: Linux,
     state: State,
     *,
     pidfd: int,
@@ -62,18 +62,19 @@ def exec_plan(
     detach: bool,
     preserve_fds: int,
 ) -> ExecPlan:
-    """What a further process in the container of *state* is to do, under its filter *seccomp*."""
+    """What a further process in the container of *state* and *linux* is to do."""
     return {
         "pidfd": pidfd,
         "namespaces": namespaces,
         "detach": detach,
         "terminal": _terminal(process, console=False),
-        "process": _process(process, _seccomp(seccomp, state), preserve_fds),
+        "process": _process(process, linux, state, preserve_fds),
     }
 
 
-def _process(process: Process, seccomp: SeccompPlan | None, preserve_fds: int) -> ProcessPlan:
+def _process(process: Process, linux: Linux, state: State, preserve_fds: int) -> ProcessPlan:
     """What a process in a container is to be."""
+    seccomp = _seccomp(linux.seccomp, state)
     return {
         "args": list(process.args),
         "env": list(process.env),
@@ -88,6 +89,8 @@ def _process(process: Process, seccomp: SeccompPlan | None, preserve_fds: int) -
         "rlimits": rlimits.plan(process.rlimits),
         "no_new_privileges": process.no_new_privileges,
         "oom_score_adj": process.oom_score_adj,
+        "scheduling": scheduling.plan(process, linux),
+        "labels": lsm.plan(process, linux, state.bundle / "config.json", keyring=state.keyring),
         "seccomp": seccomp,
         "preserve_fds": preserve_fds,
     }
@@ -141,11 +144,7 @@ def _capabilities(process: Process, *, to_filter: bool) -> CapabilityPlan:
 
     That ends with exec, which makes the sets anew from those that can be kept (capabilities(7)).
     """
-    try:
-        sets = capabilities.plan(process.capabilities)
-    except KeyError as exc:
-        fault = ("process.capabilities", f"{exc.args[0]} is not a capability of this kernel")
-        raise InvalidSpec("config.json", [fault]) from None
+    sets = capabilities.plan(process.capabilities)
     if names := capabilities.missing(sets, capabilities.available()):
         raise SetupFailed(
             "setting capabilities",

@@ -16,6 +16,7 @@ from runtime.constants import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
 )
+from runtime.process import labels, scheduled
 from runtime.process.channel import GO, LISTENER
 from runtime.resolve import is_null, open_in_root
 from runtime.syscalls import (
@@ -44,27 +45,30 @@ class Program:
     def __init__(self, path: str, env: dict[str, str], plan: ProcessPlan) -> None:
         self._path = path
         self._args = plan["args"]
-        self._env = env
+        self.env = env
         self._seccomp = plan["seccomp"]
         self._preserve_fds = plan["preserve_fds"]
         self._limits = plan["rlimits"]
 
-    def execute(self, step: Steps, tell: Listener, heed: Channel | None) -> None:
-        """Become the program; never returns.
+    def prepare(self, step: Steps, tell: Listener, heed: Channel | None) -> None:
+        """Have nothing left but the last call; what runs after it comes under the filter.
 
         tell, heed: to the runtime and from it; what heeds may be none for a filter that nobody
         listens to.
         """
         with step("exec"):
-            self._prepare()
-            become = execve(self._path, self._args, self._env)
+            self._let_go()
+            self._become = execve(self._path, self._args, self.env)
         if self._seccomp is not None:
             with step("installing the seccomp filter"):
                 _confine(self._seccomp, tell, heed)
-        with step("exec"):
-            become()
 
-    def _prepare(self) -> None:
+    def execute(self, step: Steps) -> None:
+        """Become the program; never returns."""
+        with step("exec"):
+            self._become()
+
+    def _let_go(self) -> None:
         # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
         for number in range(1, _LAST_SIGNAL + 1):
             default_signal(number)
@@ -98,6 +102,10 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
     """
     with step("setting resource limits"):
         rlimits.apply(plan["rlimits"])
+    if plan["scheduling"] is not None:
+        scheduled.apply(plan["scheduling"], step)
+    with step("setting the labels of the process"):
+        labels.label_next_program(plan["labels"], proc_fd=proc_fd)
     with step("setting oom_score_adj"):
         _set_oom_score_adj(plan["oom_score_adj"], proc_fd)
     with step("preparing standard descriptors"):
@@ -124,7 +132,7 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
 
 def _set_oom_score_adj(value: int | None, proc_fd: int) -> None:
     if value is not None:
-        fd = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        fd = labels.open_attribute(proc_fd, "self/oom_score_adj")
         os.write(fd, str(value).encode())
         os.close(fd)
 

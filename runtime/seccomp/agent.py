@@ -69,7 +69,8 @@ class Agent:
         }
         data = json.dumps(state).encode()
         sent = send_fds(self._connection, [data], [listener_fd])
-        self._connection.sendall(data[sent:])
+        if rest := data[sent:]:  # who has all of it may have closed already
+            self._connection.sendall(rest)
         self._connection.close()  # which is how the agent knows that this was all of it
 
 
@@ -80,7 +81,7 @@ def connected(state: State, seccomp: Mapping[str, Any], status: Status) -> Itera
     Raises SetupFailed when nobody is there.
     """
     path = seccomp["listenerPath"]
-    with failing(f"connecting to the seccomp agent at {path}"):
+    with failing(f"failed to connect with seccomp agent at {path}"):  # as runc has it
         connection = socket_path.connect(Path(path))
     with connection:
         yield Agent(connection, seccomp.get("listenerMetadata") or "", state.oci(status))

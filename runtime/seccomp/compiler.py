@@ -2,9 +2,9 @@
 
 As with runc: a rule whose action is the default is left out; a call that libseccomp does not know
 is skipped, since profiles name those of other kernels and machines; conditions that share an
-argument are rules of their own, of which one has to hold. And a call that is newer than libseccomp
-fails with ENOSYS where the default would forbid it: no profile could have named it, and libc only
-goes on to an older call after ENOSYS.
+argument are rules of their own, of which one has to hold. And a call with a higher number than any
+that the profile names fails with ENOSYS where the default would forbid it: it is newer than the
+profile, and libc only goes on to an older call after ENOSYS.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 
 _FIELD = "linux.seccomp"
 _NEW_LISTENER = 1 << 3
-_TSYNC = 1 << 0
-_TSYNC_ESRCH = 1 << 4
+_BY_DEFAULT = ("SECCOMP_FILTER_FLAG_SPEC_ALLOW",)
+#: the process that comes under the filter has one thread, so it has no meaning
+_FOR_THREADS = "SECCOMP_FILTER_FLAG_TSYNC"
 #: from how many rules on a search by halves is worth its instructions
 _MANY_RULES = 8
 _MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
@@ -63,20 +64,22 @@ def plan(seccomp: Mapping[str, Any], path: Path) -> SeccompPlan:
     except OSError as exc:
         raise SetupFailed("making the seccomp filter", str(exc.strerror)) from exc
     assert call is not None
+    flags = _flags(seccomp)
+    logger.debug("seccomp filter flags: %d", flags)
     return {
         "call": call,
         "program": program,
-        "flags": _flags(seccomp),
+        "flags": flags,
         "listener": listens(seccomp),
     }
 
 
 def _flags(seccomp: Mapping[str, Any]) -> int:
+    """As runc has them: without a list the mitigation that only costs time is left out."""
     flags = _NEW_LISTENER if listens(seccomp) else 0
-    for name in seccomp.get("flags", ()):
+    for name in seccomp.get("flags", _BY_DEFAULT):
         flags |= FLAGS[name]
-    # Either has a result to return, so a thread that does not follow has to be told by an errno.
-    return flags | (_TSYNC_ESRCH if flags & _TSYNC and flags & _NEW_LISTENER else 0)
+    return flags & ~FLAGS[_FOR_THREADS]
 
 
 def _program(seccomp: Mapping[str, Any], path: Path) -> bytes:
@@ -94,8 +97,9 @@ def _program(seccomp: Mapping[str, Any], path: Path) -> bytes:
                 _add(making, rule, default)
         program = making.export()
     if seccomp["defaultAction"].startswith(_FORBIDDING) and default & 0xFFFF != errno.ENOSYS:
-        unknown = filter(None, map(new_numbers, (None, *architectures)))
-        program = not_there(unknown) + program
+        names = {name for rule in rules for name in rule["names"]}
+        unknown = (new_numbers(each, names) for each in (None, *architectures))
+        program = not_there(filter(None, unknown)) + program
     if (size := len(program) // _INSTRUCTION.size) > _MAX_INSTRUCTIONS:
         why = f"makes a filter of {size} instructions, and the kernel takes {_MAX_INSTRUCTIONS}"
         raise InvalidSpec(path, [(f"{_FIELD}.syscalls", why)])

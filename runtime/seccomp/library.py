@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Sequence
-from ctypes import c_int, c_uint, c_uint32, c_uint64, c_void_p
+from collections.abc import Iterable, Sequence
+from ctypes import c_char_p, c_int, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import NamedTuple, Self
 
@@ -23,15 +23,9 @@ _ATTRIBUTE_OPTIMIZE = 8  # SCMP_FLTATR_CTL_OPTIMIZE
 _BINARY_TREE = 2
 _UNKNOWN = -1  # __NR_SCMP_ERROR
 
-# Where the numbers of an architecture begin (asm/unistd.h); all others begin at 0.
-_FIRST_NUMBER = {
-    "x32": 0x4000_0000,
-    **dict.fromkeys(("mips", "mipsel"), 4000),
-    **dict.fromkeys(("mips64", "mipsel64"), 5000),
-    **dict.fromkeys(("mips64n32", "mipsel64n32"), 6000),
-}
-#: how many numbers an architecture may come to use before its next kind of them begins
-_NUMBERS = 1000
+# x32 has the numbers of x86-64 with one more bit, and is told from it by that alone.
+_X32_BIT = 0x4000_0000
+_LAST_NUMBER = 0x7FFF_FFFF
 
 
 class LibraryMissing(Exception):
@@ -48,7 +42,7 @@ class Condition(NamedTuple):
 
 
 class NewNumbers(NamedTuple):
-    """The numbers of an architecture's calls that libseccomp does not know yet, both ends in."""
+    """The numbers of an architecture's calls that a profile is older than, both ends in."""
 
     #: AUDIT_ARCH_* of linux/audit.h, as the kernel gives it to a filter
     architecture: int
@@ -90,8 +84,7 @@ def load() -> ctypes.CDLL:
     library.seccomp_arch_native.restype = c_uint32
     library.seccomp_arch_resolve_name.restype = c_uint32
     library.seccomp_arch_add.argtypes = (c_void_p, c_uint32)
-    library.seccomp_syscall_resolve_num_arch.argtypes = (c_uint32, c_int)
-    library.seccomp_syscall_resolve_num_arch.restype = c_void_p
+    library.seccomp_syscall_resolve_name_arch.argtypes = (c_uint32, c_char_p)
     library.seccomp_attr_set.argtypes = (c_void_p, c_int, c_uint32)
     library.seccomp_rule_add_array.argtypes = (c_void_p, c_uint32, c_int, c_uint, c_void_p)
     library.seccomp_export_bpf.argtypes = (c_void_p, c_int)
@@ -156,30 +149,21 @@ def number_of(call: str) -> int | None:
     return None if number == _UNKNOWN else number
 
 
-def new_numbers(architecture: str | None) -> NewNumbers | None:
-    """What *architecture* (None: this machine's) may have got since libseccomp was made."""
+def new_numbers(architecture: str | None, calls: Iterable[str]) -> NewNumbers | None:
+    """What *architecture* (None: this machine's) has beyond the last of *calls*; None: unknown."""
     library = load()
-    native = int(library.seccomp_arch_native())
-    token = native if architecture is None else _token(architecture)
-    first = _FIRST_NUMBER.get(architecture or "", 0)
-    last = first + _NUMBERS - 1
-    for number in range(last, first - 1, -1):
-        if name := library.seccomp_syscall_resolve_num_arch(token, number):
-            _free(name)
-            # x32 is told from x86-64 by its numbers alone, which libseccomp makes a token of.
-            seen = _token("x86_64") if architecture == "x32" else token
-            return NewNumbers(seen, number + 1, last)
-    return None
+    token = library.seccomp_arch_native() if architecture is None else _token(architecture)
+    resolve = library.seccomp_syscall_resolve_name_arch
+    last = max((resolve(token, name.encode()) for name in calls), default=0)
+    if last <= 0:  # negative: a call of other architectures only
+        return None
+    seen = _token("x86_64") if architecture == "x32" else token
+    is_x86_64 = token == _token("x86_64")
+    return NewNumbers(seen, last + 1, _X32_BIT - 1 if is_x86_64 else _LAST_NUMBER)
 
 
 def _token(architecture: str) -> int:
     return int(load().seccomp_arch_resolve_name(architecture.encode()))
-
-
-def _free(pointer: int) -> None:
-    free = ctypes.CDLL(None).free
-    free.argtypes = (c_void_p,)
-    free(pointer)
 
 
 def _check(result: int) -> None:

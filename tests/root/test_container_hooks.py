@@ -116,7 +116,7 @@ def test_each_hook_is_run_in_its_namespaces(box: Box, notes: Notes) -> None:
 def test_a_hook_may_prepare_the_rootfs_before_it_is_closed(box: Box, notes: Notes) -> None:
     box.update(
         root={"path": "rootfs", "readonly": True},
-        hooks={"createContainer": [notes.hook("createContainer", "mkdir $PWD/../rootfs/made")]},
+        hooks={"createContainer": [notes.hook("createContainer", "cd $OLDPWD; mkdir made")]},
     )
     assert box.shell("ls -d /made").out == "/made\n"
 

@@ -183,7 +183,7 @@ def test_without_an_agent_nothing_starts_until_there_is_one(
 ) -> None:
     waiting = agent(*MKDIR)
     container = box.create()
-    why = r"connecting to the seccomp agent at .*/agent.sock: .*no such file"
+    why = r"failed to connect with seccomp agent at .*/agent.sock: .*no such file"
     with pytest.raises(SetupFailed, match=why):
         container.start()
     assert container.status() is Status.CREATED

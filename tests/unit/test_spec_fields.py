@@ -17,7 +17,10 @@ SPECIFIED = """
 root: path readonly
 mounts[]: destination source type options uidMappings gidMappings
 process: terminal cwd env args commandLine apparmorProfile noNewPrivileges oomScoreAdj
-process: selinuxLabel scheduler ioPriority execCPUAffinity
+process: selinuxLabel
+process.scheduler: policy nice priority flags runtime deadline period
+process.ioPriority: class priority
+process.execCPUAffinity: initial final
 process.consoleSize: height width
 process.rlimits[]: type soft hard
 process.capabilities: effective bounding inheritable permitted ambient
@@ -29,7 +32,9 @@ hooks.startContainer[]: path args env timeout
 hooks.poststart[]: path args env timeout
 hooks.poststop[]: path args env timeout
 linux: uidMappings gidMappings cgroupsPath rootfsPropagation sysctl maskedPaths
-linux: readonlyPaths mountLabel intelRdt personality netDevices memoryPolicy
+linux: readonlyPaths mountLabel intelRdt netDevices
+linux.personality: domain flags
+linux.memoryPolicy: mode nodes flags
 linux.namespaces[]: type path
 linux.seccomp: defaultAction defaultErrnoRet architectures flags listenerPath listenerMetadata
 linux.seccomp.syscalls[]: names action errnoRet

@@ -1,0 +1,77 @@
+"""The session keyring of a container's processes, and labels that the host does not know."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime import UnsupportedField
+from runtime.constants import AT_FDCWD, CLONE_NEWNS, MS_PRIVATE
+from runtime.process import labels
+from runtime.syscalls import mount_setattr, move_mount, open_tree, unshare
+from tests.containers import Box, eventually
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+
+
+def keyrings(name: str) -> list[str]:
+    """The permissions of the session keyrings of container *name* (proc_keys(5))."""
+    lines = Path("/proc/keys").read_text().splitlines()
+    return [line.split()[4] for line in lines if f" _ses.{name}: " in line]
+
+
+def test_the_session_keyring_is_the_containers_and_shared_by_its_processes(box: Box) -> None:
+    container = box.start()
+    own = "3f1b0000"  # its owner may search it, as those must that join
+    assert keyrings(box.id) == [own]
+    box.exec(container, "true")
+    assert keyrings(box.id) == [own]
+    container.delete(force=True)
+    assert eventually(lambda: not keyrings(box.id))
+
+
+def test_without_a_new_keyring_none_is_made(box: Box) -> None:
+    box.exec(box.start(new_keyring=False), "true")
+    assert keyrings(box.id) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"process": {"selinuxLabel": "a:b:c:s0"}}, "process.selinuxLabel: SELinux"),
+        ({"process": {"apparmorProfile": "mig-test"}}, "process.apparmorProfile: AppArmor"),
+    ],
+)
+@pytest.mark.skipif(Path("/sys/kernel/security/lsm").exists(), reason="has security modules")
+@pytest.mark.usefixtures("traceless")
+def test_a_label_that_nothing_enforces_here_is_refused_by_name(
+    box: Box, sections: dict[str, dict[str, str]], field: str
+) -> None:
+    box.update(**sections)
+    with pytest.raises(UnsupportedField, match=f"{field} is not enabled on this host"):
+        box.create()
+
+
+def test_without_apparmor_unconfined_asks_for_nothing(box: Box) -> None:
+    assert box.shell("echo ran", apparmorProfile="unconfined").out == "ran\n"
+
+
+def test_no_label_is_written_to_what_is_mounted_over_the_proc_filesystem(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            unshare(CLONE_NEWNS)
+            mount_setattr(AT_FDCWD, "/", propagation=MS_PRIVATE, recursive=True)
+            (tmp_path / "fake").write_text("")
+            target_fd = os.open(f"/proc/{os.getpid()}/attr/exec", os.O_PATH)
+            move_mount(open_tree(AT_FDCWD, str(tmp_path / "fake")), target_fd)
+            proc_fd = os.open("/proc", os.O_PATH)
+            try:
+                labels.open_attribute(proc_fd, "self/attr/exec")
+            except OSError as exc:
+                status = 0 if exc.errno == errno.EXDEV else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
