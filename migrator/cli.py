@@ -77,7 +77,7 @@ def _print_error(message: str, exc: Exception | None = None) -> None:
     import logging  # noqa: PLC0415 - there since log.configure()
 
     logger = logging.getLogger(__name__)
-    logger.error("%s", message)
+    logger.error("%s", message, extra={"bare": getattr(exc, "bare", False)})
     if exc is not None:
         logger.debug("raised here:", exc_info=exc)
 

@@ -19,7 +19,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of *record*."""
-        return json.dumps(_fields(record), ensure_ascii=False)
+        return json.dumps(_fields(record), ensure_ascii=False, separators=(",", ":"))
 
 
 class TextFormatter(logging.Formatter):
@@ -38,7 +38,8 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of *record*."""
         kind = "" if record.levelno >= logging.ERROR else f"{_level(record)}: "
-        return f"migrator: {kind}{_message(record)}"
+        name = "" if getattr(record, "bare", False) else "migrator: "
+        return f"{name}{kind}{_message(record)}"
 
 
 FORMATS = {"text": TextFormatter, "json": JsonFormatter}
@@ -48,6 +49,7 @@ def configure(*, path: Path | None = None, form: str = "text", debug: bool = Fal
     """Set up the logging of all our packages; raises OSError when *path* cannot be written.
 
     Without a file everything goes to standard error; with one, only what failed goes there too.
+    A person reads that, unless every step is asked for: then it has the file's form.
     """
     for former in logging.getLogger(PACKAGES[0]).handlers:
         former.close()
@@ -55,7 +57,8 @@ def configure(*, path: Path | None = None, form: str = "text", debug: bool = Fal
     stderr = logging.StreamHandler()
     handlers: list[logging.Handler] = [stderr]
     if path is None:
-        stderr.setFormatter(PlainFormatter() if form == "text" else JsonFormatter())
+        plain = form == "text" and not debug
+        stderr.setFormatter(PlainFormatter() if plain else FORMATS[form]())
         stderr.setLevel(logging.DEBUG if debug else logging.WARNING)
     else:
         stderr.setFormatter(PlainFormatter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from runtime.process.terminal import Terminal
     from runtime.spec_model import Spec
     from runtime.undo import Undo
+
+logger = logging.getLogger(__name__)
 
 # Init opens it for writing as the container's user, whoever that is.
 _FIFO_MODE = 0o622
@@ -102,6 +105,7 @@ class Assembly:
         if taker is not None:
             taker.take(init)
         init.receive(READY)
+        logger.debug("init: closing the pipe to signal completion: it waits at %s", fifo)
         self._save(
             namespace_paths=namespaces.paths_of(pid),
             external_descriptors=[os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)],

@@ -1,12 +1,10 @@
-"""The config.json that `migrator spec` writes: a sound container to start from.
-
-With a time namespace, so that CLOCK_MONOTONIC goes on evenly when the container moves to another
-host (time_namespaces(7)); without a terminal, unlike runc's: one with it cannot be moved.
-"""
+"""The config.json that `migrator spec` writes: a sound container to start from, as runc's is."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from runtime.cgroups import cgroup_version
 
 OCI_VERSION = "1.2.1"
 
@@ -29,29 +27,42 @@ _MASKED = (
 )
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup", "time")
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount")
+# cgroup: what it shows as its own root is the same wherever it is. time: CLOCK_MONOTONIC goes on
+# evenly when it moves to another host (time_namespaces(7)).
+_MOVABLE_NAMESPACES = (*_NAMESPACES, "cgroup", "time")
 
 
-def default_spec() -> dict[str, Any]:
-    """A config.json for `sh` in the bundle's rootfs."""
+def default_spec(*, movable: bool = False) -> dict[str, Any]:
+    """A config.json for `sh` in the bundle's rootfs, with a terminal.
+
+    movable: for a container that is to move to another host: without a terminal, whose other end
+    would stay here, and with what is the same on every host in namespaces of its own.
+    """
+    kinds = _MOVABLE_NAMESPACES if movable else _namespaces()
     return {
         "ociVersion": OCI_VERSION,
-        "process": _process(),
+        "process": _process(terminal=not movable),
         "root": {"path": "rootfs", "readonly": True},
         "hostname": "migrator",
         "mounts": _mounts(),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "namespaces": [{"type": kind} for kind in kinds],
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READONLY),
         },
     }
 
 
-def _process() -> dict[str, Any]:
+def _namespaces() -> tuple[str, ...]:
+    """On v2 a container is shown its own part of the one tree, as runc does it."""
+    return (*_NAMESPACES, "cgroup") if cgroup_version() == "v2" else _NAMESPACES
+
+
+def _process(*, terminal: bool) -> dict[str, Any]:
     return {
-        "terminal": False,
+        "terminal": terminal,
         "user": {"uid": 0, "gid": 0},
         "args": ["sh"],
         "env": [

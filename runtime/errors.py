@@ -15,6 +15,7 @@ ContainerError                  something failed for one container, or for the h
 ├── InvalidSpec                 config.json (or process.json): all faults, each with its JSON path
 │   └── UnsupportedField        the same, when nothing is wrong but what we do not carry out
 ├── SetupFailed                 a step of making the container's environment
+│   └── ExecFailed              the program itself: not found, not executable
 ├── HookFailed                  a hook of the spec
 ├── CgroupError                 a cgroup file or directory
 ├── NetworkError                an interface or a route of the container
@@ -116,7 +117,7 @@ class NotRunning(WrongStatus):
     """The container has no running process."""
 
     def __init__(self, container_id: str, status: str) -> None:
-        super().__init__(container_id, status, "running")
+        super().__init__(container_id, status, "running", remedy="container not running")
 
 
 class NotPaused(WrongStatus):
@@ -178,10 +179,21 @@ class UnsupportedField(InvalidSpec):
 class SetupFailed(ContainerError):
     """A step of making the container failed; what the steps before it had made is undone."""
 
-    def __init__(self, step: str, why: str) -> None:
-        super().__init__(f"{step}: {why}")
+    def __init__(self, step: str, why: str, message: str = "") -> None:
+        super().__init__(message or f"{step}: {why}")
         self.step = step
         self.why = why
+
+
+class ExecFailed(SetupFailed):
+    """The program could not be executed."""
+
+    #: the line is the program's start's own, as from a shell's exec: nobody's name goes before it
+    bare = True
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__("exec", why, f"exec {path}: {why}" if path else "")
+        self.path = path
 
 
 class HookFailed(ContainerError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from migrator.commands._command import Command
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from runtime.process.terminal import Terminal
 
+DEFAULT_ROOT = Path("/run/migrator")
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -28,34 +31,6 @@ class Settings:
     debug: bool = False
 
 
-class OneDash(click.Command):
-    """A command whose long options may have one dash, as Go programs take them: `-pid-file F`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read *args* as click does, after giving each long option its two dashes."""
-        return super().parse_args(ctx, list(self._two_dashes(ctx, args)))
-
-    def _two_dashes(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
-        options = {
-            name: parameter
-            for parameter in self.get_params(ctx)
-            if isinstance(parameter, click.Option)
-            for name in (*parameter.opts, *parameter.secondary_opts)
-        }
-        rest = iter(args)
-        for arg in rest:
-            name, equals, _ = arg.partition("=")
-            if not name.startswith("--") and len(name) > 2 and f"-{name}" in options:
-                name, arg = f"-{name}", f"-{arg}"
-            yield arg
-            if arg == "--" or (not arg.startswith("-") and not ctx.allow_interspersed_args):
-                break
-            option = options.get(name)
-            if option and not (option.is_flag or option.count or equals):
-                yield from (value for value in [next(rest, None)] if value is not None)
-        yield from rest
-
-
 def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the Settings as its first argument."""
     return click.pass_obj(function)
@@ -63,13 +38,13 @@ def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def verb(
     *, passes_arguments: bool = False, **settings: Any
-) -> Callable[[Callable[..., Any]], OneDash]:
+) -> Callable[[Callable[..., Any]], Command]:
     """Make a function the command of its module; its docstring is the help.
 
     passes_arguments: what follows the first argument belongs to another program, options and all.
     """
     context = {"allow_interspersed_args": not passes_arguments}
-    return click.command(cls=OneDash, context_settings=context, **settings)
+    return click.command(cls=Command, context_settings=context, **settings)
 
 
 def _ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

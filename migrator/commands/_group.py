@@ -11,16 +11,24 @@ import click
 
 from migrator import log
 from migrator.commands import COMMANDS
-from migrator.commands._common import FILE, OneDash, Settings
+from migrator.commands._command import Group
+from migrator.commands._common import DEFAULT_ROOT, FILE, Settings
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+_TITLE = "runc - Open Container Initiative runtime"
+#: whose command line ours is
+_RUNC_VERSION = "1.4.0"
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Commands(OneDash, click.Group):
+class Commands(Group):
     """A group that knows its commands by a table, and imports the one that is run."""
+
+    def title(self, ctx: click.Context) -> str:
+        """What it is, in words that those know who look for runc's."""
+        return f"{ctx.command_path}, a drop-in for {_TITLE} with live migration"
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the table."""
@@ -41,7 +49,7 @@ class Commands(OneDash, click.Group):
         """The command that is meant; an unknown one is refused with those that are like it."""
         name = args[0]
         if name not in COMMANDS:
-            ctx.fail(f"no such command {name!r}{_suggestion(name)}")
+            ctx.fail(f"no such command: No help topic for '{name}'{_suggestion(name)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -77,10 +85,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 
 def _version_lines(criu: str | None) -> Iterator[str]:
     from criu_rpc import CriuError, find_criu
-    from migrator.version import VERSION
+    from migrator.version import VERSION, commit
     from runtime.default_spec import OCI_VERSION
 
-    yield f"migrator version {VERSION}"
+    yield f"migrator version {VERSION}, a drop-in for runc version {_RUNC_VERSION}"
+    yield f"commit: {commit()}"
     yield f"spec: {OCI_VERSION}"
     try:
         yield f"criu: {find_criu(criu)}"
@@ -92,7 +101,7 @@ def _version_lines(criu: str | None) -> Iterator[str]:
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
-    default="/run/migrator",
+    default=DEFAULT_ROOT,
     show_default=True,
     metavar="DIR",
     help="Where containers keep their state.",
@@ -106,6 +115,13 @@ def _version_lines(criu: str | None) -> Iterator[str]:
     help="Of the log file; without one, of standard error.",
 )
 @click.option("--debug", is_flag=True, help="Log every step, and where an error comes from.")
+@click.option(
+    "--rootless",
+    type=click.Choice(["true", "false", "auto"]),
+    default="auto",
+    expose_value=False,
+    hidden=True,
+)
 @click.option("--criu", metavar="FILE", is_eager=True, help="The criu to use (or $MIGRATOR_CRIU).")
 @click.option(
     "-v",

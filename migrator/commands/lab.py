@@ -7,14 +7,15 @@ import os
 
 import click
 
-from migrator.commands._common import OneDash, verb
+from migrator.commands._command import Command, Group
+from migrator.commands._common import verb
 
 name_option = click.option(
     "--name", default="default", show_default=True, metavar="LAB", help="Which lab."
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Hosts and a client on this machine, to try migrations on.
 
@@ -27,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command(cls=OneDash)
+@command.command(cls=Command)
 @name_option
 @click.option("--hosts", default=2, show_default=True, help="How many, the client aside.")
 @click.option(
@@ -48,7 +49,7 @@ def up(name: str, hosts: int, bandwidth: str) -> None:
     click.echo(f"ssh config: {found.ssh_config}")
 
 
-@command.command(cls=OneDash)
+@command.command(cls=Command)
 @name_option
 def down(name: str) -> None:
     """Remove a lab, with all that runs in it."""
@@ -73,7 +74,7 @@ def execute(name: str, host: str, arguments: tuple[str, ...]) -> None:
 command.add_command(execute)
 
 
-@command.command(cls=OneDash)
+@command.command(cls=Command)
 @name_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(name: str, as_json: bool) -> None:
@@ -90,7 +91,7 @@ def status(name: str, as_json: bool) -> None:
         click.echo("{name:<12}{address:<14}{interface:<8}init {init_pid}".format(**host))
 
 
-@command.command(cls=OneDash)
+@command.command(cls=Command)
 @name_option
 @click.argument("rate")
 def shape(name: str, rate: str) -> None:

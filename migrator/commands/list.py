@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import click
 
-from migrator.commands._common import Settings, pass_settings, verb
+from migrator.commands._common import DEFAULT_ROOT, Settings, pass_settings, verb
 from migrator.commands._described import described
+from migrator.errors import UsageProblem
 from runtime.container import Container
 from runtime.errors import NoSuchContainer
 
@@ -22,7 +23,8 @@ COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 @pass_settings
 def command(settings: Settings, form: str, quiet: bool) -> None:
     """List the containers of this host."""
-
+    if settings.root != DEFAULT_ROOT and not settings.root.is_dir():
+        raise UsageProblem(f"the state root {settings.root} does not exist: see --root")
     states = []
     for container in Container.list_all(settings.root):
         with suppress(NoSuchContainer):  # removed meanwhile
@@ -30,7 +32,7 @@ def command(settings: Settings, form: str, quiet: bool) -> None:
     if quiet:
         lines: Iterator[str] = (state["id"] for state in states)
     elif form == "json":
-        lines = iter([json.dumps(states)])
+        lines = iter([json.dumps(states, separators=(",", ":"))])
     else:
         rows = [[str(state[column]) for column in COLUMNS] for state in states]
         lines = aligned([[column.upper() for column in COLUMNS], *rows])

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from migrator.commands._common import OneDash
+from migrator.commands._command import Command, Group
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Run a story: a workload is moved between two hosts on this machine while it is watched."""
 
 
-@command.command(cls=OneDash, name="list")
+@command.command(cls=Command, name="list")
 def list_stories() -> None:
     """Name the stories."""
     from scenarios import story
@@ -28,7 +28,7 @@ def list_stories() -> None:
         click.echo(f"{name:<14}{story.load(name).SUMMARY}")
 
 
-@command.command(cls=OneDash)
+@command.command(cls=Command)
 @click.argument("name")
 @click.option(
     "--bandwidth", default="1gbit", show_default=True, metavar="RATE", help="100mbit, ... or off."

@@ -13,11 +13,12 @@ from migrator.errors import UsageProblem
 
 @verb()
 @click.option("-b", "--bundle", type=DIRECTORY, default=Path(), help="Where to write it.")
-def command(bundle: Path) -> None:
+@click.option("--movable", is_flag=True, help="For a container that is to move to another host.")
+def command(bundle: Path, movable: bool) -> None:
     """Write a config.json that runs `sh` in the directory rootfs beside it."""
     from runtime.default_spec import default_spec
 
     path = bundle / "config.json"
     if path.exists():
         raise UsageProblem(f"{path} exists: remove it first")
-    path.write_text(json.dumps(default_spec(), indent="\t") + "\n")
+    path.write_text(json.dumps(default_spec(movable=movable), indent="\t") + "\n")

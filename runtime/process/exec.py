@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,8 @@ from runtime.state import State, Status, derive_status
 
 if TYPE_CHECKING:
     from runtime.seccomp.agent import Agent
+
+logger = logging.getLogger(__name__)
 
 _OF_EVERYBODY = ("seccomp", "personality", "memoryPolicy")
 
@@ -75,6 +78,7 @@ def launch(
         if takes is not None:
             takes.take(launched)
         launched.receive(READY)
+        logger.debug("setns_init: about to exec in process %d", pid)
         launched.await_exec(agent)
         if pid_file:
             pidfile.write(pid_file, pid)

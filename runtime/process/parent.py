@@ -6,6 +6,7 @@ of /proc/PID/exe cannot write to the host's python (CVE-2019-5736).
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
-from runtime.errors import ContainerError, HookFailed, SetupFailed
+from runtime.errors import ContainerError, ExecFailed, HookFailed, SetupFailed
 from runtime.oserrors import failing, sentence
 from runtime.process.channel import (
     FORKED,
@@ -34,6 +35,8 @@ from runtime.undo import Undo
 if TYPE_CHECKING:
     from runtime.seccomp.agent import Agent
 
+logger = logging.getLogger(__name__)
+
 INIT = "init"
 JOIN = "join"
 
@@ -44,6 +47,7 @@ _START = (
 )
 _STEP = "starting the container's process"
 _HOOK = " hook"
+_EXEC = "exec"
 
 
 class Launched:
@@ -90,8 +94,11 @@ class Launched:
         # When it has ended, what it had to say can still be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.channel.send_plan(plan)
+        # These steps have the names that runc's log gives them.
+        logger.debug("nsexec container setup: process %d enters the namespaces", self.launcher_pid)
         self._await_launcher()
         (pid,) = self.receive(FORKED)
+        logger.debug("child process in init(): it has forked process %s", pid)
         self.pid = int(pid)
         self._pidfds.append(os.pidfd_open(self.pid))  # it lives: it waits for `go`
         _reap(self.launcher_pid)
@@ -180,6 +187,8 @@ def failure(failed: Failed) -> ContainerError:
     if failed.step.endswith(_HOOK):
         name = failed.step.removesuffix(_HOOK)
         return HookFailed(name, failed.path, failed.reason, index=failed.errno)
+    if failed.step == _EXEC:
+        return ExecFailed(failed.path, sentence("", failed.reason))
     return SetupFailed(failed.step, sentence(failed.path, failed.reason))
 
 

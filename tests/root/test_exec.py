@@ -110,8 +110,8 @@ def test_signals_are_passed_on(box: Box, running: Container) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"args": ("nope",)}, r"exec: nope: executable file not found in \$PATH"),
-        ({"args": ("/etc/passwd",)}, "exec: /etc/passwd: permission denied"),
+        ({"args": ("nope",)}, r"exec nope: executable file not found in \$PATH"),
+        ({"args": ("/etc/passwd",)}, "exec /etc/passwd: permission denied"),
         ({"cwd": "/none"}, "changing directory: /none: no such file or directory"),
         ({"cwd": "/proc/self/fd/7"}, "/proc/self/fd/7: "),
         ({"cwd": "/proc/1/cwd"}, "too many levels of symbolic links"),
@@ -130,7 +130,7 @@ def test_a_program_that_cannot_be_executed_is_an_error(box: Box, running: Contai
     path = box.bundle.rootfs / "bin/broken"
     path.write_text("\x7fELF")
     path.chmod(0o755)
-    with pytest.raises(SetupFailed, match="exec: /bin/broken: exec format error"):
+    with pytest.raises(SetupFailed, match="exec /bin/broken: exec format error"):
         running.exec(running.spec.process._replace(args=("broken",)))
 
 

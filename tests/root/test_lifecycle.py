@@ -356,7 +356,7 @@ def test_a_program_that_cannot_be_executed_fails_start_and_leaves_it_stopped(box
     path.chmod(0o755)
     box.program("broken")
     container = box.create()
-    with pytest.raises(SetupFailed, match="exec: /bin/broken: exec format error"):
+    with pytest.raises(SetupFailed, match="exec /bin/broken: exec format error"):
         container.start()
     assert container.status() is Status.STOPPED
     container.delete()

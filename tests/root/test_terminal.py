@@ -230,7 +230,7 @@ class TestRefusals:
 
     def test_a_program_that_is_not_there(self, box: Box, terminal: Terminal) -> None:
         box.program("nope", terminal=True)
-        with pytest.raises(SetupFailed, match="exec: nope: executable file not found"):
+        with pytest.raises(SetupFailed, match="exec nope: executable file not found"):
             box.create(terminal=terminal)
         assert terminal.master_fd is None
 

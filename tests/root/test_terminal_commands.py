@@ -119,7 +119,7 @@ def test_a_run_that_cannot_begin_leaves_our_terminal_as_it_was(box: Box, window:
     arguments = of(box, "true")
     box.program("nope", terminal=True)
     assert window.ends(window.run("run", *arguments)) == 1
-    assert window.screen.shows("migrator: exec: nope: executable file not found in $PATH")
+    assert window.screen.shows("exec nope: executable file not found in $PATH")
 
 
 def test_a_program_that_cannot_be_executed_leaves_our_terminal_as_it_was(

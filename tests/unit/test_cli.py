@@ -21,7 +21,8 @@ import migrator
 import runtime
 from migrator import cli
 from migrator.commands import COMMANDS
-from migrator.commands._common import OneDash, refused, verb
+from migrator.commands._command import Command
+from migrator.commands._common import refused, verb
 from migrator.commands._group import group
 from migrator.commands.kill import signal_number
 from migrator.commands.list import aligned
@@ -69,18 +70,20 @@ def test_the_help_lists_every_command_with_its_line_and_imports_none_of_them() -
     )
     for name, entry in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(entry.help)}$", done.stdout, re.M)
-    assert done.stderr.strip() == "['migrator.commands._common', 'migrator.commands._group']"
+    assert done.stderr.strip() == str(
+        [f"migrator.commands.{name}" for name in ("_command", "_common", "_group")]
+    )
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
-    assert capsys.readouterr().out.startswith("Usage: migrator ")
+    assert capsys.readouterr().out.startswith("NAME:\n  migrator, a drop-in for runc - Open")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--help") == 0
-    assert capsys.readouterr().out.startswith(f"Usage: migrator {name} ")
+    assert capsys.readouterr().out.startswith(f"NAME:\n  migrator {name} - ")
 
 
 def test_the_version_names_the_program_on_its_first_line(
@@ -88,16 +91,21 @@ def test_the_version_names_the_program_on_its_first_line(
 ) -> None:
     assert run("--version") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"migrator version \d+\.\d+\.\d+", lines[0])
-    assert re.fullmatch(r"spec: \d+\.\d+\.\d+", lines[1])
-    assert lines[2].startswith("criu: ")
+    of_runc = r"a drop-in for runc version \d+\.\d+\.\d+"
+    assert re.fullmatch(rf"migrator version \d+\.\d+\.\d+, {of_runc}", lines[0])
+    assert re.fullmatch(r"commit: (unknown|[0-9a-f]{40})", lines[1])
+    assert re.fullmatch(r"spec: \d+\.\d+\.\d+", lines[2])
+    assert lines[3].startswith("criu: ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stat"], "no such command 'stat': did you mean state or start? (see `migrator --help`)"),
-        (["xyzzy"], "no such command 'xyzzy' (see `migrator --help`)"),
+        (
+            ["stat"],
+            "No help topic for 'stat': did you mean state or start? (see `migrator --help`)",
+        ),
+        (["xyzzy"], "no such command: No help topic for 'xyzzy' (see `migrator --help`)"),
         (["state"], "missing argument 'CONTAINER' (see `migrator state --help`)"),
         (["start", "a", "b"], "got unexpected extra argument"),
         (["state", "--bogus"], "no such option"),
@@ -165,7 +173,15 @@ def test_debugging_shows_where_an_error_comes_from(
     assert "NoSuchContainer" in shown
 
 
+def test_a_list_below_a_root_that_is_not_there_is_refused(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--root", root, "list") == 1
+    assert f"the state root {root} does not exist" in capsys.readouterr().err
+
+
 def test_long_options_may_have_one_dash(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(root).mkdir()
     assert run("-root", root, "-log-format=json", "list", "-format", "json") == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -210,7 +226,7 @@ def test_the_arguments_of_another_program_are_left_as_they_are() -> None:
 
 
 def test_a_refused_option_says_so_only_when_it_is_given() -> None:
-    @click.command(cls=OneDash)
+    @click.command(cls=Command)
     @refused("-t", "--tty", why="is not supported yet: no terminal")
     def command() -> str:
         return "ran"

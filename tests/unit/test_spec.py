@@ -384,11 +384,13 @@ def test_a_field_that_is_not_of_the_specification_is_ignored_and_logged(
     assert "field process.colour is not of the specification: ignored" in caplog.text
 
 
-def test_the_default_spec_is_sound_and_has_a_time_namespace() -> None:
-    read = spec.parse(json.loads(json.dumps(default_spec())))
-    assert read.linux.namespace("time") == Namespace("time")
-    assert read.linux.namespace("user") is None
+@pytest.mark.parametrize("movable", [False, True])
+def test_the_default_spec_is_sound(movable: bool) -> None:
+    read = spec.parse(json.loads(json.dumps(default_spec(movable=movable))))
     assert read.process.args == ("sh",)
+    assert read.process.terminal is not movable
+    assert read.linux.namespace("time") == (Namespace("time") if movable else None)
+    assert read.linux.namespace("user") is None
 
 
 class TestFiles:
