@@ -58,6 +58,7 @@ _NR_FSOPEN = 430
 _NR_FSCONFIG = 431
 _NR_FSMOUNT = 432
 _NR_CLONE3 = 435
+_LAST_FD = 0xFFFF_FFFF
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_PIDFD_GETFD = 438
@@ -262,10 +263,15 @@ def fstatfs_type(fd: int) -> int:
     return int(buffer[0])
 
 
+def close_range(first: int, last: int = _LAST_FD, flags: int = 0) -> None:
+    """Close every fd from *first* to *last*, or have exec do so (CLOSE_RANGE_CLOEXEC)."""
+    if first <= last:
+        _checked(_syscall(c_long(_NR_CLOSE_RANGE), c_uint(first), c_uint(last), c_uint(flags)))
+
+
 def close_range_cloexec(first: int) -> None:
     """Have every fd from *first* on closed by exec."""
-    last = c_uint(0xFFFF_FFFF)
-    _checked(_syscall(c_long(_NR_CLOSE_RANGE), c_uint(first), last, c_uint(CLOSE_RANGE_CLOEXEC)))
+    close_range(first, flags=CLOSE_RANGE_CLOEXEC)
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:

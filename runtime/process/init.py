@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 _ENDING = (1, 2, 3, 15)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 
-def main(fd: int) -> None:
-    """Talk with the runtime on *fd* and become what it says; never returns."""
+def main(fd: int, *keep: int) -> None:
+    """Talk with the runtime on *fd* and become what it says; never returns.
+
+    keep: the other descriptors that it gave us.
+    """
     channel = Channel(fd)
-    step = begin(channel)
+    step = begin(channel, keep)
     try:
         plan: InitPlan = channel.receive_plan()
         _enter_namespaces(plan["namespaces"], step)

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from runtime.process.plan import ExecPlan
 
 
-def main(fd: int) -> None:
-    """Talk with the runtime on *fd* and become what it says; never returns."""
+def main(fd: int, *keep: int) -> None:
+    """Talk with the runtime on *fd* and become what it says; never returns.
+
+    keep: the other descriptors that it gave us.
+    """
     channel = Channel(fd)
-    step = begin(channel)
+    step = begin(channel, keep)
     try:
         plan: ExecPlan = channel.receive_plan()
         with step("opening what the host has"):

@@ -43,7 +43,7 @@ JOIN = "join"
 _PACKAGES = str(Path(__file__).parents[2])
 _START = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from runtime.process.{} import main; main(int(sys.argv[2]))"
+    "from runtime.process.{} import main; main(*map(int, sys.argv[2:]))"
 )
 _STEP = "starting the container's process"
 _HOOK = " hook"
@@ -218,7 +218,7 @@ def _spawn(
         "-c",
         _START.format(module),
         _PACKAGES,
-        str(channel_fd),
+        *map(str, (channel_fd, *keep)),
     ]
     path = f"/proc/self/fd/{interpreter_fd}"
     return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())

@@ -125,15 +125,30 @@ def window_size(*fds: int) -> tuple[int, int]:
     return 0, 0
 
 
+def keep_newlines(master_fd: int) -> None:
+    """Have the terminal write a newline as it is: to go down a line and to its beginning is what
+    ours makes of it, and what reads a pipe or a file wants lines as they were written.
+    """
+    attributes = termios.tcgetattr(master_fd)
+    attributes[1] &= ~termios.ONLCR
+    termios.tcsetattr(master_fd, termios.TCSANOW, attributes)
+
+
 @contextmanager
 def raw(fd: int) -> Iterator[None]:
-    """Have the terminal *fd* pass on every key as it is; for anything else without effect."""
+    """Have the terminal *fd* pass on every key as it is; for anything else without effect.
+
+    What it shows is still made lines of: see keep_newlines.
+    """
     try:
         former = termios.tcgetattr(fd)
     except termios.error:
         yield
         return
     tty.setraw(fd, termios.TCSANOW)
+    attributes = termios.tcgetattr(fd)
+    attributes[1] |= termios.OPOST
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
     try:
         yield
     finally:

@@ -7,12 +7,14 @@ import sys
 
 from runtime.constants import PR_SET_DUMPABLE
 from runtime.process.channel import FAILED
-from runtime.syscalls import close_range_cloexec, default_signal, prctl
+from runtime.syscalls import close_range, close_range_cloexec, default_signal, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol
+
+    from runtime.process.channel import Channel
 
     class Listener(Protocol):
         """Where the failure is told."""
@@ -58,13 +60,18 @@ class Steps:
             os._exit(1)
 
 
-def begin(channel: Listener) -> Steps:
+def begin(channel: Channel, keep: tuple[int, ...] = ()) -> Steps:
     """What each interpreter of ours does first.
 
-    Nobody may trace it, it catches no signal, and no program that it starts gets what it has
-    inherited from whoever started the runtime.
+    Nobody may trace it, it catches no signal, and it has nothing of what it inherited from whoever
+    started the runtime but the descriptors *keep*; no program that it starts has those.
     """
     prctl(PR_SET_DUMPABLE, 0)
+    first = 3
+    for fd in sorted((channel.fd, *keep)):
+        close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first)
     close_range_cloexec(3)
     default_signal(_SIGINT)  # Python would raise KeyboardInterrupt
     return Steps(channel)

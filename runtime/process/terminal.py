@@ -36,6 +36,8 @@ class Terminal:
         self.console_socket = console_socket
         #: of the pty; None until it is there, and where the process has no terminal
         self.master_fd: int | None = None
+        #: it will be relayed: what it says is made lines of at the other end
+        self.in_foreground = False
         self._connection: socket | None = None
 
     def __enter__(self) -> Self:
@@ -49,6 +51,10 @@ class Terminal:
         path, master_fd = launched.receive_terminal()
         if self._connection is None:
             self.master_fd = master_fd
+            if self.in_foreground:
+                from runtime.process.relay import keep_newlines  # noqa: PLC0415 - lazy: 3 ms
+
+                keep_newlines(master_fd)
             return
         from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
 
@@ -117,7 +123,9 @@ def in_foreground(terminal: Terminal | None) -> Terminal:
     if terminal is not None and terminal.console_socket is not None:
         why = "a console socket is for a detached process: leave it out, or give --detach"
         raise SetupFailed(_STEP, why)
-    return terminal or Terminal()
+    terminal = terminal or Terminal()
+    terminal.in_foreground = True
+    return terminal
 
 
 def sized(process: Process, stdio: Stdio) -> Process:
