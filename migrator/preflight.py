@@ -29,7 +29,7 @@ from migrator.images import SPARE_BYTES, place_for
 from migrator.messages import Preflight
 from migrator.plan import Plan
 from migrator.source import memory_bytes
-from runtime import Container
+from runtime import Container, immovable
 from runtime.cgroups.detect import cgroup_version
 from runtime.memory.injection import tracer_of
 from runtime.network import bridge_exists, network_lock
@@ -75,10 +75,7 @@ def objections(plan: Plan, container: Container) -> list[str]:
         found.append(
             "it shares this host's network namespace, which cannot move: give it one of its own"
         )
-    if container.state.spec["process"].get("terminal"):
-        found.append(
-            "it has a terminal, whose other end stays here: make it with process.terminal false"
-        )
+    found += immovable.objections(container.spec)
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")
     return found + list(_traced(container))

@@ -20,6 +20,7 @@ from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_st
 
 if TYPE_CHECKING:
     from runtime.network import Networks
+    from runtime.process.id_maps import IdMaps
     from runtime.process.parent import Launched
     from runtime.process.terminal import Terminal
     from runtime.spec_model import Spec
@@ -92,7 +93,7 @@ class Assembly:
         self._save()
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
-        pid = init.tell(plan)
+        pid = init.tell(plan, self._id_maps())
         self._save(init_pid=pid, init_start_time=_start_time(pid))
         init.go()
         if self._networks:
@@ -115,6 +116,15 @@ class Assembly:
         """What the specification wants after a hook has failed and all is undone."""
         state = self.state.oci(Status.STOPPED)
         hook_points.run_all("poststop", self.spec.hooks.poststop, state)
+
+    def _id_maps(self) -> IdMaps | None:
+        linux = self.spec.linux
+        own = linux.namespace("user")
+        if own is None or own.path:
+            return None
+        from runtime.process.id_maps import IdMaps  # noqa: PLC0415 - lazy: 1 ms
+
+        return IdMaps(linux.uid_mappings, linux.gid_mappings)
 
     def _taker(self, terminal: Terminal | None, undo: Undo) -> Terminal | None:
         if terminal is None and not self.spec.process.terminal:

@@ -117,8 +117,14 @@ def missing(sets: CapabilityPlan, available: int) -> list[str]:
     return names_of(wanted & ~available)
 
 
-def available() -> int:
-    """The capabilities that a process of ours can have: our own bounding set."""
+def available(*, user_namespace: bool) -> int:
+    """The capabilities that a process of ours can have: our own bounding set.
+
+    In a user namespace that it comes into it is all that there are (user_namespaces(7)).
+    """
+    if user_namespace:
+        with open("/proc/sys/kernel/cap_last_cap", "rb") as last:
+            return (2 << int(last.read())) - 1
     with open("/proc/self/status", "rb") as file:
         for line in file:
             if line.startswith(b"CapBnd:"):

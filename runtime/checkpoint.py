@@ -31,6 +31,7 @@ from runtime.container import Container
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
+from runtime.immovable import objections
 from runtime.network.departure import departing
 from runtime.network.held import Held
 from runtime.network.lock import network_lock
@@ -343,8 +344,7 @@ def _check_status(container: Container) -> bool:
     status = container.status()
     if status not in (Status.RUNNING, Status.PAUSED):
         raise WrongStatus(container.id, status, ("running", "paused"))
-    if container.spec.process.terminal:
-        why = "its terminal leads to a process outside: make it with process.terminal false"
+    for why in objections(container.spec):
         raise CheckpointFailed(container.id, why)
     return status is Status.PAUSED
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runtime import mounts, spec
+from runtime import mount_options, spec
 from runtime.capabilities import NAMES
 from runtime.criu_config import CONFIG_ANNOTATION
 from runtime.default_spec import OCI_VERSION, default_spec
@@ -32,7 +32,7 @@ def features() -> dict[str, Any]:
         "ociVersionMin": _OLDEST_VERSION,
         "ociVersionMax": OCI_VERSION,
         "hooks": list(HOOK_LISTS),
-        "mountOptions": sorted(mounts.KNOWN_OPTIONS),
+        "mountOptions": sorted(mount_options.KNOWN_OPTIONS),
         "linux": _linux(),
         "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"},
         "potentiallyUnsafeConfigAnnotations": [CONFIG_ANNOTATION],

@@ -30,6 +30,7 @@ from runtime.spec_model import (
     Device,
     Hook,
     Hooks,
+    IdMapping,
     Linux,
     Mount,
     Namespace,
@@ -118,6 +119,14 @@ PROCESS = Record(
     required=("args", "cwd"),
 )
 
+_ID_MAPPINGS = Array(
+    Record(
+        IdMapping,
+        {"containerID": _ID, "hostID": _ID, "size": Integer(1, 2**32 - 1)},
+        required=("containerID", "hostID", "size"),
+    )
+)
+
 _MOUNT = Record(
     Mount,
     {
@@ -125,8 +134,8 @@ _MOUNT = Record(
         "type": _TEXT,
         "source": _TEXT,
         "options": _TEXTS,
-        "uidMappings": Refused("idmapped mounts are not supported yet"),
-        "gidMappings": Refused("idmapped mounts are not supported yet"),
+        "uidMappings": _ID_MAPPINGS,
+        "gidMappings": _ID_MAPPINGS,
     },
     required=("destination",),
 )
@@ -337,8 +346,8 @@ _LINUX = Record(
         ),
         "maskedPaths": _ABSOLUTES,
         "readonlyPaths": _ABSOLUTES,
-        "uidMappings": Refused("user namespaces are not supported yet"),
-        "gidMappings": Refused("user namespaces are not supported yet"),
+        "uidMappings": _ID_MAPPINGS,
+        "gidMappings": _ID_MAPPINGS,
         "seccomp": _SECCOMP,
         "mountLabel": Refused(_LATER),
         "intelRdt": Refused(_LATER),

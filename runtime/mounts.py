@@ -1,143 +1,26 @@
-"""From the spec's mounts to what is to be done: options sorted out, cgroup mounts spelled out.
+"""From the spec's mounts to what is to be done, with cgroup mounts spelled out.
 
-Pure: nothing is mounted here, runtime/rootfs.py does that. OCI runtime-spec config.md "Linux mount
-options", mount(8), mount_setattr(2).
+Pure: nothing is mounted here, runtime/rootfs.py does that. OCI runtime-spec config.md "Mounts".
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from runtime.constants import (
-    MOUNT_ATTR_ATIME_MASK,
-    MOUNT_ATTR_NOATIME,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW,
-    MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME,
-    MS_PRIVATE,
-    MS_SHARED,
-    MS_SLAVE,
-    MS_UNBINDABLE,
-)
-from runtime.spec_model import Mount, Spec
+from runtime.mount_options import REPLACED, Options, parse_options
+from runtime.sources import OWN_USER_NAMESPACE
+from runtime.spec_model import IdMapping, Mount, Spec
 
 if TYPE_CHECKING:
-    from runtime.process.plan import MountOption, MountPlan
+    from runtime.process.plan import IdMaps, MountPlan
 
 BIND = "bind"
 REMOUNT = "remount"
 CGROUP_TYPES = ("cgroup", "cgroup2")
-
-# option -> bits to set, bits to clear. "r" before a name: for the mounts below too.
-_ATTRIBUTES = {
-    "ro": (MOUNT_ATTR_RDONLY, 0),
-    "rw": (0, MOUNT_ATTR_RDONLY),
-    "nosuid": (MOUNT_ATTR_NOSUID, 0),
-    "suid": (0, MOUNT_ATTR_NOSUID),
-    "nodev": (MOUNT_ATTR_NODEV, 0),
-    "dev": (0, MOUNT_ATTR_NODEV),
-    "noexec": (MOUNT_ATTR_NOEXEC, 0),
-    "exec": (0, MOUNT_ATTR_NOEXEC),
-    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
-    "diratime": (0, MOUNT_ATTR_NODIRATIME),
-    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
-    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
-    # The kernel takes a new access time mode only together with all of the mask cleared; no bit of
-    # the mask is relatime, its default.
-    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK),
-    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK),
-    "relatime": (0, MOUNT_ATTR_ATIME_MASK),
-    "atime": (0, MOUNT_ATTR_ATIME_MASK),
-    "norelatime": (0, MOUNT_ATTR_ATIME_MASK),
-    "nostrictatime": (0, MOUNT_ATTR_ATIME_MASK),
-}
-_RECURSIVE_ATTRIBUTES = {f"r{name}": bits for name, bits in _ATTRIBUTES.items()}
-
-PROPAGATION = {
-    "private": (MS_PRIVATE, False),
-    "rprivate": (MS_PRIVATE, True),
-    "shared": (MS_SHARED, False),
-    "rshared": (MS_SHARED, True),
-    "slave": (MS_SLAVE, False),
-    "rslave": (MS_SLAVE, True),
-    "unbindable": (MS_UNBINDABLE, False),
-    "runbindable": (MS_UNBINDABLE, True),
-}
-
-_KINDS = frozenset(("bind", "rbind", "remount"))
-
-# Defaults, or what only concerns mount(8) itself.
-_NO_EFFECT = frozenset(
-    ("defaults", "silent", "loud", "async", "nolazytime", "nomand", "noiversion")
-)
-
-_REFUSED = {
-    "idmap": "idmapped mounts are not supported yet",
-    "ridmap": "idmapped mounts are not supported yet",
-    "tmpcopyup": "copying up into a tmpfs is not supported yet",
-    "iversion": "the kernel decides by itself which filesystems count versions",
-}
-
-
-#: the options that we carry out ourselves, whatever the filesystem
-KNOWN_OPTIONS = _KINDS.union(_ATTRIBUTES, _RECURSIVE_ATTRIBUTES, PROPAGATION, _NO_EFFECT)
-
-
-class Options(NamedTuple):
-    """The options of one mount, each where it belongs."""
-
-    bind: bool
-    recursive: bool
-    remount: bool
-    attr_set: int
-    attr_clr: int
-    recursive_set: int
-    recursive_clr: int
-    propagation: tuple[tuple[int, bool], ...]
-    #: for the filesystem
-    data: tuple[MountOption, ...]
-
-
-def parse_options(options: Iterable[str]) -> Options:
-    """Sort out the option strings of a mount; what is not known is for the filesystem.
-
-    Raises ValueError for an option that is not carried out.
-    """
-    own, below = _Bits(), _Bits()
-    flags = set()
-    propagation, data = [], []
-    for option in options:
-        if why := _REFUSED.get(option):
-            raise ValueError(f"{option}: {why}")
-        if option in _KINDS:
-            flags.add(option)
-        elif option in _ATTRIBUTES:
-            own.apply(*_ATTRIBUTES[option])
-        elif option in _RECURSIVE_ATTRIBUTES:
-            below.apply(*_RECURSIVE_ATTRIBUTES[option])
-        elif option in PROPAGATION:
-            propagation.append(PROPAGATION[option])
-        elif option not in _NO_EFFECT:
-            data += _filesystem_options(option)
-    return Options(
-        bind=bool(flags & {"bind", "rbind"}),
-        recursive="rbind" in flags,
-        remount="remount" in flags,
-        attr_set=own.set,
-        attr_clr=own.clear,
-        recursive_set=below.set,
-        recursive_clr=below.clear,
-        propagation=tuple(propagation),
-        data=tuple(data),
-    )
 
 
 class MountTable(NamedTuple):
@@ -146,6 +29,8 @@ class MountTable(NamedTuple):
     mounts: list[MountPlan]
     #: (what it points to, where it is)
     symlinks: list[tuple[str, str]]
+    #: what the ids of idmapped mounts are mapped to, each once
+    idmaps: list[IdMaps]
 
     def binds(self) -> list[tuple[str, str]]:
         """(destination, source) of every bind mount: external to CRIU."""
@@ -156,23 +41,28 @@ def plan(
     mounts: Sequence[Mount],
     *,
     bundle: Path,
+    rootfs: Path,
     cgroup_paths: Mapping[str, str],
     own_cgroup_namespace: bool,
+    user_namespace: bool,
 ) -> MountTable:
     """Say what is to be mounted for the *mounts* of a spec.
 
     cgroup_paths: as in State.cgroup_paths; a mount of type cgroup shows these, and no other cgroup.
+    rootfs: a destination may be given with it before. user_namespace: the container has one.
     Raises ValueError, which names the destination, for what is not carried out.
     """
-    table = MountTable([], [])
-    for mount in mounts:
+    table = MountTable([], [], [])
+    for given in mounts:
         try:
+            mount = given._replace(destination=_below(given.destination, rootfs))
             options = parse_options(mount.options)
             _check(mount, options)
+            idmap = _idmap(mount, options, table.idmaps, user_namespace=user_namespace)
         except ValueError as exc:
-            raise ValueError(f"mount {mount.destination}: {exc}") from None
+            raise ValueError(f"mount {given.destination}: {exc}") from None
         if mount.type not in CGROUP_TYPES or _is_bind(mount, options):
-            table.mounts.append(_one(mount, options, bundle))
+            table.mounts.append({**_one(mount, options, bundle), "idmap": idmap})
         elif set(cgroup_paths) <= {""}:
             table.mounts.append(_unified(mount, options, cgroup_paths, own_cgroup_namespace))
         else:
@@ -186,9 +76,18 @@ def of_spec(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> MountT
     return plan(
         spec.mounts,
         bundle=bundle,
+        rootfs=spec.rootfs(bundle),
         cgroup_paths=cgroup_paths,
         own_cgroup_namespace=namespace is not None and not namespace.path,
+        user_namespace=spec.linux.namespace("user") is not None,
     )
+
+
+def _below(destination: str, rootfs: Path) -> str:
+    """The destination as the container sees it."""
+    path = posixpath.normpath(f"/{destination.lstrip('/')}")
+    prefix = f"{rootfs}/"
+    return f"/{path.removeprefix(prefix)}" if path.startswith(prefix) else destination
 
 
 def _is_bind(mount: Mount, options: Options) -> bool:
@@ -205,6 +104,33 @@ def _check(mount: Mount, options: Options) -> None:
         raise ValueError("a bind mount needs a source")
     if not (mount.type or options.remount or options.bind):
         raise ValueError("neither a type nor the option bind or rbind is given")
+    if "tmpcopyup" in options.kinds and (mount.type != "tmpfs" or _is_bind(mount, options)):
+        raise ValueError("tmpcopyup is for a new tmpfs only")
+
+
+def _idmap(
+    mount: Mount, options: Options, idmaps: list[IdMaps], *, user_namespace: bool
+) -> int | None:
+    """The number of the mount's id maps, which are added to *idmaps*; None: it has none."""
+    if not (mount.uid_mappings or mount.gid_mappings or options.kinds & {"idmap", "ridmap"}):
+        return None
+    if not _is_bind(mount, options) or options.remount:
+        raise ValueError("only a bind mount can be idmapped")
+    if not (mount.uid_mappings or mount.gid_mappings):
+        if not user_namespace:
+            raise ValueError("idmap needs uidMappings: the container has no user namespace")
+        return OWN_USER_NAMESPACE
+    if not (mount.uid_mappings and mount.gid_mappings):
+        raise ValueError("an idmapped mount needs both uidMappings and gidMappings")
+    maps = (id_map(mount.uid_mappings), id_map(mount.gid_mappings))
+    if maps not in idmaps:
+        idmaps.append(maps)
+    return idmaps.index(maps)
+
+
+def id_map(mappings: Sequence[IdMapping]) -> str:
+    """*mappings* as /proc/PID/uid_map takes them (user_namespaces(7))."""
+    return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in mappings)
 
 
 def _one(mount: Mount, options: Options, bundle: Path) -> MountPlan:
@@ -223,11 +149,20 @@ def _planned(fstype: str, source: str, mount: Mount, options: Options) -> MountP
         "recursive": options.recursive,
         "attr_set": options.attr_set,
         "attr_clr": options.attr_clr,
+        "replaced": _replaced(fstype, options),
         "recursive_set": options.recursive_set,
         "recursive_clr": options.recursive_clr,
         "propagation": list(options.propagation),
         "options": list(options.data),
+        "copy_up": "tmpcopyup" in options.kinds,
+        "idmap": None,
+        "idmap_recursive": "ridmap" in options.kinds,
     }
+
+
+def _replaced(fstype: str, options: Options) -> int:
+    """What a bind mount loses of its source's attributes: with one of its own, all the others."""
+    return REPLACED & ~options.attr_set if fstype == BIND and options.has_attributes else 0
 
 
 def _unified(
@@ -268,22 +203,3 @@ def _hierarchy(directory: str) -> str:
     while not os.path.ismount(path):
         path = posixpath.dirname(path)
     return posixpath.basename(path)
-
-
-class _Bits:
-    """Attribute bits to set and to clear, where the later option wins."""
-
-    def __init__(self) -> None:
-        self.set = 0
-        self.clear = 0
-
-    def apply(self, to_set: int, to_clear: int) -> None:
-        self.set = self.set & ~to_clear | to_set
-        self.clear = self.clear & ~(to_set & ~to_clear) | to_clear
-
-
-def _filesystem_options(option: str) -> list[MountOption]:
-    """Split `a=1,b` as mount(2) would; a quoted value keeps its commas."""
-    parts = [option] if '"' in option else option.split(",")
-    pairs = (part.partition("=") for part in parts if part)
-    return [(name, value if equals else None) for name, equals, value in pairs]

@@ -61,6 +61,7 @@ def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> 
     return {
         "join": [(paths[kind], KINDS[kind].flag) for kind in KINDS if kind in paths],
         "unshare": unshare,
+        "user": "user" in own or "user" in paths,
         "clone": KINDS["pid"].flag if "pid" in own else 0,
         "time_offsets": "".join(
             f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items()

@@ -101,7 +101,8 @@ class RestorePlan:
             "rootfs": {
                 "path": str(self.state.rootfs),
                 "propagation": 0,
-                "mounts": table.mounts,
+                # only their mount points are made
+                "mounts": [{**mount, "idmap": None, "copy_up": False} for mount in table.mounts],
             },
             "cgroup_namespace": namespace is not None and not namespace.path,
             "private_tmp": not self._uses_tmp(),

@@ -14,6 +14,7 @@ import stat
 from runtime.constants import (
     AT_FDCWD,
     MNT_DETACH,
+    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_SHARED,
@@ -43,6 +44,8 @@ from runtime.syscalls import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime.process.plan import MountPlan, RootfsPlan
 
 _BIND = "bind"
@@ -69,10 +72,12 @@ _PROC_FILES = frozenset(
 )
 
 
-def attach(plan: RootfsPlan) -> int:
-    """Mount the rootfs on itself, and return the descriptor of that mount, the later root."""
+def attach(plan: RootfsPlan, rootfs_fd: int) -> int:
+    """Mount the rootfs on itself, and return the descriptor of that mount, the later root.
+
+    rootfs_fd: its directory, opened in this mount namespace; it is closed.
+    """
     _receive_only(plan["propagation"], plan["path"])
-    rootfs_fd = os.open(plan["path"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     root_fd = open_tree(rootfs_fd, "", recursive=True)
     if plan["propagation"] != MS_SLAVE:
         mount_setattr(root_fd, propagation=MS_PRIVATE, recursive=True)
@@ -100,12 +105,15 @@ def _receive_only(propagation: int, rootfs: str) -> None:
             path = os.path.dirname(path)
 
 
-def mount_all(root_fd: int, mounts: list[MountPlan]) -> list[int]:
-    """Make all *mounts*; return those that are to become read-only when they are filled."""
+def mount_all(root_fd: int, mounts: list[MountPlan], clone: Callable[[int], int]) -> list[int]:
+    """Make all *mounts*; return those that are to become read-only when they are filled.
+
+    clone: makes a detached clone of the source of the mount with that number (Sources.clone).
+    """
     fill_first = []
-    for mount in mounts:
+    for number, mount in enumerate(mounts):
         try:
-            mount_fd = _mount(root_fd, mount)
+            mount_fd = _mount(root_fd, mount, number, clone)
         except OSError as exc:
             exc.filename = _about(mount, exc.filename)
             raise
@@ -127,12 +135,12 @@ def _is_filled_later(mount: MountPlan) -> bool:
     return mount["fstype"] == "tmpfs" or os.path.normpath(mount["destination"]) == "/dev"
 
 
-def _mount(root_fd: int, mount: MountPlan) -> int:
+def _mount(root_fd: int, mount: MountPlan, number: int, clone: Callable[[int], int]) -> int:
     if mount["fstype"] == _REMOUNT:
         mount_fd = open_in_root(root_fd, mount["destination"])
         _set_attributes(mount_fd, mount)
     elif mount["fstype"] == _BIND:
-        mount_fd = _bind(root_fd, mount)
+        mount_fd = _bind(root_fd, mount, clone(number))
     else:
         mount_fd = _filesystem(root_fd, mount)
     for propagation, recursive in mount["propagation"]:
@@ -149,13 +157,18 @@ def _set_attributes(mount_fd: int, mount: MountPlan) -> None:
     below = (mount["recursive_set"], mount["recursive_clr"])
     if any(below):
         mount_setattr(mount_fd, attr_set=below[0], attr_clr=below[1], recursive=True)
-    own = (_attributes(mount), mount["attr_clr"])
-    if any(own):
-        mount_setattr(mount_fd, attr_set=own[0], attr_clr=own[1])
+    to_set, to_clear = _attributes(mount), mount["attr_clr"]
+    try:
+        if to_set or to_clear or mount["replaced"]:
+            mount_setattr(mount_fd, attr_set=to_set, attr_clr=to_clear | mount["replaced"])
+    except PermissionError:
+        # In a user namespace the attributes of the host's mounts are locked (mount_namespaces(7)):
+        # they stay, unless the spec speaks of them. What the kernel does not lock is cleared.
+        to_clear |= mount["replaced"] & MOUNT_ATTR_NOSYMFOLLOW
+        mount_setattr(mount_fd, attr_set=to_set, attr_clr=to_clear)
 
 
-def _bind(root_fd: int, mount: MountPlan) -> int:
-    tree_fd = open_tree(AT_FDCWD, mount["source"], recursive=mount["recursive"])
+def _bind(root_fd: int, mount: MountPlan, tree_fd: int) -> int:
     if not mount["propagation"]:
         mount_setattr(tree_fd, propagation=MS_PRIVATE, recursive=True)
     _set_attributes(tree_fd, mount)
@@ -165,14 +178,28 @@ def _bind(root_fd: int, mount: MountPlan) -> int:
 
 
 def _filesystem(root_fd: int, mount: MountPlan) -> int:
-    symlinks = mount["fstype"] not in _NO_SYMLINKS
     options = dict(mount["options"])
     if mount["fstype"] == "tmpfs" and "mode" not in options:
         options |= _mode_of(root_fd, mount["destination"])
     mount_fd = new_filesystem(mount["fstype"], mount["source"], options, _attributes(mount))
-    target_fd = make_directory(root_fd, mount["destination"], symlinks=symlinks)
+    target_fd = _mount_point(root_fd, mount)
+    if mount["copy_up"]:
+        from runtime.copy_up import copy  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+
+        copy(target_fd, mount_fd)
     _attach(root_fd, mount_fd, target_fd, is_proc=mount["fstype"] == "proc")
     return mount_fd
+
+
+def _mount_point(root_fd: int, mount: MountPlan) -> int:
+    try:
+        symlinks = mount["fstype"] not in _NO_SYMLINKS
+        return make_directory(root_fd, mount["destination"], symlinks=symlinks)
+    except OSError as exc:
+        if exc.errno in (errno.ELOOP, errno.ENOTDIR) and not symlinks:
+            why = f"{mount['fstype']} must be mounted on ordinary directory, which this is not"
+            raise OSError(exc.errno, why, mount["destination"]) from None
+        raise
 
 
 def _mode_of(root_fd: int, path: str) -> dict[str, str | None]:
@@ -227,19 +254,26 @@ def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = Fals
 
 
 def mask(root_fd: int, paths: list[str]) -> None:
-    """Make *paths* empty to look at: a directory by a read-only tmpfs, else by /dev/null."""
+    """Make *paths* empty to look at: directories by one read-only tmpfs, else by /dev/null."""
     null_fd = _host_null()
+    empty_fd = None
     for path in paths:
         target_fd = _existing(root_fd, path)
         if target_fd is None:
             continue
         if is_directory(target_fd):
-            mount_fd = new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
+            if empty_fd is None:
+                mount_fd = new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
+                empty_fd = os.dup(mount_fd)
+            else:  # mounted by now: kernels before 6.15 clone no detached one
+                mount_fd = open_tree(empty_fd, "")
         else:
             mount_fd = open_tree(null_fd, "")
         mount_setattr(mount_fd, propagation=MS_PRIVATE)
         _cover(mount_fd, target_fd)
-    os.close(null_fd)
+    for fd in (null_fd, empty_fd):
+        if fd is not None:
+            os.close(fd)
 
 
 def make_readonly(root_fd: int, paths: list[str]) -> None:

@@ -83,6 +83,14 @@ class Process(NamedTuple):
     console_size: ConsoleSize = ConsoleSize()
 
 
+class IdMapping(NamedTuple):
+    """A range of user or group ids, and what it is outside (user_namespaces(7))."""
+
+    container_id: int
+    host_id: int
+    size: int
+
+
 class Mount(NamedTuple):
     """One mount inside the container, in the order of the list."""
 
@@ -90,6 +98,9 @@ class Mount(NamedTuple):
     type: str = ""
     source: str = ""
     options: tuple[str, ...] = ()
+    #: of an idmapped mount
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
 
 
 class Hook(NamedTuple):
@@ -146,6 +157,9 @@ class Linux(NamedTuple):
     """The part that is of Linux alone."""
 
     namespaces: tuple[Namespace, ...] = ()
+    #: of the user namespace
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
     time_offsets: Mapping[str, TimeOffset] = _NOTHING
     devices: tuple[Device, ...] = ()
     #: as given; empty: the runtime chooses

@@ -197,10 +197,14 @@ def mount_setattr(
     attr_set: int = 0,
     attr_clr: int = 0,
     propagation: int = 0,
+    userns_fd: int = 0,
     recursive: bool = False,
 ) -> None:
-    """Change attributes or propagation of the mount whose root is at *path* below *dir_fd*."""
-    attr = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation)
+    """Change attributes or propagation of the mount whose root is at *path* below *dir_fd*.
+
+    userns_fd: the user namespace that MOUNT_ATTR_IDMAP takes its maps from.
+    """
+    attr = _MountAttr(attr_set, attr_clr, propagation, userns_fd)
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
     size = c_size_t(ctypes.sizeof(attr))
     name = os.fsencode(path)

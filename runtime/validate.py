@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runtime import scheduling, sysctl
-from runtime.mounts import parse_options
+from runtime.mount_options import parse_options
 from runtime.schema import Faults, child
 from runtime.seccomp.words import NOTIFY, WAIT_KILLABLE_RECV, WITH_ERRNO, listens
 from runtime.spec_model import Device, Linux, Mount, Process, Spec
@@ -107,17 +107,27 @@ def _linux(linux: Linux, faults: Faults) -> None:
 
 
 def _namespaces(linux: Linux, faults: Faults) -> None:
-    for kind in _repeated(namespace.type for namespace in linux.namespaces):
+    # The same one twice is the same one.
+    for kind in _repeated(namespace.type for namespace in dict.fromkeys(linux.namespaces)):
         faults.wrong("linux.namespaces", f"has type {kind} more than once")
-    for index, namespace in enumerate(linux.namespaces):
-        if namespace.type == "user":
-            where = f"linux.namespaces[{index}].type"
-            faults.unsupported(where, "user namespaces are not supported yet")
+    _user_namespace(linux, faults)
     mount, time = linux.namespace("mount"), linux.namespace("time")
     if not mount or mount.path:
         faults.unsupported("linux.namespaces", "a mount namespace without path is needed")
     if linux.time_offsets and (not time or time.path):
         faults.wrong("linux.timeOffsets", "needs a time namespace without path")
+
+
+def _user_namespace(linux: Linux, faults: Faults) -> None:
+    user = linux.namespace("user")
+    for name, mappings in (("uid", linux.uid_mappings), ("gid", linux.gid_mappings)):
+        where = f"linux.{name}Mappings"
+        if user is None and mappings:
+            faults.wrong(where, "the container has no user namespace")
+        elif user is not None and user.path and mappings:
+            faults.wrong(where, f"{user.path} is joined, and has its own")
+        elif user is not None and not user.path and not mappings:
+            faults.wrong(where, "missing, and required by a new user namespace")
 
 
 def _device(device: Device, path: str, faults: Faults) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PLAN = "plan"  # an InitPlan or ExecPlan
 GO = "go"  # the hooks of the runtime have been run, or the listener is in its place
 # init -> runtime
+HELPER = "helper"  # pid of the helper that opens what is mounted, as the runtime sees it
+UNSHARED = "unshared"  # in a user namespace that nobody is mapped in yet
 FORKED = "forked"  # pid of the container's process, as the runtime sees it
 MOUNTED = "mounted"  # the environment is there: time for the hooks before pivot_root
 TERMINAL = "terminal"  # its path inside; after it comes one byte with the pty's other end

@@ -11,25 +11,19 @@ import os
 
 from runtime import devices, rootfs
 from runtime.constants import CLONE_PARENT
-from runtime.process import labels, program
-from runtime.process.channel import FORKED, GO, MOUNTED, READY, Channel, ChannelClosed
+from runtime.process import entering, labels, program
+from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
 from runtime.resolve import make_directory
-from runtime.syscalls import (
-    clone3,
-    exit_on_signal,
-    loopback_up,
-    setdomainname,
-    sethostname,
-    setns,
-    unshare,
-)
+from runtime.sources import Sources
+from runtime.syscalls import clone3, exit_on_signal, setdomainname, sethostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from runtime.process.plan import HookPlan, InitPlan, NamespacePlan, RootfsPlan
+    from runtime.process.plan import HookPlan, InitPlan, RootfsPlan
+    from runtime.process.usher import Usher
 
 # What is to end a container that has not been started: the kernel keeps from the first process of a
 # pid namespace every signal that it has no handler for.
@@ -45,66 +39,78 @@ def main(fd: int, *keep: int) -> None:
     step = begin(channel, keep)
     try:
         plan: InitPlan = channel.receive_plan()
-        _enter_namespaces(plan["namespaces"], step)
+        _import_all(plan)
+        host = _Host(plan, channel, step)
+        entering.claim(plan["process"], step)
+        entering.enter(plan["namespaces"], channel, step)
         with step("forking"):
             pid = clone3(CLONE_PARENT | plan["namespaces"]["clone"])
         if pid:
             channel.send(FORKED, pid)
             os._exit(0)
-        _become_container(plan, channel, step)
+        _become_container(plan, channel, step, host)
     except ChannelClosed:
         os._exit(1)  # the runtime has gone, and undoes what it can from its side
     except BaseException as exc:  # noqa: BLE001 - nothing of ours may go on in a container
         step.fail(exc)
 
 
-def _enter_namespaces(plan: NamespacePlan, step: Steps) -> None:
-    for path, flag in plan["join"]:
-        with step(f"joining namespace {path}"):
-            namespace_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            setns(namespace_fd, flag)
-            os.close(namespace_fd)
-    with step("making namespaces"):
-        unshare(plan["unshare"])
-    if plan["time_offsets"]:
-        with step("setting the clocks of the time namespace"):
-            _write("/proc/self/timens_offsets", plan["time_offsets"])
-    if plan["loopback"]:
-        with step("bringing up the loopback"):
-            loopback_up()
+def _import_all(plan: InitPlan) -> None:
+    """What is not always needed; later we may not be allowed to read it, or see another file."""
+    if plan["create_container"] or plan["start_container"]:
+        _import_hooks()
+    if plan["terminal"] is not None:
+        from runtime.process import pty  # noqa: F401, PLC0415 - lazy: 1 ms
+    if any(mount["copy_up"] for mount in plan["rootfs"]["mounts"]):
+        from runtime import copy_up  # noqa: F401, PLC0415 - lazy: 1 ms
 
 
-def _become_container(plan: InitPlan, channel: Channel, step: Steps) -> None:
+class _Host:
+    """What is opened of the host before a namespace is entered."""
+
+    def __init__(self, plan: InitPlan, channel: Channel, step: Steps) -> None:
+        with step("opening what the host has"):
+            self.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
+            self.answer_fd = _open_path(plan["answer_fifo"])
+        with step("making the user namespaces of idmapped mounts"):
+            maps = enumerate(plan["rootfs"]["idmaps"])
+            idmaps = {number: entering.namespace_with(each) for number, each in maps}
+        self.sources: Sources | Usher = Sources(plan["rootfs"], idmaps)
+        if plan["usher"]:
+            with step("starting the helper that opens what is mounted"):
+                from runtime.process import usher  # noqa: PLC0415 - lazy: 2 ms
+
+                helper_pid, self.sources = usher.fork(plan["rootfs"], idmaps)
+                channel.send(HELPER, helper_pid)
+
+
+def _become_container(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> None:
     channel.receive(GO)
     with step("making a session"):
         os.setsid()
-    with step("opening what the host has"):
-        if plan["start_container"]:
-            _import_hooks()  # there is nothing to import it from later
-        proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
-        answer_path_fd = _open_path(plan["answer_fifo"])
     _set_names(plan, step)
     with step("joining the session keyring"):
-        labels.join_keyring(plan["process"]["labels"], proc_fd=proc_fd, new=True)
+        labels.join_keyring(plan["process"]["labels"], proc_fd=host.proc_fd, new=True)
     with step("setting kernel parameters"):
         for path, value in plan["sysctl"].items():
-            _write(f"/proc/sys/{path}", value)
-    _make_root(plan, channel, step, proc_fd=proc_fd)
-    ready = program.prepare(plan["process"], step, proc_fd=proc_fd)
+            entering.write(f"/proc/sys/{path}", value)
+    _make_root(plan, channel, step, host)
+    ready = program.prepare(plan["process"], step, proc_fd=host.proc_fd)
     for number in _ENDING:
         exit_on_signal(number)
     channel.send(READY)
     channel.close()
     with step("waiting for start"):
         # Blocks until `start` opens it for reading; closed by exec, which tells `start` of success.
-        start_fd = os.open(f"self/fd/{fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        path = f"self/fd/{host.fifo_fd}"
+        start_fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=host.proc_fd)
     step.listener = Channel(start_fd)
     heed = None
-    if answer_path_fd is not None:
+    if host.answer_fd is not None:
         with step("waiting for start"):
-            path = f"self/fd/{answer_path_fd}"
-            heed = Channel(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd))
+            path = f"self/fd/{host.answer_fd}"
+            heed = Channel(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=host.proc_fd))
     ready.prepare(step, step.listener, heed)
     _run_hooks("startContainer", plan["start_container"], "created", plan, step, env=ready.env)
     ready.execute(step)
@@ -123,13 +129,16 @@ def _set_names(plan: InitPlan, step: Steps) -> None:
             setdomainname(plan["domainname"])
 
 
-def _make_root(plan: InitPlan, channel: Channel, step: Steps, *, proc_fd: int) -> None:
+def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> None:
     root = plan["rootfs"]
     os.umask(0)  # nodes and directories have the permissions that are asked for
     with step("mounting the root filesystem"):
-        root_fd = rootfs.attach(root)
+        if not isinstance(host.sources, Sources):
+            host.sources.follow(host.proc_fd)
+        root_fd = rootfs.attach(root, host.sources.rootfs())
     with step("mounting"):
-        filled_later = rootfs.mount_all(root_fd, root["mounts"])
+        filled_later = rootfs.mount_all(root_fd, root["mounts"], host.sources.clone)
+        host.sources.close()
     with step("making the working directory"):
         os.close(make_directory(root_fd, root["cwd"]))
     with step("making devices"):
@@ -146,7 +155,7 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, *, proc_fd: int) -
         with step("making the terminal"):
             from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
 
-            pty.make(root_fd, plan["terminal"], channel, proc_fd=proc_fd)
+            pty.make(root_fd, plan["terminal"], channel, proc_fd=host.proc_fd)
     _close_root(root_fd, filled_later, root, step)
 
 
@@ -183,14 +192,3 @@ def _import_hooks() -> ModuleType:
     from runtime.process import container_hooks  # noqa: PLC0415 - lazy: 60 ms, and seldom needed
 
     return container_hooks
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as exc:
-        exc.filename = path
-        raise
-    finally:
-        os.close(fd)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from runtime.constants import CLONE_PARENT
-from runtime.process import labels, program
+from runtime.constants import CLONE_NEWUSER, CLONE_PARENT
+from runtime.process import entering, labels, program
 from runtime.process.channel import FORKED, GO, READY, Channel, ChannelClosed
 from runtime.process.steps import begin, seal
 from runtime.syscalls import clone3, setns
@@ -33,9 +33,12 @@ def main(fd: int, *keep: int) -> None:
             if plan["terminal"] is not None:
                 from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
         seal()
+        entering.claim(plan["process"], step)
         with step("joining the container's namespaces"):
             # All at once, of the process that the pidfd is: no pid can have been taken over.
             setns(plan["pidfd"], plan["namespaces"])
+            if plan["namespaces"] & CLONE_NEWUSER:
+                entering.become_root()
         with step("forking"):
             pid = clone3(0 if plan["detach"] else CLONE_PARENT)
         if pid:

@@ -22,7 +22,9 @@ from runtime.oserrors import failing, sentence
 from runtime.process.channel import (
     FORKED,
     GO,
+    HELPER,
     TERMINAL,
+    UNSHARED,
     Channel,
     ChannelClosed,
     Failed,
@@ -33,6 +35,7 @@ from runtime.syscalls import mount_setattr, open_tree
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
+    from runtime.process.id_maps import IdMaps
     from runtime.seccomp.agent import Agent
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class Launched:
         self.channel = channel
         #: 0 until it is there
         self.pid = 0
+        self._helper_pid = 0
         self._pidfds = [os.pidfd_open(launcher_pid)]
 
     @classmethod
@@ -89,14 +93,26 @@ class Launched:
             self.kill()
         self.close()
 
-    def tell(self, plan: Any) -> int:
-        """Hand over the plan; return the pid of the process that stays, which waits for `go`."""
+    def tell(self, plan: Any, maps: IdMaps | None = None) -> int:
+        """Hand over the plan; return the pid of the process that stays, which waits for `go`.
+
+        maps: of the user namespace that it makes.
+        """
         # When it has ended, what it had to say can still be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.channel.send_plan(plan)
         # These steps have the names that runc's log gives them.
         logger.debug("nsexec container setup: process %d enters the namespaces", self.launcher_pid)
         self._await_launcher()
+        if plan.get("usher"):
+            (helper_pid,) = self.receive(HELPER)
+            self._helper_pid = int(helper_pid)
+            self._await_launcher()
+        if maps:
+            self.receive(UNSHARED)
+            maps.write(self.launcher_pid)
+            self.go()
+            self._await_launcher()
         (pid,) = self.receive(FORKED)
         logger.debug("child process in init(): it has forked process %s", pid)
         self.pid = int(pid)
@@ -148,6 +164,8 @@ class Launched:
         for pidfd in self._pidfds:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if self._helper_pid:  # ours, and not reaped yet
+            os.kill(self._helper_pid, signal.SIGKILL)
         for pid in filter(None, (self.launcher_pid, self.pid)):
             _reap(pid)
         self.launcher_pid = self.pid = 0
@@ -155,6 +173,9 @@ class Launched:
     def close(self) -> None:
         """Hang up. A process that waits at the exec fifo does not mind, any other ends."""
         self.channel.close()
+        if self._helper_pid:  # ends when the mounts are made, or with who makes them
+            _reap(self._helper_pid)
+            self._helper_pid = 0
         while self._pidfds:
             os.close(self._pidfds.pop())
 

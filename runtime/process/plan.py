@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+#: of users and of groups, each as /proc/PID/uid_map takes it
+IdMaps = tuple[str, str]
+
 #: name, then None for an option without a value
 MountOption = tuple[str, str | None]
 
@@ -25,6 +28,8 @@ class MountPlan(TypedDict):
     #: MOUNT_ATTR_*, of this mount alone
     attr_set: int
     attr_clr: int
+    #: MOUNT_ATTR_* that are cleared too, but for those that the kernel has locked
+    replaced: int
     #: MOUNT_ATTR_*, of this mount and those below it
     recursive_set: int
     recursive_clr: int
@@ -32,6 +37,12 @@ class MountPlan(TypedDict):
     propagation: list[tuple[int, bool]]
     #: what the filesystem itself understands
     options: list[MountOption]
+    #: begins with what is in the directory that it covers
+    copy_up: bool
+    #: which of RootfsPlan.idmaps it has, OWN_USER_NAMESPACE, or none
+    idmap: int | None
+    #: for the mounts below too
+    idmap_recursive: bool
 
 
 class DevicePlan(TypedDict):
@@ -55,6 +66,7 @@ class RootfsPlan(TypedDict):
     propagation: int
     propagation_recursive: bool
     mounts: list[MountPlan]
+    idmaps: list[IdMaps]
     devices: list[DevicePlan]
     #: (what it points to, where it is)
     symlinks: list[tuple[str, str]]
@@ -172,6 +184,8 @@ class NamespacePlan(TypedDict):
     join: list[tuple[str, int]]
     #: CLONE_NEW* that init leaves before it forks
     unshare: int
+    #: one of them, made or joined, is a user namespace
+    user: bool
     #: CLONE_NEW* that its fork makes
     clone: int
     #: lines for /proc/self/timens_offsets
@@ -188,6 +202,8 @@ class InitPlan(TypedDict):
     """A new container, up to its process waiting at the exec fifo."""
 
     namespaces: NamespacePlan
+    #: the runtime may more on the host than the container's root: a helper opens what is mounted
+    usher: bool
     rootfs: RootfsPlan
     hostname: str
     domainname: str

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import capabilities, devices, lsm, mounts, namespaces, rlimits, scheduling, sysctl
-from runtime.constants import CAP_SYS_ADMIN
+from runtime import (
+    capabilities,
+    devices,
+    lsm,
+    mount_options,
+    mounts,
+    namespaces,
+    rlimits,
+    scheduling,
+    sysctl,
+)
+from runtime.constants import CAP_SYS_ADMIN, CLONE_NEWUSER
 from runtime.errors import InvalidSpec, SetupFailed
 from runtime.spec_model import Hook, Linux, Process, Spec
 from runtime.state import State, Status
@@ -35,8 +46,10 @@ def init_plan(
 
     Raises InvalidSpec or SetupFailed for what cannot be done here.
     """
+    entered = namespaces.plan(spec.linux.namespaces, spec.linux.time_offsets)
     return {
-        "namespaces": namespaces.plan(spec.linux.namespaces, spec.linux.time_offsets),
+        "namespaces": entered,
+        "usher": entered["user"] and os.geteuid() == 0,
         "rootfs": _rootfs(spec, state),
         "hostname": spec.hostname,
         "domainname": spec.domainname,
@@ -48,7 +61,9 @@ def init_plan(
         "answer_fifo": str(answer_fifo or ""),
         # where /dev is the host's, nothing is made in it or mounted on it
         "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),
-        "process": _process(spec.process, spec.linux, state, preserve_fds),
+        "process": _process(
+            spec.process, spec.linux, state, preserve_fds, user_namespace=entered["user"]
+        ),
     }
 
 
@@ -68,11 +83,15 @@ def exec_plan(
         "namespaces": namespaces,
         "detach": detach,
         "terminal": _terminal(process, console=False),
-        "process": _process(process, linux, state, preserve_fds),
+        "process": _process(
+            process, linux, state, preserve_fds, user_namespace=bool(namespaces & CLONE_NEWUSER)
+        ),
     }
 
 
-def _process(process: Process, linux: Linux, state: State, preserve_fds: int) -> ProcessPlan:
+def _process(
+    process: Process, linux: Linux, state: State, preserve_fds: int, *, user_namespace: bool
+) -> ProcessPlan:
     """What a process in a container is to be."""
     seccomp = _seccomp(linux.seccomp, state)
     return {
@@ -84,7 +103,9 @@ def _process(process: Process, linux: Linux, state: State, preserve_fds: int) ->
         "additional_gids": list(process.user.additional_gids),
         "umask": _UMASK if process.user.umask is None else process.user.umask,
         "capabilities": _capabilities(
-            process, to_filter=seccomp is not None and not process.no_new_privileges
+            process,
+            to_filter=seccomp is not None and not process.no_new_privileges,
+            user_namespace=user_namespace,
         ),
         "rlimits": rlimits.plan(process.rlimits),
         "no_new_privileges": process.no_new_privileges,
@@ -120,16 +141,18 @@ def _rootfs(spec: Spec, state: State) -> RootfsPlan:
     except ValueError as exc:
         raise InvalidSpec(state.bundle / "config.json", [("mounts", str(exc))]) from None
     nodes, links = devices.plan(spec.linux.devices, spec.mounts)
-    propagation, recursive = mounts.PROPAGATION.get(spec.linux.rootfs_propagation, (0, False))
+    wanted = spec.linux.rootfs_propagation
+    propagation, recursive = mount_options.PROPAGATION.get(wanted, (0, False))
     return {
         "path": str(state.rootfs),
         "readonly": spec.root.readonly,
         "propagation": propagation,
         "propagation_recursive": recursive,
         "mounts": table.mounts,
+        "idmaps": table.idmaps,
         "devices": nodes,
         "symlinks": links + table.symlinks,
-        "masked_paths": list(spec.linux.masked_paths),
+        "masked_paths": list(dict.fromkeys(spec.linux.masked_paths)),
         "readonly_paths": list(spec.linux.readonly_paths),
         "cwd": spec.process.cwd,
     }
@@ -139,13 +162,13 @@ def _hooks(hooks: Iterable[Hook]) -> list[HookPlan]:
     return [(hook.path, hook.args, hook.env, hook.timeout) for hook in hooks]
 
 
-def _capabilities(process: Process, *, to_filter: bool) -> CapabilityPlan:
+def _capabilities(process: Process, *, to_filter: bool, user_namespace: bool) -> CapabilityPlan:
     """The sets; *to_filter*: with what the kernel wants of who installs a filter (seccomp(2)).
 
     That ends with exec, which makes the sets anew from those that can be kept (capabilities(7)).
     """
     sets = capabilities.plan(process.capabilities)
-    if names := capabilities.missing(sets, capabilities.available()):
+    if names := capabilities.missing(sets, capabilities.available(user_namespace=user_namespace)):
         raise SetupFailed(
             "setting capabilities",
             f"{', '.join(names)} cannot be had on this host: take it out of process.capabilities",

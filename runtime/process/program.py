@@ -106,8 +106,6 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
         scheduled.apply(plan["scheduling"], step)
     with step("setting the labels of the process"):
         labels.label_next_program(plan["labels"], proc_fd=proc_fd)
-    with step("setting oom_score_adj"):
-        _set_oom_score_adj(plan["oom_score_adj"], proc_fd)
     with step("preparing standard descriptors"):
         for fd in (0, 1, 2):
             _own_descriptor(fd, plan["uid"])
@@ -128,13 +126,6 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
         path = find_program(plan["args"][0], env.get("PATH") or _DEFAULT_PATH)
     os.umask(plan["umask"])
     return Program(path, env, plan)
-
-
-def _set_oom_score_adj(value: int | None, proc_fd: int) -> None:
-    if value is not None:
-        fd = labels.open_attribute(proc_fd, "self/oom_score_adj")
-        os.write(fd, str(value).encode())
-        os.close(fd)
 
 
 def _own_descriptor(fd: int, uid: int) -> None:
@@ -196,12 +187,22 @@ def _enter(path: str) -> None:
 def _become_user(plan: ProcessPlan, proc_fd: int) -> None:
     capabilities.limit_bounding_set(plan["capabilities"]["bounding"], _last_capability(proc_fd))
     prctl(PR_SET_KEEPCAPS, 1)
-    os.setgroups(plan["additional_gids"])
+    if plan["additional_gids"] or not _may_not_set_groups(proc_fd):
+        os.setgroups(plan["additional_gids"])
     os.setresgid(plan["gid"], plan["gid"], plan["gid"])
     os.setresuid(plan["uid"], plan["uid"], plan["uid"])
     prctl(PR_SET_KEEPCAPS, 0)
     # A change of user has set it to fs.suid_dumpable.
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def _may_not_set_groups(proc_fd: int) -> bool:
+    """Whether this user namespace is an ordinary user's, where the groups stay as they are."""
+    fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        return os.read(fd, 16).startswith(b"deny")
+    finally:
+        os.close(fd)
 
 
 def _last_capability(proc_fd: int) -> int:

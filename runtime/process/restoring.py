@@ -14,6 +14,7 @@ from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
 from runtime.resolve import make_directory
+from runtime.sources import Sources
 from runtime.syscalls import mount_setattr, move_mount, prctl, unshare
 
 TYPE_CHECKING = False
@@ -34,7 +35,8 @@ def main(fd: int, command: list[str]) -> None:
             mount_setattr(AT_FDCWD, "/", propagation=MS_PRIVATE, recursive=True)
         _make_mount_points(plan, channel, step)
         with step("mounting the rootfs"):
-            os.close(rootfs.attach(plan["rootfs"]))
+            sources = Sources(plan["rootfs"], {})
+            os.close(rootfs.attach(plan["rootfs"], sources.rootfs()))
         if plan["private_tmp"]:
             # CRIU makes a directory in /tmp (mount-v2.c), and leaves it there when it is killed
             with step("mounting a /tmp for criu"):
@@ -79,8 +81,9 @@ def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None
     if pid == 0:
         with step("making mount points"):
             unshare(CLONE_NEWNS)
-            root_fd = rootfs.attach(plan["rootfs"])
-            rootfs.mount_all(root_fd, plan["rootfs"]["mounts"])
+            sources = Sources(plan["rootfs"], {})
+            root_fd = rootfs.attach(plan["rootfs"], sources.rootfs())
+            rootfs.mount_all(root_fd, plan["rootfs"]["mounts"], sources.clone)
             # where CRIU puts a directory of its own: it cannot make one in a read-only root
             os.close(make_directory(root_fd, "/tmp"))
         os._exit(0)

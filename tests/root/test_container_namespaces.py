@@ -84,7 +84,6 @@ def test_a_path_of_another_type_is_refused_before_anything_is_made(box: Box) -> 
     [
         [{"type": "pid"}],
         [{"type": "mount", "path": "/proc/self/ns/mnt"}],
-        [{"type": "mount"}, {"type": "user"}],
     ],
 )
 def test_what_is_not_carried_out_is_refused_by_name(

@@ -18,15 +18,19 @@ from runtime.constants import (
     MS_SHARED,
     MS_SLAVE,
 )
-from runtime.mounts import MountTable, parse_options, plan
-from runtime.spec_model import Mount
+from runtime.mount_options import parse_options
+from runtime.mounts import MountTable, plan
+from runtime.sources import OWN_USER_NAMESPACE
+from runtime.spec_model import IdMapping, Mount
 
 BUNDLE = Path("/bundle")
+ATIMES = MOUNT_ATTR_ATIME_MASK | MOUNT_ATTR_NODIRATIME
+NO_ATIME_AT_ALL = MOUNT_ATTR_NOATIME | MOUNT_ATTR_NODIRATIME
 
 
 def planned(*mounts: Mount, **cgroups: Any) -> MountTable:
-    settings = {"cgroup_paths": {}, "own_cgroup_namespace": True} | cgroups
-    return plan(mounts, bundle=BUNDLE, **settings)
+    settings = {"cgroup_paths": {}, "own_cgroup_namespace": True, "user_namespace": False} | cgroups
+    return plan(mounts, bundle=BUNDLE, rootfs=BUNDLE / "rootfs", **settings)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +41,13 @@ def planned(*mounts: Mount, **cgroups: Any) -> MountTable:
         (("rw", "ro"), MOUNT_ATTR_RDONLY, 0),
         (("nosuid", "nodev"), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0),
         (("noexec", "exec"), 0, MOUNT_ATTR_NOEXEC),
-        (("nodiratime",), MOUNT_ATTR_NODIRATIME, 0),
-        (("noatime",), MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK),
-        (("noatime", "strictatime"), MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK),
-        (("strictatime", "relatime"), 0, MOUNT_ATTR_ATIME_MASK),
+        (("nodiratime",), MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_ATIME_MASK),
+        (("noatime",), MOUNT_ATTR_NOATIME, ATIMES),
+        (("noatime", "strictatime"), MOUNT_ATTR_STRICTATIME, ATIMES),
+        (("strictatime", "relatime"), 0, ATIMES),
+        (("noatime", "nodiratime"), NO_ATIME_AT_ALL, MOUNT_ATTR_ATIME_MASK),
+        (("atime", "norelatime", "diratime", "nostrictatime"), 0, 0),
+        (("noatime", "atime"), 0, 0),
         (("defaults", "silent", "async"), 0, 0),
     ],
 )
@@ -75,7 +82,7 @@ def test_what_is_not_known_is_for_the_filesystem() -> None:
     )
 
 
-@pytest.mark.parametrize("option", ["idmap", "ridmap", "tmpcopyup", "iversion"])
+@pytest.mark.parametrize("option", ["iversion"])
 def test_an_option_that_is_not_carried_out_is_refused_by_name(option: str) -> None:
     with pytest.raises(ValueError, match=f"^{option}: "):
         parse_options((option,))
@@ -88,6 +95,38 @@ def test_the_source_of_a_bind_mount_is_relative_to_the_bundle() -> None:
     )
     assert table.binds() == [("/a", "/bundle/data"), ("/b", "/abs")]
     assert [mount["recursive"] for mount in table.mounts] == [True, False]
+
+
+def test_a_bind_mount_keeps_the_attributes_of_its_source_or_has_none_of_them() -> None:
+    kept, cleared, replaced = planned(
+        Mount("/a", "bind", "/s", ("bind", "rprivate", "defaults")),
+        Mount("/b", "bind", "/s", ("bind", "dev")),
+        Mount("/c", "bind", "/s", ("bind", "ro")),
+    ).mounts
+    assert kept["replaced"] == 0
+    assert cleared["replaced"] & MOUNT_ATTR_RDONLY
+    assert replaced["replaced"] & (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV) == MOUNT_ATTR_NODEV
+
+
+def test_a_destination_may_be_given_as_the_host_sees_it() -> None:
+    given = (Mount("/bundle/rootfs/a", "tmpfs"), Mount("/bundle/rootfsa", "tmpfs"))
+    assert [m["destination"] for m in planned(*given).mounts] == ["/a", "/bundle/rootfsa"]
+
+
+def test_each_map_of_ids_is_made_once() -> None:
+    ids = (IdMapping(0, 1000, 10), IdMapping(10, 5000, 1))
+    other = (IdMapping(0, 7, 1),)
+    table = planned(
+        Mount("/a", "bind", "/s", (), ids, other),
+        Mount("/b", "bind", "/s", ("ridmap",), other, other),
+        Mount("/c", "bind", "/s", ("rbind",), ids, other),
+        Mount("/d", "bind", "/s", ("idmap",)),
+        Mount("/e", "bind", "/s"),
+        user_namespace=True,
+    )
+    assert table.idmaps == [("0 1000 10\n10 5000 1\n", "0 7 1\n"), ("0 7 1\n", "0 7 1\n")]
+    assert [m["idmap"] for m in table.mounts] == [0, 1, 0, OWN_USER_NAMESPACE, None]
+    assert [m["idmap_recursive"] for m in table.mounts] == [False, True, False, False, False]
 
 
 def test_a_filesystem_keeps_its_type_source_and_options() -> None:
@@ -106,6 +145,10 @@ def test_a_filesystem_keeps_its_type_source_and_options() -> None:
         (Mount("/a", "bind", "/b", ("size=1m",)), "option size is one of a filesystem"),
         (Mount("/a", "", "", ("remount", "mode=1")), "option mode is one of a filesystem"),
         (Mount("/a", "", "/b"), "neither a type nor"),
+        (Mount("/a", "bind", "/b", ("idmap",)), "the container has no user namespace"),
+        (Mount("/a", "bind", "/b", (), (IdMapping(0, 1, 1),)), "both uidMappings and gidMappings"),
+        (Mount("/a", "tmpfs", "", ("idmap",)), "only a bind mount can be idmapped"),
+        (Mount("/a", "bind", "/b", ("tmpcopyup",)), "for a new tmpfs only"),
     ],
 )
 def test_a_mount_that_makes_no_sense_is_refused(mount: Mount, why: str) -> None:

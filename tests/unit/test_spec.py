@@ -28,6 +28,8 @@ ABSENT = object()
 # A busy machine is no fault of the code.
 PATIENT = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+IDS = {"containerID": 0, "hostID": 1, "size": 1}
+
 
 def changed(path: str, value: Any, base: Json = MINIMAL) -> Json:
     """*base* with *value* at the dotted *path* (ABSENT removes it)."""
@@ -208,9 +210,11 @@ def test_every_field_arrives() -> None:
         ("linux.namespaces", [{"path": "/x"}], "linux.namespaces[0].type: missing"),
         (
             "linux.namespaces",
-            [{"type": "mount"}, {"type": "pid"}, {"type": "pid"}],
+            [{"type": "mount"}, {"type": "pid"}, {"type": "pid", "path": "/p"}],
             "linux.namespaces: has type pid more than once",
         ),
+        ("linux.gidMappings", 2 * [IDS], "linux.gidMappings: the container has no user namespace"),
+        ("linux.uidMappings", [IDS | {"size": 0}], "linux.uidMappings[0].size: expected a whole"),
         (
             "linux.namespaces",
             [{"type": "mount"}, {"type": "pid", "path": "proc/1/ns/pid"}],
@@ -305,6 +309,14 @@ def test_a_window_has_a_size_that_a_terminal_can_have_or_there_is_none() -> None
     ]
 
 
+def test_a_new_user_namespace_needs_maps() -> None:
+    namespaces = [{"type": "mount"}, {"type": "user"}]
+    assert faults(changed("linux.namespaces", namespaces)) == [
+        "linux.uidMappings: missing, and required by a new user namespace",
+        "linux.gidMappings: missing, and required by a new user namespace",
+    ]
+
+
 def test_all_faults_are_told_at_once() -> None:
     data = changed("process.args", []) | {"mounts": [{}, {"destination": 1}], "hostname": 5}
     assert faults(data) == [
@@ -320,15 +332,9 @@ def test_all_faults_are_told_at_once() -> None:
     [
         ("process.commandLine", "cmd", "process.commandLine"),
         ("process.user.username", "me", "process.user.username"),
-        ("mounts", [{"destination": "/a", "uidMappings": [{}]}], "mounts[0].uidMappings"),
-        ("mounts", [{"destination": "/a", "gidMappings": [{}]}], "mounts[0].gidMappings"),
-        ("mounts", [{"destination": "/a", "options": ["ridmap"]}], "mounts[0].options"),
-        ("mounts", [{"destination": "/a", "options": ["tmpcopyup"]}], "mounts[0].options"),
-        ("linux.namespaces", [{"type": "mount"}, {"type": "user"}], "linux.namespaces[1].type"),
+        ("mounts", [{"destination": "/a", "options": ["iversion"]}], "mounts[0].options"),
         ("linux.namespaces", [{"type": "mount", "path": "/x"}], "linux.namespaces"),
         ("linux.namespaces", [], "linux.namespaces"),
-        ("linux.uidMappings", [{}], "linux.uidMappings"),
-        ("linux.gidMappings", [{}], "linux.gidMappings"),
         ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt"),
         ("linux.mountLabel", "a:b:c", "linux.mountLabel"),
         ("linux.netDevices", {"eth1": {}}, "linux.netDevices"),

@@ -15,7 +15,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs/runtime.md"
 SPECIFIED = """
 .: ociVersion hostname domainname annotations vm windows solaris zos freebsd
 root: path readonly
-mounts[]: destination source type options uidMappings gidMappings
+mounts[]: destination source type options
+mounts[].uidMappings[]: containerID hostID size
+mounts[].gidMappings[]: containerID hostID size
 process: terminal cwd env args commandLine apparmorProfile noNewPrivileges oomScoreAdj
 process: selinuxLabel
 process.scheduler: policy nice priority flags runtime deadline period
@@ -31,7 +33,7 @@ hooks.createContainer[]: path args env timeout
 hooks.startContainer[]: path args env timeout
 hooks.poststart[]: path args env timeout
 hooks.poststop[]: path args env timeout
-linux: uidMappings gidMappings cgroupsPath rootfsPropagation sysctl maskedPaths
+linux: cgroupsPath rootfsPropagation sysctl maskedPaths
 linux: readonlyPaths mountLabel intelRdt netDevices
 linux.personality: domain flags
 linux.memoryPolicy: mode nodes flags
@@ -42,6 +44,8 @@ linux.seccomp.syscalls[].args[]: index value valueTwo op
 linux.timeOffsets.monotonic: secs nanosecs
 linux.timeOffsets.boottime: secs nanosecs
 linux.devices[]: type path major minor fileMode uid gid
+linux.uidMappings[]: containerID hostID size
+linux.gidMappings[]: containerID hostID size
 linux.resources: unified
 linux.resources.devices[]: allow type major minor access
 linux.resources.memory: limit reservation swap kernel kernelTCP swappiness disableOOMKiller
