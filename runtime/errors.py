@@ -130,9 +130,10 @@ class NotPaused(WrongStatus):
 class Paused(WrongStatus):
     """The container is frozen, and the verb needs it to run."""
 
-    def __init__(self, container_id: str) -> None:
+    def __init__(self, container_id: str, fault: str = "") -> None:
+        remedy = f"`migrator resume {container_id}` first"
         super().__init__(
-            container_id, "paused", "running", remedy=f"`migrator resume {container_id}` first"
+            container_id, "paused", "running", remedy=f"{fault}, {remedy}" if fault else remedy
         )
 
 

@@ -167,7 +167,8 @@ _DEVICE_RULE = Record(
         "type": Choice("a", "b", "c", ""),
         "major": _NUMBER,
         "minor": _NUMBER,
-        "access": Text("letters of rwm", pattern=r"[rwm]{1,3}"),
+        # runc reads every letter; those without a meaning are dropped (runtime/cgroups/devices.py).
+        "access": Text("letters of rwm", pattern=r"[rwma]{1,4}"),
     },
     required=("allow", "access"),
 )

@@ -186,7 +186,8 @@ def _legacy(
     table.mounts.append(_planned("tmpfs", "tmpfs", mount, tmpfs))
     binds: dict[str, str] = {}
     for controller, directory in cgroup_paths.items():
-        if not controller:
+        # No hierarchy of v1's.
+        if controller in ("", "unified"):
             continue
         name = _hierarchy(directory)
         below = mount._replace(destination=f"{mount.destination}/{name}")

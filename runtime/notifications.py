@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -141,10 +142,15 @@ class Notifications:
 
         0 after *timeout_s*, or when the container has ended: `ended` says so.
         """
-        ready = [fd for fd, _ in self._epoll.poll(timeout_s)]
-        self.ended = self.ended or self._init_pidfd in ready
-        # What ended the container came before its end: asked for last.
-        return self._source.count()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
+            ready = [fd for fd, _ in self._epoll.poll(left_s)]
+            self.ended = self.ended or self._init_pidfd in ready
+            # What ended the container came before its end: asked for last. On v2 one file tells
+            # of many things, and may have changed for another one.
+            if (count := self._source.count()) or self.ended or not ready:
+                return count
 
     def __iter__(self) -> Iterator[None]:
         """Once for each event; ends with the container."""

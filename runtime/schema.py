@@ -43,6 +43,14 @@ class Kind:
     #: stands before every fault: what the value is called by those who search for the message
     prefix = ""
 
+    def spelled(self, value: Any) -> Any:
+        """*value* with the keys of objects in the case of the specification.
+
+        Go's JSON reader, and so every other runtime's, takes them in any case, and reads a key that
+        comes twice as one object.
+        """
+        return value
+
     def read(self, value: Any, path: str, faults: Faults) -> Any:
         """Return the value for the program, None after noting a fault."""
         return value
@@ -144,6 +152,9 @@ class Array(Kind):
         self.item = item
         self._least = least
 
+    def spelled(self, value: Any) -> Any:
+        return [self.item.spelled(each) for each in value] if isinstance(value, list) else value
+
     def read(self, value: Any, path: str, faults: Faults) -> tuple[Any, ...] | None:
         if not isinstance(value, list):
             faults.wrong(path, f"expected an array, found {describe(value)}")
@@ -159,6 +170,11 @@ class Dictionary(Kind):
 
     def __init__(self, item: Kind) -> None:
         self.item = item
+
+    def spelled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: self.item.spelled(each) for key, each in value.items()}
 
     def read(self, value: Any, path: str, faults: Faults) -> dict[str, Any] | None:
         if not isinstance(value, dict):
@@ -186,6 +202,20 @@ class Record(Kind):
         self.fields = fields
         self.required = required
         self.make = make
+        self._names = {key.lower(): key for key in fields}
+
+    def spelled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        result: dict[str, Any] = {}
+        for key, each in value.items():
+            name = str(key if key in self.fields else self._names.get(key.lower(), key))
+            read = self.fields[name].spelled(each) if name in self.fields else each
+            former = result.get(name)
+            if isinstance(former, dict) and isinstance(read, dict):
+                read = {**former, **read}
+            result[name] = read
+        return result
 
     def read(self, value: Any, path: str, faults: Faults) -> Any:
         if not isinstance(value, dict):

@@ -107,13 +107,14 @@ def _completed(data: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse(data: Any, path: Path = Path(CONFIG_FILE)) -> Spec:
     """Check *data*, read from *path*, and make it a Spec."""
+    data = SPEC.spelled(data)
     spec: Spec = _parsed(SPEC, data, path, validate.spec)
     return spec._replace(raw=data)
 
 
 def parse_process(data: Any, path: Path) -> Process:
     """Check *data*, the process object read from *path*."""
-    process: Process = _parsed(PROCESS, data, path, validate.process)
+    process: Process = _parsed(PROCESS, PROCESS.spelled(data), path, validate.process)
     return process
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UnsupportedField
+from runtime.fields import RESOURCES
 from runtime.spec import parse_changes, parse_resources
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def updated(state: State, cgroup: CgroupManager, changes: Mapping[str, Any], und
     Raises InvalidSpec or UnsupportedField before anything is written, and CgroupError. *undo*
     takes back what was written.
     """
+    changes = RESOURCES.spelled(changes)
     former = state.resources
     wanted = merged(former, checked(changes, former))
     resources = parse_resources(wanted, _WHERE)

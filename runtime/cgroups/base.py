@@ -53,9 +53,11 @@ class CgroupManager(ABC):
         """
         remedy = "choose another linux.cgroupsPath"
         if pids := self.processes():
-            raise CgroupError(self._members(), f"is used by processes {pids}: {remedy}")
+            why = f"container's cgroup is not empty: processes {pids} are in it, {remedy}"
+            raise CgroupError(self._members(), why)
         if self.frozen():
-            raise CgroupError(self._members(), f"is there already, and frozen: thaw it or {remedy}")
+            why = f"container's cgroup unexpectedly frozen: thaw it, or {remedy}"
+            raise CgroupError(self._members(), why)
         self._make()
 
     def apply(self, pid: int) -> None:
@@ -71,9 +73,10 @@ class CgroupManager(ABC):
             raise
 
     def join(self, pid: int) -> None:
-        """Move the process *pid* into the cgroups, which are there."""
+        """Move the process *pid* into the cgroups, which are there, and all their CPUs."""
         for directory in self.directories:
             tree.write(directory / tree.PROCESSES, str(pid))
+        _reset_affinity(pid)
 
     @abstractmethod
     def _make(self) -> None:
@@ -181,6 +184,15 @@ class CgroupManager(ABC):
                 errors.append(exc)
         if errors:
             raise errors[0]
+
+
+def _reset_affinity(pid: int) -> None:
+    """Undo what our caller's CPUs were (taskset(1)): the kernel keeps to the cpuset by itself.
+
+    What a process asked for itself outlives a change of its cpuset since Linux 6.2.
+    """
+    with suppress(OSError):  # it is gone, or another user's
+        os.sched_setaffinity(pid, range(os.sysconf("SC_NPROCESSORS_CONF")))
 
 
 def kill(pids: list[int]) -> None:

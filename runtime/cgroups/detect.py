@@ -23,6 +23,8 @@ from runtime.errors import CgroupError
 
 #: The hierarchy without controllers in which systemd on a v1 host finds its services' processes.
 _SYSTEMD = "name=systemd"
+#: Under this name stands the v2 tree beside v1 controllers: it lends none, and shows who belongs.
+UNIFIED = "unified"
 _USUAL_PLACE = "/sys/fs/cgroup"
 # Mount options of a v1 hierarchy that are no controllers.
 _OPTIONS = frozenset(
@@ -69,7 +71,8 @@ def manager(cgroups_path: str, *, paths: Mapping[str, str] | None = None) -> Cgr
         raise CgroupError(_USUAL_PLACE, "is the root of all cgroups: none of a container's")
     found = detect()
     if found.version == "v1":
-        return V1Manager({name: root / relative for name, root in found.v1.items()})
+        roots = {**found.v1, **({UNIFIED: found.v2} if found.v2 else {})}
+        return V1Manager({name: root / relative for name, root in roots.items()})
     if found.v2 is None:
         raise CgroupError(_USUAL_PLACE, "no cgroup filesystem is mounted here: mount one")
     return V2Manager({"": found.v2 / relative})

@@ -52,11 +52,11 @@ def rules(resources: Mapping[str, Any]) -> list[Rule]:
             type=each.get("type") or "a",
             major=each.get("major", ANY),
             minor=each.get("minor", ANY),
-            access=each["access"],
+            access=each["access"].replace("a", ""),
         )
         for each in resources.get("devices", ())
     )
-    return [*given, *_ALWAYS]
+    return [*(rule for rule in given if rule.access), *_ALWAYS]
 
 
 class V1List(NamedTuple):

@@ -43,7 +43,7 @@ def v1_settings(resources: Mapping[str, Any]) -> list[Setting]:
     Raises UnsupportedField for what only v2 has.
     """
     if resources.get("unified"):
-        raise _refused("unified", "cgroup v1 has no unified hierarchy")
+        raise _refused("unified", "invalid configuration: cgroup v1 has no unified hierarchy")
     return [
         *_v1_memory(resources.get("memory", {})),
         *_v1_cpu(resources.get("cpu", {})),
@@ -165,9 +165,10 @@ def _cpuset(cpu: Mapping[str, Any]) -> Iterator[Setting]:
 
 
 def _pids(pids: Mapping[str, Any]) -> Iterator[Setting]:
-    # Here 0 is a limit, says the specification since 1.3: no further process.
+    # Here 0 is a limit, says the specification since 1.3: no further process. As 1 is, where there
+    # is one already; and systemd knows no 0.
     if (limit := pids.get("limit")) is not None:
-        yield _one("pids", "pids.max", _or_max(limit), "pids.limit")
+        yield _one("pids", "pids.max", _or_max(limit or 1), "pids.limit")
 
 
 def _v1_block_io(block_io: Mapping[str, Any]) -> Iterator[Setting]:
@@ -219,11 +220,15 @@ def _v2_weight(device: str, weight: int, field: str) -> Setting:
 
 
 def _hugetlb(resources: Mapping[str, Any], suffix: str) -> Iterator[Setting]:
-    """Limits of reservations where the kernel has them, of usage where it has not."""
+    """Limits of usage, and of reservations where the kernel has them (Linux 5.7).
+
+    Over the first a process dies of SIGBUS; over the second it is told when it maps.
+    """
     for each in resources.get("hugepageLimits", ()):
         name, limit = f"hugetlb.{each['pageSize']}", str(each["limit"])
-        writes = ((f"{name}.rsvd.{suffix}", limit), (f"{name}.{suffix}", limit))
-        yield Setting("hugetlb", writes, "hugepageLimits")
+        yield _one("hugetlb", f"{name}.{suffix}", limit, "hugepageLimits")
+        write = (f"{name}.rsvd.{suffix}", limit)
+        yield Setting("hugetlb", (write,), "hugepageLimits", optional=True)
 
 
 def _v1_network(network: Mapping[str, Any]) -> Iterator[Setting]:

@@ -51,7 +51,7 @@ def launch(
     takes = taker(process, terminal)
     status = derive_status(state, directory)
     if status is Status.PAUSED and not ignore_paused:
-        raise Paused(state.id)
+        raise Paused(state.id, "cannot exec in a paused container")
     with ExitStack() as stack:
         stack.enter_context(failing(f"running a process in container {state.id}"))
         init = stack.enter_context(pidfd.init_of(state))

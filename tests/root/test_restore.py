@@ -401,7 +401,7 @@ def test_a_cgroup_that_is_in_use_is_refused_and_left_alone(
         cgroup = manager(resolve_path("", dumped.box.id))
         cgroup.apply(other.pid)
         try:
-            with pytest.raises(CgroupError, match="is used by processes"):
+            with pytest.raises(CgroupError, match="cgroup is not empty"):
                 dumped.restore()
             assert other.poll() is None
         finally:

@@ -145,11 +145,11 @@ def test_events_streams_statistics_and_kills_until_the_container_ends(box: Box) 
 def test_events_ends_at_once_with_statistics_alone(box: Box) -> None:
     box.start()
     began = time.monotonic()
-    with events(box, "--stats") as process:
+    with events(box, "--stats", "--interval", "1h") as process:
         (only,) = lines(process)
     assert process.returncode == 0
     assert only["data"]["pids"] == {"current": 1}
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 60
 
 
 def keys(value: Any) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups import manager, resolve_path
+from runtime.cgroups import detect, manager, resolve_path
 from runtime.cgroups.detect import Hierarchies, arrange, parse_mountinfo
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager, hand_down
@@ -41,6 +41,15 @@ def test_v1_has_each_controller_where_it_is_mounted() -> None:
 def test_hybrid_is_driven_through_v1() -> None:
     found = hierarchies(HYBRID)
     assert (found.v2, found.version) == (ROOT / "unified", "v1")
+
+
+def test_on_a_hybrid_host_a_container_is_in_the_unified_hierarchy_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detect, "detect", lambda: hierarchies(HYBRID))
+    found = manager("/pods/c1")
+    assert isinstance(found, V1Manager)
+    assert found.paths["unified"] == ROOT / "unified/pods/c1"
 
 
 def test_v2_alone_is_v2() -> None:

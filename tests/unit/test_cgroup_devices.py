@@ -55,6 +55,12 @@ RESULTS: dict[int, Callable[[int, int, int], int]] = {
 }
 
 
+def test_a_letter_without_a_meaning_is_no_access() -> None:
+    given = [{"allow": False, "access": "rwa"}, {"allow": True, "access": "a"}]
+    assert rules({"devices": given})[0] == Rule(False, "a", ANY, ANY, "rw")
+    assert Rule(True, "a", ANY, ANY, "") not in rules({"devices": given})
+
+
 def fits(rule: Rule, kind: str, major: int, minor: int) -> bool:
     return rule.type in ("a", kind) and rule.major in (ANY, major) and rule.minor in (ANY, minor)
 

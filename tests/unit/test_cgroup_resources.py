@@ -66,7 +66,7 @@ def written(settings: list[Setting]) -> dict[str, str]:
         ),
         ({"cpu": {"cpus": "0-1", "mems": "0"}}, {"cpuset.cpus": "0-1", "cpuset.mems": "0"}),
         ({"pids": {"limit": 3}}, {"pids.max": "3"}),
-        ({"pids": {"limit": 0}}, {"pids.max": "0"}),
+        ({"pids": {"limit": 0}}, {"pids.max": "1"}),
         ({"pids": {"limit": -1}}, {"pids.max": "max"}),
         (
             {"blockIO": {"weight": 500, "leafWeight": 10}},
@@ -85,7 +85,7 @@ def written(settings: list[Setting]) -> dict[str, str]:
         ),
         (
             {"hugepageLimits": [{"pageSize": "2MB", "limit": 4}]},
-            {"hugetlb.2MB.rsvd.limit_in_bytes": "4"},
+            {"hugetlb.2MB.limit_in_bytes": "4", "hugetlb.2MB.rsvd.limit_in_bytes": "4"},
         ),
         (
             {"network": {"classID": 5, "priorities": [{"name": "eth0", "priority": 2}]}},
@@ -135,7 +135,10 @@ def test_v1(resources: Resources, files: dict[str, str]) -> None:
             {"blockIO": {"throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 0}]}},
             {"io.max": "8:0 wiops=max"},
         ),
-        ({"hugepageLimits": [{"pageSize": "1GB", "limit": 4}]}, {"hugetlb.1GB.rsvd.max": "4"}),
+        (
+            {"hugepageLimits": [{"pageSize": "1GB", "limit": 4}]},
+            {"hugetlb.1GB.max": "4", "hugetlb.1GB.rsvd.max": "4"},
+        ),
         ({"rdma": {"m": {"hcaObjects": 1}}}, {"rdma.max": "m hca_object=1"}),
         ({"unified": {"memory.high": "max"}}, {"memory.high": "max"}),
     ],
@@ -172,7 +175,7 @@ def test_v2_refuses_what_only_v1_has(resources: Resources, field: str) -> None:
 
 
 def test_v1_refuses_unified() -> None:
-    with pytest.raises(UnsupportedField, match=r"linux\.resources\.unified: cgroup v1"):
+    with pytest.raises(UnsupportedField, match=r"linux\.resources\.unified: invalid configuration"):
         v1_settings({"unified": {"memory.high": "1"}})
 
 

@@ -51,6 +51,20 @@ def faults(data: Any) -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
+def test_keys_are_read_in_any_case_as_other_runtimes_do() -> None:
+    pages = [{"pagesize": "2MB", "limit": 1}]
+    limits = {"cpu": {"quota": 5, "cpus": "1"}, "CPU": {"Cpus": "0"}, "hugepageLimits": pages}
+    read = spec.parse(changed("linux.resources", limits))
+    assert read.linux.resources["cpu"] == {"quota": 5, "cpus": "0"}
+    assert read.linux.resources["hugepageLimits"] == ({"pageSize": "2MB", "limit": 1},)
+    assert read.raw["linux"]["resources"]["cpu"] == {"quota": 5, "cpus": "0"}
+
+
+def test_names_that_the_writer_chose_keep_their_case() -> None:
+    read = spec.parse(changed("annotations", {"A": "1", "a": "2"}))
+    assert read.raw["annotations"] == {"A": "1", "a": "2"}
+
+
 def test_absent_fields_mean_their_defaults() -> None:
     read = spec.parse(MINIMAL)
     assert read.process.env == ()
