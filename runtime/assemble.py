@@ -98,9 +98,15 @@ class Assembly:
         init.go()
         if self._networks:
             self._make_network(self._networks, pid, undo)
+        if self.spec.linux.net_devices:
+            from runtime.network.moved import move_in  # noqa: PLC0415 - lazy: 10 ms
+
+            move_in(self.spec.linux.net_devices, pid, undo)
         init.receive(MOUNTED)
         cgroup.set(self.spec.linux.resources)
         affinity.reset(pid)
+        if self.spec.linux.intel_rdt:
+            self._join_rdt_group(pid, undo)
         self._run_hooks()
         init.go()
         if taker is not None:
@@ -149,6 +155,13 @@ class Assembly:
         wanted = networks.complete(self.state.id)
         setup(wanted, pid, self.state.id)
         undo.on_error(teardown, wanted, self.state.id)
+
+    def _join_rdt_group(self, pid: int, undo: Undo) -> None:
+        from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
+
+        wanted, at = self.spec.linux.intel_rdt, resctrl_group.root()
+        groups = resctrl_group.make(wanted, self.state.id, pid, at=at, undo=undo)
+        self._save(rdt_groups=groups)
 
     def _run_hooks(self) -> None:
         hooks, state = self.spec.hooks, self.state.oci(Status.CREATING)

@@ -26,7 +26,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo, processes, tmpfs
+from runtime import descriptors, externals, mountinfo, portable, processes, tmpfs
 from runtime.container import Container
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
@@ -38,7 +38,6 @@ from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
 from runtime.records import Dumped, Record, spec_digest
-from runtime.seccomp.words import refuse_listener
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
-        refuse_listener(container.id, container.state.spec)
+        portable.check(container.id, container.state.spec)
         self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(

@@ -68,6 +68,7 @@ def destroy(state: State, directory: Path) -> None:
     _kill_init(state, cgroup)
     destroy_cgroup(cgroup)
     _remove_network(state)
+    _remove_rdt_groups(state)
     release(directory)
     _run_poststop(state)
 
@@ -98,6 +99,13 @@ def _remove_network(state: State) -> None:
 
         wanted = Networks.of(state)
         teardown(wanted, state.id)
+
+
+def _remove_rdt_groups(state: State) -> None:
+    if state.rdt_groups:
+        from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
+
+        resctrl_group.remove(state.rdt_groups)
 
 
 def _run_poststop(state: State) -> None:

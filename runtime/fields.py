@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from runtime.fields_scheduling import (
     EXEC_CPU_AFFINITY,
+    INTEL_RDT,
     IO_PRIORITY,
     MEMORY_POLICY,
+    NET_DEVICE,
     PERSONALITY,
     SCHEDULER,
 )
@@ -61,7 +63,6 @@ _ENVIRONMENT = Array(Text("NAME=value", pattern=r"[^=]+=.*"))
 _CPU_LIST = Text("a list as 0-3,7", pattern=r"[0-9,:/ -]*")
 
 _ELSEWHERE = "means nothing on Linux"
-_LATER = "not supported yet"
 
 _RLIMITS = (
     *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE"),
@@ -350,10 +351,10 @@ _LINUX = Record(
         "uidMappings": _ID_MAPPINGS,
         "gidMappings": _ID_MAPPINGS,
         "seccomp": _SECCOMP,
-        "mountLabel": Refused(_LATER),
-        "intelRdt": Refused(_LATER),
+        "mountLabel": _TEXT,
+        "intelRdt": INTEL_RDT,
         "personality": PERSONALITY,
-        "netDevices": Refused(_LATER),
+        "netDevices": Dictionary(NET_DEVICE),
         "memoryPolicy": MEMORY_POLICY,
     },
 )

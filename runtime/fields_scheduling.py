@@ -1,4 +1,4 @@
-"""How the kernel treats a process: a part of the table of fields in runtime/fields.py."""
+"""How the kernel treats processes and network devices: a part of the table in runtime/fields.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.scheduling import (
     PERSONALITIES,
     POLICIES,
 )
-from runtime.schema import Array, Choice, Integer, Numbers, Record, Refused
+from runtime.schema import Array, Boolean, Choice, Integer, Numbers, Record, Refused, Text
 
 _UINT64 = Integer(0, 2**64 - 1)
 #: CONFIG_NR_CPUS and MAX_NUMNODES are below it everywhere
@@ -55,3 +55,21 @@ MEMORY_POLICY = Record(
     },
     required=("mode",),
 )
+
+INTEL_RDT = Record(
+    dict,
+    {
+        "closID": Text("the name of a group", pattern=r"/|(?!\.\.?$)[^/]+"),
+        "schemata": Array(Text("a line as L3:0=ff", pattern=r"[^\n]+")),
+        "l3CacheSchema": Text("one line", pattern=r"[^\n]*"),
+        "memBwSchema": Text("one line", pattern=r"[^\n]*"),
+        "enableMonitoring": Boolean(),
+        **dict.fromkeys(
+            ("enableCMT", "enableMBM"), Refused("enableMonitoring has taken its place")
+        ),
+    },
+)
+
+#: dev_valid_name() of the kernel
+_INTERFACE = Text("the name of a network interface", pattern=r"(?!\.\.?$)[^\s/:]{1,15}")
+NET_DEVICE = Record(dict, {"name": _INTERFACE})

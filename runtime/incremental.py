@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from criu_rpc import Criu, CriuError, Handler, Notification, Script, find_criu, first_of, images
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, load, write_pagemap
+from runtime import portable
 from runtime.bare_dump import (
     FIRST_PAGES_ID,
     BareCriu,
@@ -41,7 +42,6 @@ from runtime.memory import keeper, soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import Keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages
-from runtime.seccomp.words import refuse_listener
 from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
     parent = _parent(container, options, parent_path)
     if (status := container.status()) is not Status.RUNNING:
         raise WrongStatus(container.id, status, ("running",))
-    refuse_listener(container.id, container.state.spec)
+    portable.check(container.id, container.state.spec)
     with lock(container.dir), _failing(container), ExitStack() as stack:
         stack.enter_context(written(options.image_path, options.work_path))
         link = Link.new(container.state, parent)

@@ -42,7 +42,7 @@ def plan(process: Process, linux: Linux, path: Path, *, keyring: str) -> LabelPl
     path: the config.json they stand in; keyring: the name of its session keyring, "" for the
     caller's. Raises UnsupportedField for a label that this host does nothing with.
     """
-    if faults := list(_faults(process)):
+    if faults := list(_faults(process, linux)):
         raise UnsupportedField(path, faults)
     profile = process.apparmor_profile
     return {
@@ -53,8 +53,10 @@ def plan(process: Process, linux: Linux, path: Path, *, keyring: str) -> LabelPl
     }
 
 
-def _faults(process: Process) -> Iterator[Fault]:
+def _faults(process: Process, linux: Linux) -> Iterator[Fault]:
     if process.apparmor_profile not in ("", UNCONFINED) and not has_apparmor():
         yield Fault("process.apparmorProfile", "AppArmor is not enabled on this host")
     if process.selinux_label and not has_selinux():
         yield Fault("process.selinuxLabel", "SELinux is not enabled on this host")
+    if linux.mount_label and not has_selinux():
+        yield Fault("linux.mountLabel", "SELinux is not enabled on this host")

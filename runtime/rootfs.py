@@ -253,17 +253,18 @@ def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = Fals
         os.close(target_fd)
 
 
-def mask(root_fd: int, paths: list[str]) -> None:
+def mask(root_fd: int, paths: list[str], *, label: str = "") -> None:
     """Make *paths* empty to look at: directories by one read-only tmpfs, else by /dev/null."""
     null_fd = _host_null()
     empty_fd = None
+    options = _TINY | ({"context": label} if label else {})
     for path in paths:
         target_fd = _existing(root_fd, path)
         if target_fd is None:
             continue
         if is_directory(target_fd):
             if empty_fd is None:
-                mount_fd = new_filesystem("tmpfs", "tmpfs", dict(_TINY), MOUNT_ATTR_RDONLY)
+                mount_fd = new_filesystem("tmpfs", "tmpfs", options, MOUNT_ATTR_RDONLY)
                 empty_fd = os.dup(mount_fd)
             else:  # mounted by now: kernels before 6.15 clone no detached one
                 mount_fd = open_tree(empty_fd, "")

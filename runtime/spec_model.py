@@ -176,6 +176,12 @@ class Linux(NamedTuple):
     #: checked, with the names of the specification: runtime/scheduling.py reads these two
     personality: Mapping[str, Any] = _NOTHING
     memory_policy: Mapping[str, Any] = _NOTHING
+    #: of SELinux, for the filesystems that are mounted
+    mount_label: str = ""
+    #: checked, with the names of the specification: runtime/resctrl_group.py reads it
+    intel_rdt: Mapping[str, Any] = _NOTHING
+    #: name on the host -> {"name": in the container}, the same where it has none
+    net_devices: Mapping[str, Mapping[str, str]] = _NOTHING
 
     def namespace(self, kind: str) -> Namespace | None:
         """The namespace of type *kind*, None when the container shares the runtime's."""

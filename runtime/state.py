@@ -77,6 +77,8 @@ class State:
     updated_resources: dict[str, Any] = field(default_factory=dict)
     #: name of the session keyring of its processes; "": that of who started them
     keyring: str = ""
+    #: directories of resctrl that were made for it, to be removed with it
+    rdt_groups: list[str] = field(default_factory=list)
 
     _PATHS: ClassVar[tuple[str, ...]] = ("bundle", "rootfs")
 
@@ -136,7 +138,7 @@ _SHAPES: Mapping[str, type] = {
     "list[dict[str, Any]]": list,
 }
 # Fields that an older runtime of this format does not write.
-_ADDED = frozenset(("updated_resources", "keyring"))
+_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups"))
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 

@@ -104,6 +104,7 @@ def _linux(linux: Linux, faults: Faults) -> None:
     if linux.seccomp:
         _seccomp(linux.seccomp, faults, "linux.seccomp")
     scheduling.check_memory_policy(linux.memory_policy, faults, "linux.memoryPolicy")
+    _net_devices(linux, faults)
 
 
 def _namespaces(linux: Linux, faults: Faults) -> None:
@@ -128,6 +129,14 @@ def _user_namespace(linux: Linux, faults: Faults) -> None:
             faults.wrong(where, f"{user.path} is joined, and has its own")
         elif user is not None and not user.path and not mappings:
             faults.wrong(where, "missing, and required by a new user namespace")
+
+
+def _net_devices(linux: Linux, faults: Faults) -> None:
+    if linux.net_devices and not linux.namespace("network"):
+        faults.wrong("linux.netDevices", "needs a network namespace: the container has the host's")
+    inside = (device.get("name") or name for name, device in linux.net_devices.items())
+    for name in _repeated(inside):
+        faults.wrong("linux.netDevices", f"would name more than one {name} in the container")
 
 
 def _device(device: Device, path: str, faults: Faults) -> None:

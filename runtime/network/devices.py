@@ -68,6 +68,12 @@ def mac_of(name: str) -> bytes:
     return bytes(reply[18:24])  # behind the name a sockaddr, whose first two bytes are the type
 
 
+def is_up(name: str) -> bool:
+    """Whether the interface is set up. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        return bool(_flags_of(control, name) & _IFF_UP)
+
+
 def bring_up(name: str) -> None:
     """Set the interface up (as `ip link set up`)."""
     _change_flags(name, lambda flags: flags | _IFF_UP)
@@ -80,9 +86,14 @@ def bring_down(name: str) -> None:
 
 def _change_flags(name: str, change: Callable[[int], int]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        request = struct.pack("=16sh14x", name.encode(), 0)
-        flags = struct.unpack("=16sh14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sh14x", name.encode(), change(flags)))
+        flags = change(_flags_of(control, name))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sh14x", name.encode(), flags))
+
+
+def _flags_of(control: socket.socket, name: str) -> int:
+    request = struct.pack("=16sh14x", name.encode(), 0)
+    reply = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
+    return int(struct.unpack("=16sh14x", reply)[1])
 
 
 def _driver_info(name: str) -> tuple[str, int] | None:

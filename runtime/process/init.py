@@ -161,7 +161,7 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> No
 
 def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: Steps) -> None:
     with step("masking paths"):
-        rootfs.mask(root_fd, root["masked_paths"])
+        rootfs.mask(root_fd, root["masked_paths"], label=root["mount_label"])
     with step("making paths read-only"):
         rootfs.make_readonly(root_fd, root["readonly_paths"])
         rootfs.set_readonly(filled_later)

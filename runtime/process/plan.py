@@ -72,6 +72,8 @@ class RootfsPlan(TypedDict):
     symlinks: list[tuple[str, str]]
     masked_paths: list[str]
     readonly_paths: list[str]
+    #: SELinux context of what is mounted to mask a path; "": none
+    mount_label: str
     #: made when it is missing
     cwd: str
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Whatever the caller's is, as with runc and crun: a supervisor's is often 0.
 _UMASK = 0o022
+# A bind has the labels of its files, and these filesystems have them from the policy.
+_WITHOUT_LABEL = ("bind", "remount", "proc", "sysfs", "cgroup", "cgroup2")
 
 
 def init_plan(
@@ -140,6 +142,10 @@ def _rootfs(spec: Spec, state: State) -> RootfsPlan:
         table = mounts.of_spec(spec, state.bundle, state.cgroup_paths)
     except ValueError as exc:
         raise InvalidSpec(state.bundle / "config.json", [("mounts", str(exc))]) from None
+    label = spec.linux.mount_label
+    for each in table.mounts:
+        if label and each["fstype"] not in _WITHOUT_LABEL:
+            each["options"].append(("context", label))
     nodes, links = devices.plan(spec.linux.devices, spec.mounts)
     wanted = spec.linux.rootfs_propagation
     propagation, recursive = mount_options.PROPAGATION.get(wanted, (0, False))
@@ -154,6 +160,7 @@ def _rootfs(spec: Spec, state: State) -> RootfsPlan:
         "symlinks": links + table.symlinks,
         "masked_paths": list(dict.fromkeys(spec.linux.masked_paths)),
         "readonly_paths": list(spec.linux.readonly_paths),
+        "mount_label": label,
         "cwd": spec.process.cwd,
     }
 

@@ -64,12 +64,3 @@ def listens(seccomp: "Mapping[str, Any]") -> bool:
     """Whether somebody outside is to be asked about calls."""
     rules = seccomp.get("syscalls") or ()
     return NOTIFY in (seccomp.get("defaultAction"), *(rule["action"] for rule in rules))
-
-
-def refuse_listener(container_id: str, raw: "Mapping[str, Any]") -> None:
-    """Raise CheckpointFailed for a filter that an agent answers for: CRIU cannot dump that."""
-    if listens(of_spec(raw)):
-        from runtime.errors import CheckpointFailed  # noqa: PLC0415 - lazy: see above
-
-        why = f"linux.seccomp: a filter with {NOTIFY} cannot be taken along, its agent stays here"
-        raise CheckpointFailed(container_id, why)

@@ -349,9 +349,7 @@ def test_all_faults_are_told_at_once() -> None:
         ("mounts", [{"destination": "/a", "options": ["iversion"]}], "mounts[0].options"),
         ("linux.namespaces", [{"type": "mount", "path": "/x"}], "linux.namespaces"),
         ("linux.namespaces", [], "linux.namespaces"),
-        ("linux.intelRdt", {"closID": "x"}, "linux.intelRdt"),
-        ("linux.mountLabel", "a:b:c", "linux.mountLabel"),
-        ("linux.netDevices", {"eth1": {}}, "linux.netDevices"),
+        ("linux.intelRdt", {"enableCMT": True}, "linux.intelRdt.enableCMT"),
         (
             "linux.personality",
             {"domain": "LINUX32", "flags": ["X"]},

@@ -34,7 +34,9 @@ hooks.startContainer[]: path args env timeout
 hooks.poststart[]: path args env timeout
 hooks.poststop[]: path args env timeout
 linux: cgroupsPath rootfsPropagation sysctl maskedPaths
-linux: readonlyPaths mountLabel intelRdt netDevices
+linux: readonlyPaths mountLabel
+linux.intelRdt: closID schemata l3CacheSchema memBwSchema enableCMT enableMBM enableMonitoring
+linux.netDevices.*: name
 linux.personality: domain flags
 linux.memoryPolicy: mode nodes flags
 linux.namespaces[]: type path

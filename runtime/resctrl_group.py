@@ -1,0 +1,100 @@
+"""The resctrl group of a container: the share of cache and memory bandwidth that its tasks get.
+
+A directory of the resctrl filesystem: init's pid is written to its `tasks`, and what it forks stays
+there. OCI runtime-spec config-linux.md "IntelRdt"; kernel documentation filesystems/resctrl.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import resctrl
+from runtime.errors import SetupFailed, UnsupportedField
+from runtime.oserrors import reason
+
+if TYPE_CHECKING:
+    from runtime.undo import Undo
+
+_STEP = "setting Intel RDT"
+_MODE = 0o755
+
+
+def root() -> Path | None:
+    """Where resctrl is mounted; None where it is not."""
+    return resctrl.mount_point(Path("/proc/self/mountinfo").read_text())
+
+
+def make(
+    wanted: Mapping[str, Any], container_id: str, pid: int, *, at: Path | None, undo: Undo
+) -> list[str]:
+    """Put *pid* into the group that *wanted* asks for; returns the directories made for it.
+
+    at: the mounted resctrl, None where there is none: UnsupportedField. SetupFailed for what the
+    kernel refuses, with its own word for it; what was made is then removed by *undo*.
+    """
+    if at is None:
+        why = "the resctrl filesystem is not mounted on this host"
+        raise UnsupportedField(Path("config.json"), [("linux.intelRdt", why)])
+    group = at / wanted.get("closID", container_id).strip("/")
+    lines = [wanted.get("l3CacheSchema"), wanted.get("memBwSchema"), *wanted.get("schemata", ())]
+    schemata = "".join(f"{line}\n" for line in lines if line)
+    made: list[str] = []
+    try:
+        if "closID" not in wanted or schemata:
+            made += _directory(group, undo)
+        elif not group.is_dir():
+            raise SetupFailed(_STEP, f"{group}: is to be there before, as no schemata are given")
+        if schemata:
+            _write(group / "schemata", schemata)
+        _write(group / "tasks", str(pid))
+        if wanted.get("enableMonitoring"):
+            monitored = group / "mon_groups" / container_id
+            made += _directory(monitored, undo)
+            _write(monitored / "tasks", str(pid))
+    except OSError as exc:
+        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
+    # A group with a name is for others too; only what is this container's alone goes with it.
+    return made if "closID" not in wanted else [path for path in made if "/mon_groups/" in path]
+
+
+def remove(paths: list[str]) -> None:
+    """Remove the directories that `make` returned; their tasks go back to the group above."""
+    for path in reversed(paths):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise SetupFailed(_STEP, reason(exc)) from exc
+
+
+def _directory(path: Path, undo: Undo) -> list[str]:
+    try:
+        path.mkdir(_MODE)
+    except FileExistsError:
+        return []
+    undo.on_error(remove, [str(path)])
+    return [str(path)]
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as exc:
+        exc.filename = str(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _last_word(at: Path) -> str:
+    """What the kernel says of the last thing that it refused."""
+    try:
+        text = (at / "info/last_cmd_status").read_text().strip()
+    except OSError:
+        return ""
+    return f" ({text})" if text and text != "ok" else ""

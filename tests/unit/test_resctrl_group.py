@@ -1,0 +1,73 @@
+"""The resctrl group of a container, on a directory that looks like that filesystem."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime import resctrl_group
+from runtime.errors import SetupFailed, UnsupportedField
+from runtime.undo import Undo
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Path:
+    """Groups whose files the kernel would make are there already."""
+    for group in (".", "gold", "gold/mon_groups/c1", "silver"):
+        directory = tmp_path / group
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("tasks", "schemata"):
+            (directory / name).touch()
+    return tmp_path
+
+
+def made(at: Path, pid: int = 17, **wanted: object) -> list[str]:
+    with Undo() as undo:
+        return resctrl_group.make(wanted, "c1", pid, at=at, undo=undo)
+
+
+def test_a_named_group_is_joined_and_left_there(at: Path) -> None:
+    assert made(at, closID="gold") == []
+    assert (at / "gold/tasks").read_text() == "17"
+    assert (at / "gold/schemata").read_text() == ""
+
+
+def test_the_root_group_is_named_by_a_slash(at: Path) -> None:
+    assert made(at, closID="/") == []
+    assert (at / "tasks").read_text() == "17"
+
+
+def test_schemata_are_written_in_their_order(at: Path) -> None:
+    wanted = {"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20", "schemata": ("L2:0=3",)}
+    made(at, closID="silver", **wanted)
+    assert (at / "silver/schemata").read_text() == "L3:0=f\nMB:0=20\nL2:0=3\n"
+
+
+def test_a_group_without_schemata_has_to_be_there(at: Path) -> None:
+    with pytest.raises(SetupFailed, match="lead: is to be there before"):
+        made(at, closID="lead")
+
+
+def test_what_the_kernel_refuses_is_told_in_its_words_and_undone(at: Path) -> None:
+    (at / "info").mkdir()
+    (at / "info/last_cmd_status").write_text("mask f0f has non-consecutive 1-bits\n")
+    # a real mkdir there makes the files too
+    with pytest.raises(SetupFailed, match=r"c1/schemata: no such file .*\(mask f0f has non-cons"):
+        made(at, schemata=("L3:0=f0f",))
+    assert not (at / "c1").exists()
+
+
+def test_what_was_made_for_one_container_is_removed(at: Path) -> None:
+    (at / "c1").mkdir()
+    resctrl_group.remove([str(at / "c1"), str(at / "gone")])
+    assert not (at / "c1").exists()
+
+
+def test_monitoring_of_a_container_has_its_group(at: Path) -> None:
+    assert made(at, closID="gold", enableMonitoring=True) == []
+    assert (at / "gold/mon_groups/c1/tasks").read_text() == "17"
+
+
+def test_a_host_without_it_is_named() -> None:
+    why = r"linux.intelRdt: the resctrl filesystem is not"
+    with pytest.raises(UnsupportedField, match=why), Undo() as undo:
+        resctrl_group.make({}, "c1", 17, at=None, undo=undo)
