@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from runtime import pidfd
 from runtime.errors import ContainerError, NotPaused, NotRunning, Paused
@@ -21,7 +21,8 @@ from runtime.state import State, Status, check_id, derive_status, lock
 
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
-    from runtime.network import Networks
+    from runtime.cgroups.sub import SubCgroups
+    from runtime.create import Creation
     from runtime.notifications import Notifications, PressureLevel, Source
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
@@ -53,41 +54,14 @@ class Container:
         return found
 
     @classmethod
-    def create(
-        cls,
-        root: Path,
-        container_id: str,
-        bundle: Path,
-        *,
-        networks: Networks | None = None,
-        stdio: Stdio | None = None,
-        terminal: Terminal | None = None,
-        pid_file: Path | None = None,
-        preserve_fds: int = 0,
-        new_keyring: bool = True,
-    ) -> Self:
+    def create(cls, root: Path, container_id: str, bundle: Path, **how: Unpack[Creation]) -> Self:
         """Make a container from *bundle*, up to its process waiting for `start`.
 
-        networks: interfaces to be made in its network namespace; stdio: /dev/null by default;
-        terminal: has the other end of its terminal, and must be given if the spec asks for one;
-        preserve_fds: how many descriptors after the standard three the process gets;
-        new_keyring: its processes do not get the session keyring of ours.
         Raises ContainerError; nothing is then left of it.
         """
         from runtime.create import create  # noqa: PLC0415 - lazy: 5 ms
 
-        state = create(
-            root,
-            container_id,
-            bundle,
-            networks=networks,
-            stdio=stdio,
-            terminal=terminal,
-            pid_file=pid_file,
-            preserve_fds=preserve_fds,
-            new_keyring=new_keyring,
-        )
-        return cls(root, state)
+        return cls(root, create(root, container_id, bundle, **how))
 
     @classmethod
     def run(
@@ -96,14 +70,9 @@ class Container:
         container_id: str,
         bundle: Path,
         *,
-        networks: Networks | None = None,
-        stdio: Stdio | None = None,
-        terminal: Terminal | None = None,
-        pid_file: Path | None = None,
-        preserve_fds: int = 0,
-        new_keyring: bool = True,
         detach: bool = False,
         keep: bool = False,
+        **how: Unpack[Creation],
     ) -> int:
         """Create and start a container; wait for it, delete it, and return its exit status.
 
@@ -116,27 +85,18 @@ class Container:
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
+        terminal = how.get("terminal")
         if not detach:
-            terminal = in_foreground(terminal)
+            terminal = how["terminal"] = in_foreground(terminal)
         with Undo() as undo:
-            container = cls.create(
-                root,
-                container_id,
-                bundle,
-                networks=networks,
-                stdio=stdio,
-                terminal=terminal,
-                pid_file=pid_file,
-                preserve_fds=preserve_fds,
-                new_keyring=new_keyring,
-            )
+            container = cls.create(root, container_id, bundle, **how)
             undo.on_error(container.delete, force=True)
             if terminal is None or detach:
                 container.start()
                 return 0
             # From before it runs: what it does may have somebody send us a signal at once.
             with terminal, signals_held(), ExitStack() as stack:
-                relay = terminal.relayed(stdio or Stdio(), stack)
+                relay = terminal.relayed(how.get("stdio") or Stdio(), stack)
                 container.start()
                 status = wait_forwarding(container.state.init_pid, relay)
         if not keep:
@@ -202,11 +162,14 @@ class Container:
         preserve_fds: int = 0,
         detach: bool = False,
         ignore_paused: bool = False,
+        sub_cgroups: SubCgroups | None = None,
+        pidfd_socket: Path | None = None,
     ) -> int:
         """Run *process* inside, wait for it, and return its exit status; our signals go to it.
 
         What its terminal says goes to *stdio*. detach: return 0 once it has started; its terminal
-        is then *terminal*'s.
+        is then *terminal*'s; sub_cgroups: those below the container's that it is put into, by
+        controller; pidfd_socket: a unix socket, who listens there gets it as a pidfd.
         """
         from runtime.process import exec as executing  # noqa: PLC0415 - lazy: 5 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
@@ -234,6 +197,8 @@ class Container:
                     keep=keep,
                     detach=detach,
                     ignore_paused=ignore_paused,
+                    sub_cgroups=sub_cgroups or {},
+                    pidfd_socket=pidfd_socket,
                     before_it_runs=lambda: held.enter_context(signals_held()),
                 )
             if terminal is None or detach:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from runtime import pidfd
 from runtime.errors import HookFailed, SetupFailed
 from runtime.oserrors import failing
 from runtime.process.parent import INIT, Launched
@@ -23,6 +24,24 @@ if TYPE_CHECKING:
     from runtime.process.terminal import Terminal
 
 
+class Creation(TypedDict, total=False):
+    """What can be said of a container beside its bundle."""
+
+    #: interfaces to be made in its network namespace
+    networks: Networks | None
+    #: /dev/null by default
+    stdio: Stdio | None
+    #: has the other end of its terminal; must be given if the spec asks for one
+    terminal: Terminal | None
+    pid_file: Path | None
+    #: a unix socket, who listens there gets its init as a pidfd
+    pidfd_socket: Path | None
+    #: how many descriptors after the standard three the process gets
+    preserve_fds: int
+    #: its processes get a session keyring of their own, not that of ours
+    new_keyring: bool
+
+
 def create(
     root: Path,
     container_id: str,
@@ -32,15 +51,12 @@ def create(
     stdio: Stdio | None = None,
     terminal: Terminal | None = None,
     pid_file: Path | None = None,
+    pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
     new_keyring: bool = True,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
 
-    networks: interfaces to be made in its network namespace; stdio: null by default;
-    terminal: has the other end of its terminal, if the spec gives it one;
-    preserve_fds: how many descriptors after the standard three the process gets;
-    new_keyring: its processes get a session keyring of their own.
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
@@ -49,6 +65,7 @@ def create(
     keep = preserved(preserve_fds)
     try:
         with Undo() as undo, failing(f"creating container {container_id}"):
+            listener = undo.enter_context(pidfd.listening(pidfd_socket))
             directory = reserve(root, container_id, undo)
             # Started before all else: its interpreter takes as long to come up as we to read the
             # spec and to make the cgroups, what we import for that included.
@@ -59,6 +76,7 @@ def create(
                 container_id, bundle.absolute(), networks, directory, new_keyring=new_keyring
             )
             assembly.make(init, undo, terminal=terminal, preserve_fds=preserve_fds)
+            init.hand_over(listener)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms
 

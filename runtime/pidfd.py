@@ -7,8 +7,14 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from runtime.oserrors import failing
 from runtime.state import State, is_alive
+
+if TYPE_CHECKING:
+    from socket import socket
 
 
 @contextmanager
@@ -43,6 +49,30 @@ def send(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@contextmanager
+def listening(path: Path | None) -> Iterator[socket | None]:
+    """A connection to who listens at *path* for a pidfd; None: nobody is to get one.
+
+    Raises SetupFailed; to be asked before anything is made.
+    """
+    if path is None:
+        yield None
+        return
+    from runtime.socket_path import connect  # noqa: PLC0415 - lazy: 5 ms, and seldom needed
+
+    with failing(f"connecting to the pidfd socket {path}"):
+        connection = connect(path)
+    with connection:
+        yield connection
+
+
+def hand_over(pidfd: int, connection: socket) -> None:
+    """Send *pidfd*, and beside it its name, as runc(8) "--pidfd-socket" has it. Raises OSError."""
+    from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+
+    passing.send(connection.fileno(), b"pidfd", pidfd)
 
 
 def await_end(pidfd: int, timeout_s: float | None = None) -> bool:

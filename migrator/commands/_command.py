@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import click
 
+# What a flag may be given as a value, `--detach=false`.
+_SWITCHED = {"true": True, "1": True, "false": False, "0": False}
+
 
 class Command(click.Command):
     """A command whose long options may have one dash, as Go programs take them: `-pid-file F`."""
@@ -37,15 +40,19 @@ class Command(click.Command):
         }
         rest = iter(args)
         for arg in rest:
-            name, equals, _ = arg.partition("=")
+            name, equals, value = arg.partition("=")
             if not name.startswith("--") and len(name) > 2 and f"-{name}" in options:
                 name, arg = f"-{name}", f"-{arg}"
+            option = options.get(name)
+            if option and option.is_flag and value in _SWITCHED:
+                if _SWITCHED[value]:
+                    yield name
+                continue
             yield arg
             if arg == "--" or (not arg.startswith("-") and not ctx.allow_interspersed_args):
                 break
-            option = options.get(name)
             if option and not (option.is_flag or option.count or equals):
-                yield from (value for value in [next(rest, None)] if value is not None)
+                yield from (word for word in [next(rest, None)] if word is not None)
         yield from rest
 
 

@@ -102,6 +102,14 @@ console_socket_option = click.option(
 )
 
 
+pidfd_socket_option = click.option(
+    "--pidfd-socket",
+    type=FILE,
+    metavar="SOCKET",
+    help="Send a pidfd of its process to who listens at this socket.",
+)
+
+
 _CREATION_OPTIONS = (
     click.argument("container_id", metavar="CONTAINER"),
     click.option(
@@ -137,6 +145,7 @@ _CREATION_OPTIONS = (
         "--network-file", type=FILE, help='The same as JSON: {"networks": [...], "routes": [...]}.'
     ),
     console_socket_option,
+    pidfd_socket_option,
     refused("--no-pivot"),
     # As it is without them: no keyring is made, and no orphan is adopted.
     click.option("--no-new-keyring", is_flag=True, expose_value=False, hidden=True),

@@ -25,6 +25,8 @@ def process_for(
     user: str | None,
     additional_gids: Sequence[int],
     caps: Sequence[str],
+    apparmor: str | None,
+    process_label: str | None,
     no_new_privs: bool,
     tty: bool,
 ) -> Process:
@@ -47,6 +49,10 @@ def process_for(
         "terminal": tty,
         "noNewPrivileges": no_new_privs or base.get("noNewPrivileges", False),
     }
+    if apparmor:
+        changed["apparmorProfile"] = apparmor
+    if process_label:
+        changed["selinuxLabel"] = process_label
     if caps:
         changed["capabilities"] = _with(base.get("capabilities") or {}, caps)
     return parse_process(changed, Path("exec"))

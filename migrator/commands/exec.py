@@ -7,11 +7,25 @@ from typing import Any
 
 import click
 
-from migrator.commands._common import FILE, console_socket_option, on_container, verb
+from migrator.commands._common import (
+    FILE,
+    console_socket_option,
+    on_container,
+    pidfd_socket_option,
+    verb,
+)
 from migrator.commands._process import process_for
+from runtime.cgroups.sub import SubCgroups, parse
 from runtime.container import Container
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal
+
+
+def _sub_cgroups(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> SubCgroups:
+    try:
+        return parse(texts)
+    except ValueError as exc:
+        raise click.UsageError(f"--cgroup: {exc}") from None
 
 
 @verb(passes_arguments=True)
@@ -36,8 +50,19 @@ from runtime.process.terminal import Terminal
     metavar="N",
     help="Pass on N descriptors after the standard three.",
 )
+@click.option(
+    "sub_cgroups",
+    "--cgroup",
+    multiple=True,
+    metavar="[CONTROLLER,...:]PATH",
+    callback=_sub_cgroups,
+    help="The cgroup below the container's that it is put into.",
+)
+@click.option("--apparmor", metavar="PROFILE", help="Its AppArmor profile.")
+@click.option("--process-label", metavar="LABEL", help="Its SELinux label.")
 @click.option("--ignore-paused", is_flag=True, help="In a paused container, start on resume.")
 @console_socket_option
+@pidfd_socket_option
 def command(
     container: Container,
     terminal: Terminal | None,
@@ -45,6 +70,8 @@ def command(
     preserve_fds: int,
     detach: bool,
     ignore_paused: bool,
+    sub_cgroups: SubCgroups,
+    pidfd_socket: Path | None,
     **wanted: Any,
 ) -> int:
     """Run COMMAND in a running CONTAINER, as its own process runs but for the options.
@@ -59,4 +86,6 @@ def command(
         preserve_fds=preserve_fds,
         detach=detach,
         ignore_paused=ignore_paused,
+        sub_cgroups=sub_cgroups,
+        pidfd_socket=pidfd_socket,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import affinity, namespaces, pidfd
-from runtime.cgroups import manager
+from runtime.cgroups import manager, sub
+from runtime.cgroups.sub import SubCgroups
 from runtime.errors import NotRunning, Paused
 from runtime.oserrors import failing
 from runtime.process import pidfile, planner
@@ -37,10 +38,12 @@ def launch(
     stdio: Stdio,
     terminal: Terminal | None,
     before_it_runs: Callable[[], object],
+    sub_cgroups: SubCgroups,
     pid_file: Path | None = None,
     keep: tuple[int, ...] = (),
     detach: bool = False,
     ignore_paused: bool = False,
+    pidfd_socket: Path | None = None,
 ) -> int:
     """Start *process* in all namespaces and cgroups of the container; return its pid.
 
@@ -57,11 +60,13 @@ def launch(
         init = stack.enter_context(pidfd.init_of(state))
         if init is None:
             raise NotRunning(state.id, status)
+        listener = stack.enter_context(pidfd.listening(pidfd_socket))
         linux = _linux_of(state)
         agent = _agent(state, linux.seccomp, status, stack)
         launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
         affinity.set_initial(launched.launcher_pid, process.exec_cpu_affinity)
-        manager("", paths=state.cgroup_paths).join(launched.launcher_pid)
+        cgroup = manager("", paths=state.cgroup_paths)
+        sub.join(cgroup, launched.launcher_pid, sub_cgroups, state.init_pid)
         affinity.set_final(launched.launcher_pid, process.exec_cpu_affinity)
         plan = planner.exec_plan(
             process,
@@ -73,6 +78,7 @@ def launch(
             preserve_fds=len(keep),
         )
         pid = launched.tell(plan)
+        launched.hand_over(listener)
         before_it_runs()
         launched.go()
         if takes is not None:

@@ -35,6 +35,8 @@ from runtime.syscalls import mount_setattr, open_tree
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from runtime.process.id_maps import IdMaps
     from runtime.seccomp.agent import Agent
 
@@ -120,6 +122,14 @@ class Launched:
         _reap(self.launcher_pid)
         self.launcher_pid = 0
         return self.pid
+
+    def hand_over(self, connection: socket | None) -> None:
+        """Send who stays, as a pidfd, over *connection*, if there is one."""
+        if connection is not None:
+            from runtime import pidfd  # noqa: PLC0415 - lazy: seldom needed
+
+            with failing("sending a pidfd"):
+                pidfd.hand_over(self._pidfds[-1], connection)
 
     def go(self) -> None:
         """Let it do the next part."""

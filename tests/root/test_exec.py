@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -175,3 +176,37 @@ def test_a_proc_that_the_container_has_faked_is_not_asked(box: Box) -> None:
     process = container.spec.process._replace(args=("true",), oom_score_adj=300)
     assert container.exec(process) == 0
     assert fake.read_text() == "fake"
+
+
+def test_it_comes_into_the_cgroup_below_that_is_wanted(box: Box, running: Container) -> None:
+    directory = running.cgroup.freezer_path / "below"
+    directory.mkdir()
+    process = running.spec.process._replace(args=("sleep", "inf"))
+    pid_file = box.bundle.path / "pid"
+    where = {"": "below"} if "" in running.cgroup.paths else {"freezer": "below"}
+    running.exec(process, detach=True, pid_file=pid_file, sub_cgroups=where)
+    assert (directory / "cgroup.procs").read_text() == pid_file.read_text() + "\n"
+
+
+def test_who_listens_gets_its_pidfd(box: Box, running: Container) -> None:
+    path, pid_file = box.bundle.path / "socket", box.bundle.path / "pid"
+    process = running.spec.process._replace(args=("sleep", "inf"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        running.exec(process, detach=True, pid_file=pid_file, pidfd_socket=path)
+        connection, _ = listener.accept()
+    with connection:
+        name, (pidfd,), _, _ = socket.recv_fds(connection, 16, 1)
+    assert name == b"pidfd"
+    about = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    os.close(pidfd)
+    assert f"Pid:\t{pid_file.read_text()}\n" in about
+
+
+def test_without_a_listener_for_its_pidfd_nothing_is_run(box: Box, running: Container) -> None:
+    before = running.processes()
+    process = running.spec.process._replace(args=("sleep", "inf"))
+    with pytest.raises(SetupFailed, match="connecting to the pidfd socket"):
+        running.exec(process, detach=True, pidfd_socket=box.bundle.path / "nobody")
+    assert running.processes() == before
