@@ -27,7 +27,7 @@ from migrator.report import Memory, Round
 from runtime import Container
 from runtime.bare_dump import BareCriu, FrozenMemory, complete
 from runtime.memory import keeper
-from runtime.memory.runs import Run, intersect, minus, size_pages, union
+from runtime.memory.runs import Run, intersect, size_pages, union
 from runtime.memory.tracker import Scan, Tracker
 from runtime.state import lock
 
@@ -115,8 +115,10 @@ class Departure:
         """Rounds for what was written since the last, as long as each leaves clearly less.
 
         What the last look has found is sent in any case: it stays clean, or is hot. One that writes
-        much is slowed down for these moments: what it writes in them it would be frozen for.
+        much is slowed down for these moments: what it writes in them it would be frozen for. All
+        that is there by now is verified first, so that under the freeze only the rest has to be.
         """
+        self._verify_early()
         left = 0
         for number in range(CATCH_UP_ROUNDS):
             self._look()
@@ -160,13 +162,14 @@ class Departure:
         if self._error is not None:
             raise self._error
         space_of = self._space_of
+        lazy = {space_of[pid]: runs for pid, runs in self._lazy.items()}
         for memory in self._left_lazy:
-            space, runs = space_of[memory.pid], self._lazy[memory.pid]
-            unknown = minus(runs, self.sender.table.known_runs(space))
-            again = union(unknown, intersect(runs, memory.poked))
-            self._send((space, run) for run in again)
-        if self.sender.verify({space_of[pid]: runs for pid, runs in self._lazy.items()}):
-            raise MigrationError("pages are missing at the destination, though they were sent")
+            space = space_of[memory.pid]
+            self._send((space, run) for run in intersect(lazy[space], memory.poked))
+        if missing := self.sender.verify(lazy):  # never reported, or not readable before
+            self._send((space, run) for space, runs in missing.items() for run in runs)
+            if self.sender.verify(lazy):
+                raise MigrationError("pages are missing at the destination, though they were sent")
         self.sender.say_whole()
 
     def hot(self) -> list[list[int]]:
@@ -223,6 +226,12 @@ class Departure:
             self.sender.send_gone(space)
         self._heat.add(scan.written)
         for space, runs in scan.written.items():
+            self._pending[space] = union(self._pending.get(space, []), runs)
+
+    def _verify_early(self) -> None:
+        table = self.sender.table
+        missing = self.sender.verify({space: table.known_runs(space) for space in table.spaces})
+        for space, runs in missing.items():
             self._pending[space] = union(self._pending.get(space, []), runs)
 
     def _send_pending(self) -> Arrived:

@@ -1,4 +1,8 @@
-"""The source's end of a page stream: reads pages, hashes them, sends what is not there yet."""
+"""The source's end of a page stream: reads pages, hashes them, sends what is not there yet.
+
+A page that was written and is what it was before, or was read before its last write and hence
+found twice, is read and hashed again, and that is all: it lies there at its address.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,9 @@ from migrator.page_records import (
     unpack_runs,
 )
 from runtime.memory.compression import available
-from runtime.memory.contents import HASH_SIZE, ZERO_HASH, PageHash
-from runtime.memory.hash_table import HashTable
-from runtime.memory.runs import Run, union
+from runtime.memory.contents import HASH_SIZE, ZERO_HASH, PageHash, split_hashes
+from runtime.memory.hash_table import HashTable, joined
+from runtime.memory.runs import Run, minus, normalized, union
 from runtime.memory.store_errors import MissingPages
 
 #: a destination that still asks for the same pages after that many answers is not sound
@@ -69,6 +73,9 @@ class Sender:
         self._channel = PageChannel(stream, limiter or Limiter(None), self.flow)
         self._contents = Contents(ZERO_HASH)
         self._readers: dict[int, Read] = {}
+        #: by space: what was found to be there as it is here, and what was sent since
+        self._verified: dict[int, list[Run]] = {}
+        self._changed: dict[int, list[Run]] = {}
         #: what was read and is not sent yet: runs of one space, their pages side by side
         self._pages = memoryview(bytearray(MAX_PAGES * PAGE))
         self._batch: list[Run] = []
@@ -115,7 +122,8 @@ class Sender:
     def send_gone(self, space: int) -> None:
         """Tell that *space* is not there any more."""
         self._send_batch()
-        self._readers.pop(space, None)
+        for kept in (self._readers, self._verified, self._changed):
+            kept.pop(space, None)
         self.table.drop(space)
         self._channel.put(pack(Kind.GONE, space=space))
 
@@ -131,12 +139,15 @@ class Sender:
     def verify(self, spaces: Mapping[int, Sequence[Run]]) -> dict[int, list[Run]]:
         """Compare what is in the store there with what was sent, by the digest of these runs.
 
-        Returns the pages that are not there, to be sent again: {} when all is well. Raises
-        MigrationError naming the space whose pages are not what was sent.
+        What was found equal before and was not sent since is not compared again. Returns the pages
+        that are not there, to be sent again: {} when all is well. Raises MigrationError naming the
+        space whose pages are not what was sent.
         """
+        self._send_batch()
+        wanted = {space: self._unverified(space, runs) for space, runs in spaces.items()}
         asked = [
-            (space, list(runs[at : at + MAX_RUNS]))
-            for space, runs in spaces.items()
+            (space, runs[at : at + MAX_RUNS])
+            for space, runs in wanted.items()
             for at in range(0, len(runs), MAX_RUNS)
         ]
         missing: dict[int, list[Run]] = {}
@@ -146,12 +157,22 @@ class Sender:
                     *(each if isinstance(each, list) else [] for each in (ours, theirs))
                 )
                 missing[space] = union(missing.get(space, []), lacking)
+                for start, end in lacking:
+                    self.table.forget(space, start, end)  # it is sent, whatever it is
             elif ours != theirs:
                 raise MigrationError(
                     f"the pages of address space {space} are not the same at the destination: "
                     "look for faulty memory on both hosts"
                 )
+        for space, runs in wanted.items():
+            if space not in missing:
+                self._verified[space] = union(self._verified[space], runs)
         return missing
+
+    def _unverified(self, space: int, runs: Sequence[Run]) -> list[Run]:
+        changed = normalized(self._changed.pop(space, ()))
+        self._verified[space] = minus(self._verified.get(space, []), changed)
+        return minus(list(runs), self._verified[space])
 
     def say_whole(self) -> None:
         """Let the pages be used there: they are verified, and nothing more is sent."""
@@ -189,6 +210,7 @@ class Sender:
         while hole_end < end and read(self._pages[:PAGE], hole_end) < PAGE:
             hole_end += PAGE
         self.table.forget(space, start, hole_end)
+        self._changed.setdefault(space, []).append((start, hole_end))
         for at in range(start, hole_end, MAX_FORGET * PAGE):
             pages = min((hole_end - at) // PAGE, MAX_FORGET)
             self._channel.put(pack(Kind.FORGET, space=space, address=at, pages=pages))
@@ -205,9 +227,15 @@ class Sender:
         self._channel.poll()
         space, runs, view = self._space, self._batch, self._pages[: self._filled]
         self._batch, self._filled = [], 0
-        hashes = self._hashed(space, runs, view)
+        hashes, former = self._hashed(space, runs, view)
         if again:
             self._contents.forget(prefixes(hashes))
+        elif hashes == former:
+            self.flow.same_pages += len(view) // PAGE
+            return
+        else:
+            runs, view, hashes = self._without_same(runs, view, hashes, former)
+        self._changed.setdefault(space, []).extend(runs)
         groups = self._contents.groups(hashes)
         first = 0
         for (kind, pages), pieces in zip(groups, split(runs, groups), strict=True):
@@ -220,13 +248,35 @@ class Sender:
                 self._send_zeros(space, pieces)
             first = last
 
-    def _hashed(self, space: int, runs: list[Run], view: memoryview) -> bytes:
+    def _hashed(self, space: int, runs: list[Run], view: memoryview) -> tuple[bytes, bytes]:
+        """The hashes of these pages, and those of what was last sent of them."""
         began = time.perf_counter()
         hashes = self._hash.of(view)
-        self.table.set_runs(space, runs, hashes)
+        former = self.table.exchange(space, runs, hashes)
         self.flow.hash_s += time.perf_counter() - began
         self.flow.page_bytes += len(view)
-        return hashes
+        return hashes, former
+
+    def _without_same(
+        self, runs: list[Run], view: memoryview, hashes: bytes, former: bytes
+    ) -> tuple[list[Run], memoryview, bytes]:
+        """What is otherwise than it was when it was last sent."""
+        now = split_hashes(hashes)
+        numbers = [
+            number
+            for number, (new, old) in enumerate(zip(now, split_hashes(former), strict=True))
+            if new != old
+        ]
+        if len(numbers) == len(now):
+            return runs, view, hashes
+        self.flow.same_pages += len(now) - len(numbers)
+        addresses = [at for start, end in runs for at in range(start, end, PAGE)]
+        pages = b"".join(view[number * PAGE : (number + 1) * PAGE] for number in numbers)
+        return (
+            list(joined(addresses[number] for number in numbers)),
+            memoryview(pages),
+            b"".join(now[number] for number in numbers),
+        )
 
     def _send_data(self, space: int, runs: list[Run], view: memoryview) -> None:
         began = time.perf_counter()

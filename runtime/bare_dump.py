@@ -17,6 +17,8 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -167,13 +169,25 @@ class FrozenMemory:
             mappings = [each for each in maps.of_process(pid) if each.end <= _USER_END]
             if not mappings:
                 return None
-            first, last = mappings[0].start, mappings[-1].end
-            with Pagemap(pid) as pagemap:
-                pages, guards = pagemap.present_and_guards(first, last)
+            pages, guards = _pages_and_guards(pid, mappings)
         except (ProcessLookupError, FileNotFoundError):
             return None
         code = next((each.start for each in mappings if each.execute), 0)
         return cls(pid, vpid, pages, guards, stacks, [(code, code + PAGE_BYTES)])
+
+
+def _pages_and_guards(pid: int, mappings: Iterable[maps.Mapping]) -> tuple[list[Run], list[Run]]:
+    """Of all *mappings*: asked for together where neighbours are all of files, or none is."""
+    pages: list[Run] = []
+    guards: list[Run] = []
+    with Pagemap(pid) as pagemap:
+        for anonymous, group in groupby(mappings, attrgetter("anonymous")):
+            first, *rest = group
+            last = rest[-1] if rest else first
+            found = pagemap.present_and_guards(first.start, last.end, anonymous=anonymous)
+            pages += found[0]
+            guards += found[1]
+    return normalized(pages), normalized(guards)
 
 
 class Elsewhere(NamedTuple):

@@ -95,20 +95,28 @@ class HashTable(Hashes):
             self._assign(space, part, hashes[at : at + size])
             at += size
 
-    def set_runs(self, space: int, runs: Iterable[Run], hashes: bytes) -> None:
-        """The pages of *runs*, one run after the other, have these hashes."""
+    def exchange(self, space: int, runs: Iterable[Run], hashes: bytes) -> bytes:
+        """The pages of *runs*, one run after the other, have these hashes; which they had before.
+
+        NO_HASH stands for what nothing was known of.
+        """
         leaves = self._spaces.setdefault(space, {})
+        former: list[bytes] = []
         at = 0
         for start, end in runs:
             number, offset = divmod(start, LEAF_BYTES)
             leaf = leaves.get(number)
-            size = (end - start) // PAGE_SIZE * HASH_SIZE
+            to = at + (end - start) // PAGE_SIZE * HASH_SIZE
             if leaf is not None and offset + end - start <= LEAF_BYTES:
                 first = offset // PAGE_SIZE * HASH_SIZE
-                leaf[first : first + size] = hashes[at : at + size]
+                place = leaf[first : first + to - at]
+                former.append(bytes(place))
+                place[:] = hashes[at:to]
             else:
-                self.set(space, start, hashes[at : at + size])
-            at += size
+                former += (self._hashes_of(space, part) for part in parts(start, end))
+                self.set(space, start, hashes[at:to])
+            at = to
+        return b"".join(former)
 
     def zero(self, space: int, address: int, pages: int) -> None:
         """From *address* on, *pages* pages are of zeros."""
@@ -129,6 +137,10 @@ class HashTable(Hashes):
         """The address space is gone."""
         self._spaces.pop(space, None)
 
+    @property
+    def spaces(self) -> list[int]:
+        return sorted(self._spaces)
+
     def _numbers(self, space: int) -> Collection[int]:
         return self._spaces.get(space, ())
 
@@ -143,7 +155,7 @@ class HashTable(Hashes):
 
 
 def joined(addresses: Iterable[int]) -> Iterator[Run]:
-    """Runs of the pages at *addresses*, which rise."""
+    """Runs of the pages at *addresses*, in their order."""
     start = end = -1
     for address in addresses:
         if address != end:

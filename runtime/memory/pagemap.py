@@ -93,28 +93,34 @@ class Pagemap:
             os.close(self._fd)
             self._fd = -1
 
-    def present(self, start: int, end: int) -> list[PresentRun]:
+    def present(self, start: int, end: int, *, anonymous: bool = False) -> list[PresentRun]:
         """Runs with their categories: pages of no file that are in memory or swapped out.
 
         Not the page of zeros, and no guard pages: what CRIU takes for a process's own pages
         (criu/pagemap-cache.c). Before 6.7 the page of zeros is among them.
+
+        anonymous: no mapping in the range is of a file. The kernel then need not look at what each
+        page is of, which takes it 20 of 23 ms for 1 GiB that was not faulted in in order.
         """
         if not supported():
             return [
                 (low, high, PAGE_IS_PRESENT) for low, high in self._entries(start, end, soft=False)
             ]
-        inverted = PAGE_IS_PFNZERO | PAGE_IS_FILE | _guard()
+        inverted = PAGE_IS_PFNZERO | _guard() | (0 if anonymous else PAGE_IS_FILE)
         return list(
             self._scan(start, end, 0, inverted=inverted, mask=inverted, anyof=_THERE, back=_THERE)
         )
 
-    def present_and_guards(self, start: int, end: int) -> tuple[list[Run], list[Run]]:
+    def present_and_guards(
+        self, start: int, end: int, *, anonymous: bool = False
+    ) -> tuple[list[Run], list[Run]]:
         """Runs of what `present` says, and guard regions (madvise(2): MADV_GUARD_INSTALL) where the
-        kernel tells of them; in one walk, since that takes 4 ms for each GiB.
+        kernel tells of them; in one walk.
         """
         guard = _guard()
         if not guard:
-            return normalized(run[:2] for run in self.present(start, end)), []
+            there = self.present(start, end, anonymous=anonymous)
+            return normalized(run[:2] for run in there), []
         told = _THERE | guard
         found = list(
             self._scan(
@@ -124,7 +130,7 @@ class Pagemap:
                 inverted=PAGE_IS_PFNZERO,
                 mask=PAGE_IS_PFNZERO,
                 anyof=told,
-                back=told | PAGE_IS_FILE,
+                back=told if anonymous else told | PAGE_IS_FILE,
             )
         )
         return (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from runtime.memory import maps
 from runtime.memory.maps import Mapping
-from runtime.memory.pagemap import Pagemap, PresentRun
+from runtime.memory.pagemap import Pagemap
 from runtime.memory.registers import machine
 from runtime.memory.runs import Run, minus, normalized
 
@@ -69,10 +69,6 @@ class Space:
                 return 0
             raise
 
-    def present(self, start: int, end: int) -> list[PresentRun]:
-        """Its own pages in a range: see Pagemap.present."""
-        return self.pagemap.present(start, end)
-
     def mappings(self) -> list[Mapping]:
         """All of them; none if it is gone."""
         return maps.parse(self.text())
@@ -114,7 +110,7 @@ class Space:
         return normalized(
             (low, high)
             for start, end in normalized(run for group in own for run in group)
-            for low, high, _ in self.present(start, end)
+            for low, high, _ in self.pagemap.present(start, end, anonymous=True)
         )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost
+from migrator.page_records import Kind, unpack_runs
 from migrator.pages import Receiver, Sender
 from migrator.tls import Credentials
 from runtime.memory.compression import available
@@ -129,6 +130,17 @@ def content(store: PageStore, space: int, number: int) -> bytes | None:
     if piece.source is None:
         return bytes(PAGE)
     return None if piece.source == MISSING else ctypes.string_at(piece.source, PAGE)
+
+
+def watched(put, asked):
+    """*put* of a channel, which notes of which runs a digest is asked."""
+
+    def put_and_note(header: bytes, payload: bytes = b"") -> None:
+        if header[0] == Kind.DIGEST:
+            asked.append(unpack_runs(memoryview(payload), "us"))
+        put(header, payload)
+
+    return put_and_note
 
 
 def send_noise(link: Link, pages: int = 2000, rounds: int = 1000) -> None:
@@ -256,6 +268,43 @@ def test_a_space_that_is_gone_is_dropped(connect, store):
     link.sender.mark()
     assert content(store, 1, 0) is None
     assert_equal(store, memory, space=2)
+
+
+def test_what_was_written_and_is_as_before_is_not_sent(connect, store):
+    memory = Memory(noise(100), bytes(10 * PAGE))
+    link = connect(compression="none")
+    link.sender.send_run(1, *memory.run, memory.read)
+    link.sender.mark()
+    memory.data[50 * PAGE] ^= 1
+    memory.data[105 * PAGE] ^= 1
+    pages = [(BASE + at * PAGE, BASE + (at + 1) * PAGE) for at in range(110)]
+    link.sender.send_runs(1, pages, memory.read)
+    assert link.sender.mark().bytes_sent < 2 * PAGE + 200
+    assert link.sender.flow.same_pages == 108
+    assert link.sender.verify({1: [memory.run]}) == {}
+    assert_equal(store, memory)
+
+
+def test_only_what_was_sent_since_is_verified_again(connect, store):
+    memory = Memory(noise(100))
+    link = connect(compression="none")
+    link.sender.send_run(1, *memory.run, memory.read)
+    assert link.sender.verify({1: [memory.run]}) == {}
+    before = link.sender.flow.bytes_sent
+    asked = []
+    link.sender._channel.put = watched(link.sender._channel.put, asked)
+    memory.data[7 * PAGE] ^= 1
+    link.sender.send_run(1, *memory.run, memory.read)
+    assert link.sender.verify({1: [memory.run]}) == {}
+    assert asked == [[(BASE + 7 * PAGE, BASE + 8 * PAGE)]]
+    assert link.sender.flow.bytes_sent - before < PAGE + 200
+    store.put(1, BASE + 7 * PAGE, noise())
+    memory.data[8 * PAGE] ^= 1
+    link.sender.send_run(1, *memory.run, memory.read)
+    memory.data[7 * PAGE] ^= 1
+    link.sender.send_run(1, *memory.run, memory.read)
+    assert link.sender.verify({1: [memory.run]}) == {}
+    assert_equal(store, memory)
 
 
 def test_pages_that_are_missing_there_are_listed(connect, store):
