@@ -39,7 +39,8 @@ FIXED_MS = 80.0
 LAST_PAGES_S = 30.0
 #: just before the freeze: what is sent while CRIU dumps all else is no matter
 FEW_PAGES = 128
-CATCH_UP_ROUNDS = 8
+CATCH_UP_ROUNDS = 12
+BURSTS = 1
 #: between two looks whether all is well
 RUNS_AT_ONCE = 64
 #: so many are worth to slow a container down, to this share of the CPU that it uses
@@ -115,18 +116,22 @@ class Departure:
         """Rounds for what was written since the last, as long as each leaves clearly less.
 
         What the last look has found is sent in any case: it stays clean, or is hot. One that writes
-        much is slowed down for these moments: what it writes in them it would be frozen for. All
-        that is there by now is verified first, so that under the freeze only the rest has to be.
+        much is slowed down for these moments: what it writes in them it would be frozen for. Most
+        write in bursts, and one burst is waited out. Once the bulk has gone, all that is there is
+        verified, so that under the freeze only what was sent since has to be.
         """
-        self._verify_early()
-        left = 0
+        least, in_vain = 0, 0
         for number in range(CATCH_UP_ROUNDS):
             self._look()
-            before, left = left, self._pending_pages()
+            left = self._pending_pages()
             if number == 0 and left > MANY_PAGES:
                 self._slow_down(BRAKE)
             self._send_pending()
-            if left <= FEW_PAGES or (before and left > CLEARLY_LESS * before):
+            if number == 0:
+                self._verify_early()
+            in_vain = in_vain + 1 if number and left > CLEARLY_LESS * least else 0
+            least = min(left, least) if number else left
+            if (number and left <= FEW_PAGES) or in_vain > BURSTS:
                 return
 
     def begin(self, bare: BareCriu) -> None:
