@@ -21,7 +21,7 @@ from pathlib import Path
 from migrator import rounds
 from migrator.errors import MigrationError
 from migrator.messages import Filled
-from migrator.pages import Arrived, Sender
+from migrator.pages import Sender
 from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
@@ -95,7 +95,8 @@ class Departure:
         self._look()
         while True:
             before = self.sender.flow.copy()
-            arrived = self._send_pending()
+            self._send_pending()
+            arrived = self.sender.mark()
             sent = self.sender.flow.since(before)
             self._look()
             left = self._pending_pages()
@@ -117,8 +118,8 @@ class Departure:
 
         What the last look has found is sent in any case: it stays clean, or is hot. One that writes
         much is slowed down for these moments: what it writes in them it would be frozen for. Most
-        write in bursts, and one burst is waited out. Once the bulk has gone, all that is there is
-        verified, so that under the freeze only what was sent since has to be.
+        write in bursts, and one burst is waited out. Each round is verified, so that under the
+        freeze only the last pages have to be.
         """
         least, in_vain = 0, 0
         for number in range(CATCH_UP_ROUNDS):
@@ -127,8 +128,7 @@ class Departure:
             if number == 0 and left > MANY_PAGES:
                 self._slow_down(BRAKE)
             self._send_pending()
-            if number == 0:
-                self._verify_early()
+            self._keep_pending(self.sender.verify_sent())
             in_vain = in_vain + 1 if number and left > CLEARLY_LESS * least else 0
             least = min(left, least) if number else left
             if (number and left <= FEW_PAGES) or in_vain > BURSTS:
@@ -233,16 +233,13 @@ class Departure:
         for space, runs in scan.written.items():
             self._pending[space] = union(self._pending.get(space, []), runs)
 
-    def _verify_early(self) -> None:
-        table = self.sender.table
-        missing = self.sender.verify({space: table.known_runs(space) for space in table.spaces})
+    def _keep_pending(self, missing: dict[int, list[Run]]) -> None:
         for space, runs in missing.items():
             self._pending[space] = union(self._pending.get(space, []), runs)
 
-    def _send_pending(self) -> Arrived:
+    def _send_pending(self) -> None:
         pending, self._pending = self._pending, {}
         self._send(self._heat.order(pending))
-        return self.sender.mark()
 
     def _send(self, runs: Iterable[tuple[int, Run]]) -> None:
         for space, found in groupby(runs, key=itemgetter(0)):

@@ -136,12 +136,17 @@ class Sender:
         self._marked, self._channel.busy_since = self.flow.copy(), None
         return Arrived(sent.bytes_sent, sent.page_bytes, now - since)
 
+    def verify_sent(self) -> dict[int, list[Run]]:
+        """`verify` all that was sent and not verified since."""
+        self._send_batch()
+        return self.verify({space: normalized(runs) for space, runs in self._changed.items()})
+
     def verify(self, spaces: Mapping[int, Sequence[Run]]) -> dict[int, list[Run]]:
         """Compare what is in the store there with what was sent, by the digest of these runs.
 
-        What was found equal before and was not sent since is not compared again. Returns the pages
-        that are not there, to be sent again: {} when all is well. Raises MigrationError naming the
-        space whose pages are not what was sent.
+        What was found equal before and was not sent since is not compared again; all that was sent
+        has arrived then. Returns the pages that are not there, to be sent again: {} when all is
+        well. Raises MigrationError naming the space whose pages are not what was sent.
         """
         self._send_batch()
         wanted = {space: self._unverified(space, runs) for space, runs in spaces.items()}

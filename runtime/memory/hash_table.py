@@ -149,10 +149,6 @@ class HashTable(Hashes):
         """The address space is gone."""
         self._spaces.pop(space, None)
 
-    @property
-    def spaces(self) -> list[int]:
-        return sorted(self._spaces)
-
     def _numbers(self, space: int) -> Collection[int]:
         return self._spaces.get(space, ())
 

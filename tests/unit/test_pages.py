@@ -295,6 +295,7 @@ def test_only_what_was_sent_since_is_verified_again(connect, store):
     link.sender._channel.put = watched(link.sender._channel.put, asked)
     memory.data[7 * PAGE] ^= 1
     link.sender.send_run(1, *memory.run, memory.read)
+    assert link.sender.verify_sent() == {}
     assert link.sender.verify({1: [memory.run]}) == {}
     assert asked == [[(BASE + 7 * PAGE, BASE + 8 * PAGE)]]
     assert link.sender.flow.bytes_sent - before < PAGE + 200
