@@ -276,7 +276,8 @@ class Sender:
             return runs, view, hashes
         self.flow.same_pages += len(now) - len(numbers)
         addresses = [at for start, end in runs for at in range(start, end, PAGE)]
-        pages = b"".join(view[number * PAGE : (number + 1) * PAGE] for number in numbers)
+        # writable: so the compressors' ctypes wants it
+        pages = bytearray().join(view[number * PAGE : (number + 1) * PAGE] for number in numbers)
         return (
             list(joined(addresses[number] for number in numbers)),
             memoryview(pages),

@@ -106,7 +106,7 @@ class Space:
         return self.all_of(own)
 
     def all_of(self, own: list[list[Run]]) -> list[Run]:
-        """All pages of these mappings that are there."""
+        """All pages of these mappings, which are of no file, that are there."""
         return normalized(
             (low, high)
             for start, end in normalized(run for group in own for run in group)

@@ -20,11 +20,11 @@ from runtime.bare_dump import vpid_of
 from runtime.checkpoint import CheckpointOptions
 from runtime.errors import CheckpointFailed, RestoreFailed
 from runtime.incremental_chain import check_links
-from runtime.memory import soft_dirty
+from runtime.memory import maps, soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import SOCKET, Keeper
+from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import size_pages
-from runtime.memory.spaces import Space
 from runtime.restore import Restore, RestoreOptions
 from tests.containers import Box, eventually
 
@@ -150,10 +150,9 @@ class Target:
 
 def contents(pid: int) -> dict[int, bytes]:
     """The private memory that a process can write to."""
-    space = Space(pid)
-    private = [each for each in space.mappings() if each.write and not each.shared]
-    runs = space.all_of([[(each.start, each.end)] for each in private])
-    space.close()
+    private = [each for each in maps.of_process(pid) if each.write and not each.shared]
+    with Pagemap(pid) as pagemap:
+        runs = [run[:2] for each in private for run in pagemap.present(each.start, each.end)]
     return dict(read(pid, (page for run in runs for page in range(*run, PAGE_BYTES))))
 
 
