@@ -3,7 +3,7 @@
 The script is a JSON list of steps, given in $FAKE_CRIU_SCRIPT; what was asked of it is appended,
 one JSON object a line, to $FAKE_CRIU_HEARD. Steps: {"expect": TYPE}, {"reply": {..}} (fields of
 criu_resp), {"notify": NAME, "pid": N, "fds": N}, {"raw": HEX}, {"zeros": N}, {"stderr": TEXT},
-{"log": TEXT} (into the image directory's log), {"touch": NAME}, {"pause": S}, {"close": true},
+{"log": TEXT} (into the image directory's log), {"touch": NAME}, {"await": NAME}, {"close": true},
 {"fork_and_die": true}, {"signal": N}, {"exit": N}, {"linger": true}.
 """
 
@@ -81,8 +81,9 @@ class FakeCriu:
         with open(step["touch"], "w", encoding="utf-8"):
             pass
 
-    def do_pause(self, step: dict[str, Any]) -> None:
-        time.sleep(step["pause"])
+    def do_await(self, step: dict[str, Any]) -> None:
+        while not os.path.exists(step["await"]):
+            time.sleep(0.01)
 
     def do_close(self, step: dict[str, Any]) -> None:
         self.sock.close()

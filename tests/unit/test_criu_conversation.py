@@ -220,13 +220,13 @@ def test_a_refusal_that_criu_does_not_heed_still_comes_out(
 def test_an_interrupt_while_waiting_refuses_the_next_notification(
     fake: Starter, options: DumpOptions, tmp_path: Path
 ) -> None:
-    started = tmp_path / "started"
+    started, interrupted = tmp_path / "started", tmp_path / "interrupted"
     criu = fake(
         [
             *VERSION,
             {"expect": "DUMP"},
             {"touch": str(started)},
-            {"pause": 0.5},
+            {"await": str(interrupted)},
             {"notify": "post-dump"},
             FAILED,
         ]
@@ -236,6 +236,8 @@ def test_an_interrupt_while_waiting_refuses_the_next_notification(
         while not started.exists():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        interrupted.touch()
 
     thread = threading.Thread(target=interrupt)
     thread.start()
