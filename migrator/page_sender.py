@@ -131,6 +131,7 @@ class Sender:
         """Wait until all that was sent is in the store there; say how fast that went."""
         self._settle([])
         now = time.monotonic()
+        self._changed = {space: normalized(runs) for space, runs in self._changed.items()}
         sent = self.flow.since(self._marked)
         since = self._channel.busy_since or now
         self._marked, self._channel.busy_since = self.flow.copy(), None
