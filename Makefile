@@ -6,7 +6,7 @@ SHELL := /bin/bash
 pytest = .venv/bin/python -m pytest
 # Most of the tests' time is waiting. Each worker has hosts of its own, and takes from who has more.
 parallel = -n 3 --dist worksteal
-levels = $(wildcard tests/unit tests/root tests/lab tests/faults)
+levels = $(wildcard tests/unit tests/root tests/clients tests/lab tests/faults)
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 22

@@ -25,6 +25,9 @@ MAY_LACK = frozenset(
         "cgroup_v1",
         "cgroup_v2",
         "cgroup_v2_tree",
+        "containerd",
+        "docker",
+        "podman",
         "runc",
         "shellcheck",
         "soft_dirty",
@@ -230,6 +233,21 @@ def rsync() -> str | None:
 @probe
 def runc() -> str | None:
     return without("runc")
+
+
+@probe
+def podman() -> str | None:
+    return root() or without("podman", "conmon")
+
+
+@probe
+def containerd() -> str | None:
+    return root() or without("containerd", "ctr", "containerd-shim-runc-v2")
+
+
+@probe
+def docker() -> str | None:
+    return root() or without("dockerd", "docker", "containerd")
 
 
 @probe
