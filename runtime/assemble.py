@@ -70,7 +70,13 @@ class Assembly:
         self._directory = directory
 
     def make(
-        self, init: Launched, undo: Undo, *, terminal: Terminal | None, preserve_fds: int
+        self,
+        init: Launched,
+        undo: Undo,
+        *,
+        terminal: Terminal | None,
+        preserve_fds: int,
+        no_pivot: bool,
     ) -> None:
         """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
         taker = self._taker(terminal, undo)
@@ -82,6 +88,7 @@ class Assembly:
             exec_fifo=fifo,
             answer_fifo=answer,
             preserve_fds=preserve_fds,
+            no_pivot=no_pivot,
         )
         _make_fifo(fifo, _FIFO_MODE)
         if answer:

@@ -38,6 +38,8 @@ class Creation(TypedDict, total=False):
     pidfd_socket: Path | None
     #: how many descriptors after the standard three the process gets
     preserve_fds: int
+    #: its rootfs is moved over the root: for hosts whose root cannot be pivoted (initramfs)
+    no_pivot: bool
     #: its processes get a session keyring of their own, not that of ours
     new_keyring: bool
 
@@ -53,6 +55,7 @@ def create(
     pid_file: Path | None = None,
     pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
+    no_pivot: bool = False,
     new_keyring: bool = True,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
@@ -75,7 +78,9 @@ def create(
             assembly = Assembly(
                 container_id, bundle.absolute(), networks, directory, new_keyring=new_keyring
             )
-            assembly.make(init, undo, terminal=terminal, preserve_fds=preserve_fds)
+            assembly.make(
+                init, undo, terminal=terminal, preserve_fds=preserve_fds, no_pivot=no_pivot
+            )
             init.hand_over(listener)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms

@@ -100,6 +100,7 @@ class RestorePlan:
         return {
             "rootfs": {
                 "path": str(self.state.rootfs),
+                "own_mounts": True,
                 "propagation": 0,
                 # only their mount points are made
                 "mounts": [{**mount, "idmap": None, "copy_up": False} for mount in table.mounts],

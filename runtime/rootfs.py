@@ -1,4 +1,4 @@
-"""Build a container's filesystem and make it the root (mount_namespaces(7), pivot_root(2)).
+"""Build a container's filesystem (mount_namespaces(7)); runtime/jail.py makes it the root.
 
 Runs in init, in a mount namespace of its own. Mounts are made detached, with their final
 attributes, and attached to descriptors that were resolved inside the rootfs: no path of the rootfs
@@ -13,7 +13,6 @@ import stat
 
 from runtime.constants import (
     AT_FDCWD,
-    MNT_DETACH,
     MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
@@ -23,7 +22,6 @@ from runtime.constants import (
 )
 from runtime.resolve import (
     is_directory,
-    is_null,
     make_directory,
     make_file,
     open_in_root,
@@ -38,8 +36,6 @@ from runtime.syscalls import (
     mount_setattr,
     move_mount,
     open_tree,
-    pivot_root,
-    umount2,
 )
 
 TYPE_CHECKING = False
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
 
 _BIND = "bind"
 _REMOUNT = "remount"
-_TINY: dict[str, str | None] = {"nr_blocks": "1", "nr_inodes": "1"}
 # A symbolic link on the way to these would put the kernel's own files where nobody looks for them,
 # or leave the real /proc unmasked (CVE-2019-19921).
 _NO_SYMLINKS = ("proc", "sysfs")
@@ -77,7 +72,8 @@ def attach(plan: RootfsPlan, rootfs_fd: int) -> int:
 
     rootfs_fd: its directory, opened in this mount namespace; it is closed.
     """
-    _receive_only(plan["propagation"], plan["path"])
+    if plan["own_mounts"]:
+        _receive_only(plan["propagation"], plan["path"])
     root_fd = open_tree(rootfs_fd, "", recursive=True)
     if plan["propagation"] != MS_SLAVE:
         mount_setattr(root_fd, propagation=MS_PRIVATE, recursive=True)
@@ -251,85 +247,3 @@ def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = Fals
         raise OSError(exc.errno, "either source or destination is a directory, not both") from None
     finally:
         os.close(target_fd)
-
-
-def mask(root_fd: int, paths: list[str], *, label: str = "") -> None:
-    """Make *paths* empty to look at: directories by one read-only tmpfs, else by /dev/null."""
-    null_fd = _host_null()
-    empty_fd = None
-    options = _TINY | ({"context": label} if label else {})
-    for path in paths:
-        target_fd = _existing(root_fd, path)
-        if target_fd is None:
-            continue
-        if is_directory(target_fd):
-            if empty_fd is None:
-                mount_fd = new_filesystem("tmpfs", "tmpfs", options, MOUNT_ATTR_RDONLY)
-                empty_fd = os.dup(mount_fd)
-            else:  # mounted by now: kernels before 6.15 clone no detached one
-                mount_fd = open_tree(empty_fd, "")
-        else:
-            mount_fd = open_tree(null_fd, "")
-        mount_setattr(mount_fd, propagation=MS_PRIVATE)
-        _cover(mount_fd, target_fd)
-    for fd in (null_fd, empty_fd):
-        if fd is not None:
-            os.close(fd)
-
-
-def make_readonly(root_fd: int, paths: list[str]) -> None:
-    """Mount *paths* read-only, with what is mounted below them."""
-    for path in paths:
-        target_fd = _existing(root_fd, path)
-        if target_fd is None:
-            continue
-        mount_fd = open_tree(target_fd, "", recursive=True)
-        mount_setattr(mount_fd, attr_set=MOUNT_ATTR_RDONLY, recursive=True)
-        _cover(mount_fd, target_fd)
-
-
-def _host_null() -> int:
-    """The host's /dev/null: that of the rootfs may be anything (CVE-2025-31133)."""
-    fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-    if not is_null(fd):
-        raise OSError(errno.ENODEV, "it is not the null device", "/dev/null")
-    return fd
-
-
-def _existing(root_fd: int, path: str) -> int | None:
-    try:
-        return open_in_root(root_fd, path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _cover(mount_fd: int, target_fd: int) -> None:
-    move_mount(mount_fd, target_fd)
-    os.close(target_fd)
-    os.close(mount_fd)
-
-
-def set_readonly(mount_fds: list[int]) -> None:
-    """Make mounts read-only that have been filled, and close their descriptors."""
-    for mount_fd in mount_fds:
-        mount_setattr(mount_fd, attr_set=MOUNT_ATTR_RDONLY)
-        os.close(mount_fd)
-
-
-def pivot(root_fd: int, plan: RootfsPlan) -> None:
-    """Make *root_fd* the root and working directory, and let go of the host's mounts."""
-    if plan["readonly"]:
-        mount_setattr(root_fd, attr_set=MOUNT_ATTR_RDONLY)
-    old_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fchdir(root_fd)
-    # The old root goes on top of the new one, where no directory has to be made for it.
-    pivot_root(".", ".")
-    os.fchdir(old_fd)
-    mount_setattr(AT_FDCWD, ".", propagation=MS_SLAVE, recursive=True)
-    umount2(".", MNT_DETACH)
-    os.chdir("/")
-    os.close(old_fd)
-    os.close(root_fd)
-    if plan["propagation"]:
-        recursive = plan["propagation_recursive"]
-        mount_setattr(AT_FDCWD, "/", propagation=plan["propagation"], recursive=recursive)

@@ -113,8 +113,12 @@ def _namespaces(linux: Linux, faults: Faults) -> None:
         faults.wrong("linux.namespaces", f"has type {kind} more than once")
     _user_namespace(linux, faults)
     mount, time = linux.namespace("mount"), linux.namespace("time")
-    if not mount or mount.path:
-        faults.unsupported("linux.namespaces", "a mount namespace without path is needed")
+    if mount and mount.path:
+        faults.unsupported("linux.namespaces", "a mount namespace cannot be joined")
+    if not mount:
+        for name, paths in (("masked", linux.masked_paths), ("readonly", linux.readonly_paths)):
+            if paths:
+                faults.wrong(f"linux.{name}Paths", "needs a mount namespace: they are the host's")
     if linux.time_offsets and (not time or time.path):
         faults.wrong("linux.timeOffsets", "needs a time namespace without path")
 

@@ -146,7 +146,9 @@ _CREATION_OPTIONS = (
     ),
     console_socket_option,
     pidfd_socket_option,
-    refused("--no-pivot"),
+    click.option(
+        "--no-pivot", is_flag=True, help="Move the rootfs over the root, for an initramfs."
+    ),
     # As it is without them: no keyring is made, and no orphan is adopted.
     click.option("--no-new-keyring", is_flag=True, expose_value=False, hidden=True),
 )

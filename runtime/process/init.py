@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import devices, rootfs
+from runtime import devices, jail, rootfs
 from runtime.constants import CLONE_PARENT
 from runtime.process import entering, labels, program
 from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
@@ -161,12 +161,12 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> No
 
 def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: Steps) -> None:
     with step("masking paths"):
-        rootfs.mask(root_fd, root["masked_paths"], label=root["mount_label"])
+        jail.mask(root_fd, root["masked_paths"], label=root["mount_label"])
     with step("making paths read-only"):
-        rootfs.make_readonly(root_fd, root["readonly_paths"])
-        rootfs.set_readonly(filled_later)
+        jail.make_readonly(root_fd, root["readonly_paths"])
+        jail.set_readonly(filled_later)
     with step("changing the root"):
-        rootfs.pivot(root_fd, root)
+        jail.enter(root_fd, root)
     seal()
 
 

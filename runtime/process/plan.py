@@ -61,6 +61,10 @@ class RootfsPlan(TypedDict):
     """The filesystem as the container sees it."""
 
     path: str
+    #: the container has a mount namespace; else all is mounted where the runtime is
+    own_mounts: bool
+    #: by pivot_root(2), else by moving the rootfs over the root
+    pivot: bool
     readonly: bool
     #: of the root mount; 0: private
     propagation: int

@@ -42,7 +42,13 @@ _WITHOUT_LABEL = ("bind", "remount", "proc", "sysfs", "cgroup", "cgroup2")
 
 
 def init_plan(
-    spec: Spec, state: State, *, exec_fifo: Path, answer_fifo: Path | None, preserve_fds: int
+    spec: Spec,
+    state: State,
+    *,
+    exec_fifo: Path,
+    answer_fifo: Path | None,
+    preserve_fds: int,
+    no_pivot: bool,
 ) -> InitPlan:
     """What the init of the container of *state* is to do.
 
@@ -52,7 +58,7 @@ def init_plan(
     return {
         "namespaces": entered,
         "usher": entered["user"] and os.geteuid() == 0,
-        "rootfs": _rootfs(spec, state),
+        "rootfs": _rootfs(spec, state, no_pivot=no_pivot),
         "hostname": spec.hostname,
         "domainname": spec.domainname,
         "sysctl": {sysctl.file_name(name): value for name, value in spec.linux.sysctl.items()},
@@ -137,7 +143,7 @@ def _terminal(process: Process, *, console: bool) -> TerminalPlan | None:
     }
 
 
-def _rootfs(spec: Spec, state: State) -> RootfsPlan:
+def _rootfs(spec: Spec, state: State, *, no_pivot: bool) -> RootfsPlan:
     try:
         table = mounts.of_spec(spec, state.bundle, state.cgroup_paths)
     except ValueError as exc:
@@ -151,6 +157,8 @@ def _rootfs(spec: Spec, state: State) -> RootfsPlan:
     propagation, recursive = mount_options.PROPAGATION.get(wanted, (0, False))
     return {
         "path": str(state.rootfs),
+        "own_mounts": spec.linux.namespace("mount") is not None,
+        "pivot": not no_pivot,
         "readonly": spec.root.readonly,
         "propagation": propagation,
         "propagation_recursive": recursive,

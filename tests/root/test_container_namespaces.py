@@ -82,7 +82,6 @@ def test_a_path_of_another_type_is_refused_before_anything_is_made(box: Box) -> 
 @pytest.mark.parametrize(
     "namespaces",
     [
-        [{"type": "pid"}],
         [{"type": "mount", "path": "/proc/self/ns/mnt"}],
     ],
 )

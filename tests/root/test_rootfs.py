@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import SetupFailed
-from tests.bundles import mount
-from tests.containers import Box
+from runtime import InvalidSpec, SetupFailed
+from tests.bundles import CAPABILITIES, mount
+from tests.containers import Box, without_namespace
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -242,3 +242,43 @@ def test_the_hosts_mounts_are_as_before(box: Box) -> None:
     assert [line for line in after.splitlines() if box.id in line] == []
     assert stat.S_ISDIR(os.stat(box.bundle.rootfs).st_mode)
     assert before.count("\n") > 0
+
+
+def test_without_pivot_the_rootfs_lies_over_the_hosts_root(box: Box) -> None:
+    box.program("sh", "-c", "ls -d /usr/lib/python3* /work /home; ls /proc/1/root; pwd")
+    outcome = box.run(no_pivot=True)
+    assert set(outcome.out.split()) >= {"bin", "dev", "proc", "/"}
+    assert "/usr/lib/python3" not in outcome.out
+
+
+def test_without_pivot_the_hosts_proc_cannot_be_mounted_by_who_gets_privileges(box: Box) -> None:
+    """Root of a user namespace may mount a proc where a whole one can be seen (CVE-2019-5736)."""
+    sets = {name: [*CAPABILITIES, "CAP_SETFCAP"] for name in ("bounding", "permitted")}
+    script = "unshare -mrpf sh -c 'mount -t proc none /proc && echo mounted'"
+    box.program("sh", "-c", script, capabilities=sets)
+    outcome = box.run(no_pivot=True)
+    assert "mounted" not in outcome.out
+    assert "denied" in outcome.err or "not permitted" in outcome.err
+
+
+def test_without_a_mount_namespace_all_is_mounted_on_the_host(box: Box) -> None:
+    spec = box.bundle.spec
+    spec["linux"] |= {"maskedPaths": [], "readonlyPaths": []}
+    spec["linux"]["namespaces"] = without_namespace(spec, "mount")
+    box.bundle.write(spec)
+    before = Path("/proc/self/mountinfo").read_text()
+    try:
+        outcome = box.shell("ls /bin/busybox /proc/self/exe; readlink /proc/self/ns/mnt")
+        assert outcome.out.split()[-1] == os.readlink("/proc/self/ns/mnt")
+        assert "/bin/busybox" in outcome.out
+    finally:
+        subprocess.run(["umount", "-R", "-l", box.bundle.rootfs], check=True)
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_without_a_mount_namespace_nothing_can_be_masked(box: Box) -> None:
+    spec = box.bundle.spec
+    spec["linux"]["namespaces"] = without_namespace(spec, "mount")
+    box.bundle.write(spec)
+    with pytest.raises(InvalidSpec, match="maskedPaths: needs a mount namespace"):
+        box.create()
