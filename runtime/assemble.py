@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import affinity, hook_points, namespaces
-from runtime.cgroups import manager, resolve_path
+from runtime.cgroups import manager, of_state, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
-from runtime.errors import SetupFailed
+from runtime.errors import SetupFailed, UnsupportedField
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
 from runtime.seccomp.words import listens
@@ -33,9 +33,16 @@ _FIFO_MODE = 0o622
 _ANSWER_MODE = 0o644
 
 
-def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks | None) -> State:
+def first_state(
+    container_id: str,
+    bundle: Path,
+    spec: Spec,
+    networks: Networks | None,
+    *,
+    systemd_cgroup: bool = False,
+) -> State:
     """The state of a container of which nothing is there yet; *networks* get all their names."""
-    cgroup = manager(resolve_path(spec.linux.cgroups_path, container_id))
+    paths = _cgroup_paths(spec.linux.cgroups_path, container_id, systemd=systemd_cgroup)
     wanted = networks.complete(container_id).to_json() if networks else {}
     return State(
         id=container_id,
@@ -46,9 +53,19 @@ def first_state(container_id: str, bundle: Path, spec: Spec, networks: Networks 
         created=now(),
         networks=wanted.get("networks", []),
         routes=wanted.get("routes", []),
-        cgroup_paths={name: str(path) for name, path in cgroup.paths.items()},
+        cgroup_paths={name: str(path) for name, path in paths.items()},
+        systemd_cgroup=systemd_cgroup,
         keyring=f"_ses.{container_id}",  # runc's name for it
     )
+
+
+def _cgroup_paths(cgroups_path: str, container_id: str, *, systemd: bool) -> dict[str, Path]:
+    if systemd:
+        return unit_paths(cgroups_path, container_id)
+    if cgroups_path.count(":") == 2 and not cgroups_path.startswith("/"):
+        why = "slice:prefix:name is for the systemd driver: give --systemd-cgroup"
+        raise UnsupportedField("config.json", [("linux.cgroupsPath", why)])
+    return manager(resolve_path(cgroups_path, container_id)).paths
 
 
 class Assembly:
@@ -62,9 +79,12 @@ class Assembly:
         directory: Path,
         *,
         new_keyring: bool,
+        systemd_cgroup: bool,
     ) -> None:
         self.spec = load(bundle)
-        state = first_state(container_id, bundle, self.spec, networks)
+        state = first_state(
+            container_id, bundle, self.spec, networks, systemd_cgroup=systemd_cgroup
+        )
         self.state = state if new_keyring else replace(state, keyring="")
         self._networks = networks
         self._directory = directory
@@ -93,7 +113,7 @@ class Assembly:
         _make_fifo(fifo, _FIFO_MODE)
         if answer:
             _make_fifo(answer, _ANSWER_MODE)
-        cgroup = manager("", paths=self.state.cgroup_paths)
+        cgroup = of_state(self.state)
         cgroup.create()
         undo.on_error(destroy_cgroup, cgroup)
         # From here on what is in it is ours to kill: only now may others read of it in the state.

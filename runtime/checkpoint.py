@@ -383,6 +383,7 @@ def _record(
         networks=Networks.of(state),
         submounts=tuple(submounts),
         resources=state.updated_resources,
+        systemd_cgroup=state.systemd_cgroup,
         dumped=Dumped(
             tcp_established=options.tcp_established,
             ext_unix_sk=options.ext_unix_sk,

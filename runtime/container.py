@@ -116,9 +116,9 @@ class Container:
     @cached_property
     def cgroup(self) -> CgroupManager:
         """Its cgroups."""
-        from runtime.cgroups import manager  # noqa: PLC0415 - lazy: 10 ms
+        from runtime.cgroups import of_state  # noqa: PLC0415 - lazy: 10 ms
 
-        return manager("", paths=self.state.cgroup_paths)
+        return of_state(self.state)
 
     @cached_property
     def spec(self) -> Spec:

@@ -42,6 +42,8 @@ class Creation(TypedDict, total=False):
     no_pivot: bool
     #: its processes get a session keyring of their own, not that of ours
     new_keyring: bool
+    #: systemd makes its cgroup: a unit, which linux.cgroupsPath names
+    systemd_cgroup: bool
 
 
 def create(
@@ -57,6 +59,7 @@ def create(
     preserve_fds: int = 0,
     no_pivot: bool = False,
     new_keyring: bool = True,
+    systemd_cgroup: bool = False,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
 
@@ -76,7 +79,12 @@ def create(
             from runtime.assemble import Assembly  # noqa: PLC0415 - lazy: 20 ms, on the other CPU
 
             assembly = Assembly(
-                container_id, bundle.absolute(), networks, directory, new_keyring=new_keyring
+                container_id,
+                bundle.absolute(),
+                networks,
+                directory,
+                new_keyring=new_keyring,
+                systemd_cgroup=systemd_cgroup,
             )
             assembly.make(
                 init, undo, terminal=terminal, preserve_fds=preserve_fds, no_pivot=no_pivot

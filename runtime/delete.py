@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import hook_points, pidfd
-from runtime.cgroups import CgroupManager, manager, resolve_path
+from runtime.cgroups import CgroupManager, manager, of_state, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
 from runtime.oserrors import failing
 from runtime.reserve import release
@@ -64,7 +64,7 @@ def destroy(state: State, directory: Path) -> None:
 
     The caller holds the container's lock, or is the only one to know of it.
     """
-    cgroup = manager("", paths=state.cgroup_paths)
+    cgroup = of_state(state)
     _kill_init(state, cgroup)
     destroy_cgroup(cgroup)
     _remove_network(state)

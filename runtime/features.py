@@ -46,8 +46,8 @@ def _linux() -> dict[str, Any]:
         "cgroup": {
             "v1": True,
             "v2": True,
-            "systemd": _carried_out(linux={"cgroupsPath": "machine.slice:migrator:id"}),
-            "systemdUser": False,
+            "systemd": True,
+            "systemdUser": True,
             "rdma": _carried_out(linux={"resources": {"rdma": {"mlx5_0": {"hcaHandles": 1}}}}),
         },
         "seccomp": {

@@ -30,6 +30,8 @@ CHAIN_FILE = "chain.json"
 _FORMAT = 1
 #: with what CRIU's images do not hold, since it lies beside them: not to be read as if nothing did
 _FORMAT_BESIDE = 2
+# What records of former versions do not have.
+_LATER: dict[str, Any] = {"tmpfs": [], "namespace": None, "resources": {}, "systemd_cgroup": False}
 _MAX_BYTES = 1 << 20
 
 
@@ -62,6 +64,8 @@ class Record:
     dumped: Dumped = field(default_factory=Dumped)
     #: its linux.resources, where they were changed while it ran
     resources: dict[str, Any] = field(default_factory=dict)
+    #: its cgroup was a unit of systemd's
+    systemd_cgroup: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The object that from_json takes."""
@@ -76,6 +80,7 @@ class Record:
             "namespace": self.namespace and self.namespace.to_json(),
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
             "resources": self.resources,
+            "systemd_cgroup": self.systemd_cgroup,
         }
 
     @classmethod
@@ -84,7 +89,7 @@ class Record:
         formats = (_FORMAT, _FORMAT_BESIDE)
         if not isinstance(data, dict) or data.get("version") not in formats:
             raise ValueError(f"it is not of format version {_FORMAT} or {_FORMAT_BESIDE}")
-        found: dict[str, Any] = {"tmpfs": [], "namespace": None, "resources": {}, **data}
+        found: dict[str, Any] = _LATER | data
         match found:
             case {
                 "container_id": str(container_id),
@@ -96,6 +101,7 @@ class Record:
                 "namespace": namespace,
                 "dumped": dict(dumped),
                 "resources": dict(resources),
+                "systemd_cgroup": bool(systemd_cgroup),
             }:
                 return cls(
                     container_id=container_id,
@@ -107,6 +113,7 @@ class Record:
                     namespace=None if namespace is None else Description.from_json(namespace),
                     dumped=_dumped(dumped),
                     resources=_resources(resources),
+                    systemd_cgroup=systemd_cgroup,
                 )
         raise ValueError("fields are missing or of another type")
 

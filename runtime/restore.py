@@ -14,7 +14,7 @@ from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from runtime import descriptors, hook_points, namespaces, processes, records, tmpfs
-from runtime.cgroups import manager
+from runtime.cgroups import of_state
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
@@ -129,7 +129,7 @@ class _Prepared:
         self.plan, self.undo = plan, undo
         self._init_pid = 0
         self._runs = False
-        self._cgroup = manager("", paths=plan.state.cgroup_paths)
+        self._cgroup = of_state(plan.state)
         undo.on_error(plan.remove_network)
         self._cgroup.create()
         undo.on_error(destroy_cgroup, self._cgroup)

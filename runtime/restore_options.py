@@ -56,6 +56,8 @@ class RestoreOptions:
     lsm_mount_context: str | None = None
     #: a server listens at lazy-pages.socket in work_path, which gives the pages that are PE_LAZY
     lazy_pages: bool = False
+    #: systemd makes its cgroup; so it does for one that was dumped with such a cgroup
+    systemd_cgroup: bool = False
     #: of the program; None: where find_criu looks
     criu: str | None = None
 

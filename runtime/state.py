@@ -69,6 +69,8 @@ class State:
     routes: list[dict[str, Any]] = field(default_factory=list)
     #: cgroup v1: controller -> directory; v2: the one directory, under ""
     cgroup_paths: dict[str, str] = field(default_factory=dict)
+    #: its cgroup is a unit of systemd's
+    systemd_cgroup: bool = False
     #: namespace type (as the spec names it) -> path
     namespace_paths: dict[str, str] = field(default_factory=dict)
     #: what init's descriptors 0 to 2 pointed at when it started
@@ -131,6 +133,7 @@ class State:
 _SHAPES: Mapping[str, type] = {
     "str": str,
     "int": int,
+    "bool": bool,
     "Path": str,
     "dict[str, Any]": dict,
     "dict[str, str]": dict,
@@ -138,7 +141,7 @@ _SHAPES: Mapping[str, type] = {
     "list[dict[str, Any]]": list,
 }
 # Fields that an older runtime of this format does not write.
-_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups"))
+_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups", "systemd_cgroup"))
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 
@@ -160,7 +163,7 @@ def _checked_field(data: dict[str, Any], name: str, annotation: str) -> Any:
     if name not in data:
         raise ValueError(f"field {name!r} is missing")
     value, shape = data[name], _SHAPES[annotation]
-    if not isinstance(value, shape) or isinstance(value, bool):
+    if not isinstance(value, shape) or isinstance(value, bool) is not (shape is bool):
         raise ValueError(f"field {name!r} is not of type {shape.__name__}")
     item = _ITEMS.get(annotation, object)
     if not all(isinstance(each, item) for each in _items(value)):

@@ -154,10 +154,6 @@ def _cgroups_path(value: str, faults: Faults) -> None:
     parts = [part for part in value.split("/") if part]
     if any(part in (".", "..") for part in parts) or (value and not parts):
         faults.wrong("linux.cgroupsPath", "must lead to a cgroup below the root, without '..'")
-    elif value.count(":") == 2 and not value.startswith("/"):
-        faults.unsupported(
-            "linux.cgroupsPath", "slice:prefix:name needs the systemd driver, not supported yet"
-        )
 
 
 def _seccomp(seccomp: Mapping[str, Any], faults: Faults, path: str) -> None:

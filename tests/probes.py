@@ -31,6 +31,7 @@ MAY_LACK = frozenset(
         "runc",
         "shellcheck",
         "soft_dirty",
+        "systemd",
         "userfaultfd",
     }
 )
@@ -121,6 +122,12 @@ def cgroup_v2() -> str | None:
     return (
         None if "memory" in controllers else f"the cgroup v2 tree at {mount[1]} has no controllers"
     )
+
+
+@probe
+def systemd() -> str | None:
+    booted = Path("/run/systemd/system").is_dir()  # sd_booted(3)
+    return None if booted else "this machine does not run systemd"
 
 
 @probe

@@ -29,6 +29,7 @@ class Settings:
     root: Path
     criu: str | None = None
     debug: bool = False
+    systemd_cgroup: bool = False
 
 
 def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -172,6 +173,7 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
             from runtime.network import combine
 
             options["networks"] = combine(networks, routes, network_file)
+        options["systemd_cgroup"] = settings.systemd_cgroup
         return function(root=settings.root, stdio=Stdio.inherited(), **options)
 
     decorated: Callable[..., Any] = ask

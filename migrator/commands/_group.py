@@ -116,6 +116,11 @@ def _version_lines(criu: str | None) -> Iterator[str]:
 )
 @click.option("--debug", is_flag=True, help="Log every step, and where an error comes from.")
 @click.option(
+    "--systemd-cgroup",
+    is_flag=True,
+    help="Have systemd make cgroups; linux.cgroupsPath is slice:prefix:name.",
+)
+@click.option(
     "--rootless",
     type=click.Choice(["true", "false", "auto"]),
     default="auto",
@@ -140,6 +145,7 @@ def group(
     log_format: str,
     debug: bool,
     criu: str | None,
+    systemd_cgroup: bool,
 ) -> None:
     """Run containers, and move them to another host while they run.
 
@@ -147,4 +153,4 @@ def group(
     `migrator migrate CONTAINER user@host` moves one over SSH.
     """
     log.configure(path=log_path, form=log_format, debug=debug)
-    ctx.obj = Settings(root=root, criu=criu, debug=debug)
+    ctx.obj = Settings(root=root, criu=criu, debug=debug, systemd_cgroup=systemd_cgroup)

@@ -84,6 +84,7 @@ def command(
         manage_cgroups_mode=ManageCgroups[manage_cgroups_mode.upper()],
         stdio=Stdio.inherited(),
         criu=settings.criu,
+        systemd_cgroup=settings.systemd_cgroup,
         **options,
     )
     return restore(settings.root, container_id, bundle, request, detach=detach)

@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.cgroups.base import CgroupManager
-    from runtime.cgroups.detect import cgroup_version, manager, resolve_path
+    from runtime.cgroups.detect import (
+        cgroup_version,
+        manager,
+        of_state,
+        resolve_path,
+        unit_paths,
+    )
     from runtime.cgroups.freezer import is_frozen
 
-__all__ = ["CgroupManager", "cgroup_version", "is_frozen", "manager", "resolve_path"]
+__all__ = [
+    "CgroupManager",
+    "cgroup_version",
+    "is_frozen",
+    "manager",
+    "of_state",
+    "resolve_path",
+    "unit_paths",
+]
 
 # Loaded on first use: whether a container is frozen is asked by commands that need nothing else.
 _MODULES = {
@@ -22,7 +36,9 @@ _MODULES = {
     "cgroup_version": "detect",
     "is_frozen": "freezer",
     "manager": "detect",
+    "of_state": "detect",
     "resolve_path": "detect",
+    "unit_paths": "detect",
 }
 
 

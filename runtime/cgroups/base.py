@@ -73,10 +73,9 @@ class CgroupManager(ABC):
             raise
 
     def join(self, pid: int) -> None:
-        """Move the process *pid* into the cgroups, which are there, and all their CPUs."""
+        """Move the process *pid* into the cgroups, which are there."""
         for directory in self.directories:
             tree.write(directory / tree.PROCESSES, str(pid))
-        _reset_affinity(pid)
 
     @abstractmethod
     def _make(self) -> None:
@@ -184,15 +183,6 @@ class CgroupManager(ABC):
                 errors.append(exc)
         if errors:
             raise errors[0]
-
-
-def _reset_affinity(pid: int) -> None:
-    """Undo what our caller's CPUs were (taskset(1)): the kernel keeps to the cpuset by itself.
-
-    What a process asked for itself outlives a change of its cpuset since Linux 6.2.
-    """
-    with suppress(OSError):  # it is gone, or another user's
-        os.sched_setaffinity(pid, range(os.sysconf("SC_NPROCESSORS_CONF")))
 
 
 def kill(pids: list[int]) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
@@ -20,6 +20,9 @@ from runtime.cgroups.tree import OUR_PARENT
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
 from runtime.errors import CgroupError
+
+if TYPE_CHECKING:
+    from runtime.state import State
 
 #: The hierarchy without controllers in which systemd on a v1 host finds its services' processes.
 _SYSTEMD = "name=systemd"
@@ -76,6 +79,28 @@ def manager(cgroups_path: str, *, paths: Mapping[str, str] | None = None) -> Cgr
     if found.v2 is None:
         raise CgroupError(_USUAL_PLACE, "no cgroup filesystem is mounted here: mount one")
     return V2Manager({"": found.v2 / relative})
+
+
+def unit_paths(cgroups_path: str, container_id: str) -> dict[str, Path]:
+    """The cgroups of a container that systemd shall make; linux.cgroupsPath is its unit then.
+
+    Raises UnsupportedField for a path that names no unit, CgroupError where there is no systemd.
+    """
+    from runtime.cgroups.systemd import base_of  # noqa: PLC0415 - lazy: for few commands
+    from runtime.cgroups.units import unit_of  # noqa: PLC0415 - lazy: for few commands
+
+    unit = unit_of(cgroups_path, container_id, rootless=os.geteuid() != 0)
+    return manager(base_of(unit) + unit.path).paths
+
+
+def of_state(state: State) -> CgroupManager:
+    """The manager of a container's cgroups."""
+    if not state.systemd_cgroup:
+        return manager("", paths=state.cgroup_paths)
+    from runtime.cgroups.systemd import SystemdV1, SystemdV2  # noqa: PLC0415 - lazy: for few commands
+
+    saved = {name: Path(path) for name, path in state.cgroup_paths.items()}
+    return (SystemdV2 if "" in saved else SystemdV1)(saved, state.annotations)
 
 
 def cgroup_version() -> Literal["v1", "v2"]:

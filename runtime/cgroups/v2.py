@@ -127,9 +127,14 @@ def hand_down(directory: Path) -> None:
 
 def _check_before_update(directory: Path, memory: Mapping[str, Any]) -> None:
     """Reject a limit below the usage when asked to, as v1 does: v2 would accept it and kill."""
-    usage, limit = directory / "memory.current", memory.get("limit", 0)
-    if memory.get("checkBeforeUpdate") and limit > 0 and usage.exists():
-        used = int(tree.read(usage))
-        if limit < used:
-            why = f"linux.resources.memory.limit {limit} is below the usage, {used}"
+    if not memory.get("checkBeforeUpdate"):
+        return
+    used = int(tree.read_some(directory / "memory.current") or 0)
+    swapped = int(tree.read_some(directory / "memory.swap.current") or 0)
+    for name, limit, usage in (
+        ("memory+swap", memory.get("swap", 0), used + swapped),
+        ("memory", memory.get("limit", 0), used),
+    ):
+        if 0 < limit < usage:
+            why = f"rejecting {name} limit {limit}: it is below the usage, {usage}"
             raise CgroupError(directory / "memory.max", why)

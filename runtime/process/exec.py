@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import affinity, namespaces, pidfd
-from runtime.cgroups import manager, sub
+from runtime.cgroups import of_state, sub
 from runtime.cgroups.sub import SubCgroups
 from runtime.errors import NotRunning, Paused
 from runtime.oserrors import failing
@@ -65,8 +65,7 @@ def launch(
         agent = _agent(state, linux.seccomp, status, stack)
         launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
         affinity.set_initial(launched.launcher_pid, process.exec_cpu_affinity)
-        cgroup = manager("", paths=state.cgroup_paths)
-        sub.join(cgroup, launched.launcher_pid, sub_cgroups, state.init_pid)
+        sub.join(of_state(state), launched.launcher_pid, sub_cgroups, state.init_pid)
         affinity.set_final(launched.launcher_pid, process.exec_cpu_affinity)
         plan = planner.exec_plan(
             process,

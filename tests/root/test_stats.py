@@ -19,7 +19,7 @@ from tests.containers import Box, eventually
 from tests.network_hosts import network_host, network_peer
 from tests.root.test_command_line import PROGRAM
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]
 
 LIMIT_BYTES = 32 << 20
 # Needs 64 MiB at once, and so is killed; the shell that waits for it is not.

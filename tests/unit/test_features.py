@@ -7,6 +7,7 @@ import pytest
 
 from migrator import cli
 from runtime.cgroups import manager
+from runtime.cgroups.systemd import SystemdV1, SystemdV2
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
 from runtime.errors import UnsupportedField
@@ -101,7 +102,10 @@ def test_both_versions_of_cgroups_have_a_manager() -> None:
     assert LINUX["cgroup"]["v2"]
     assert isinstance(manager("", paths={"pids": "/c"}), V1Manager)
     assert LINUX["cgroup"]["v1"]
-    assert not LINUX["cgroup"]["systemd"]
+    assert issubclass(SystemdV1, V1Manager)
+    assert issubclass(SystemdV2, V2Manager)
+    assert LINUX["cgroup"]["systemd"]
+    assert LINUX["cgroup"]["systemdUser"]
     assert LINUX["cgroup"]["rdma"]
 
 

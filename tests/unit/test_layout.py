@@ -28,6 +28,7 @@ HOMES = {
     "pycriu": ["criu_rpc/*"],
     "google": ["criu_rpc/*"],
     "pyroute2": ["runtime/network/*"],
+    "jeepney": ["runtime/cgroups/systemd_bus.py"],
     "paramiko": ["migrator/transport.py"],
     "cryptography": ["migrator/tls.py", "runtime/memory/contents.py"],  # which paramiko brings
     "click": ["migrator/cli.py", "migrator/commands/*"],

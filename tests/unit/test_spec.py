@@ -354,7 +354,6 @@ def test_all_faults_are_told_at_once() -> None:
             {"domain": "LINUX32", "flags": ["X"]},
             "linux.personality.flags",
         ),
-        ("linux.cgroupsPath", "system.slice:docker:x", "linux.cgroupsPath"),
         ("linux.resources.memory.kernel", 5, "linux.resources.memory.kernel"),
         ("vm", {"kernel": {}}, "vm"),
         ("windows", {"x": 1}, "windows"),

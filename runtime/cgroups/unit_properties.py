@@ -1,0 +1,204 @@
+"""What systemd is told of linux.resources, so that it does not set other limits itself: pure.
+
+We write the control files all the same; but systemd writes what it knows whenever it is reloaded,
+and shows it. systemd.resource-control(5), org.freedesktop.systemd1(5).
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from runtime.cgroups.devices import ANY, Rule, rules
+from runtime.cgroups.resources import v2_weight_of_block_io, v2_weight_of_shares
+from runtime.errors import UnsupportedField
+
+logger = logging.getLogger(__name__)
+
+#: name, D-Bus signature, value
+Property = tuple[str, tuple[str, Any]]
+
+_ANNOTATION = "org.systemd.property."
+_INFINITY = 2**64 - 1
+_SECOND_US = 1_000_000
+# systemd keeps the quota in whole percents.
+_QUOTA_STEP_US = 10_000
+_TYPES = {"uint64": "t", "int64": "x", "uint32": "u", "int32": "i"}
+_FILES = {
+    "memory.max": "MemoryMax",
+    "memory.high": "MemoryHigh",
+    "memory.low": "MemoryLow",
+    "memory.min": "MemoryMin",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+    "cpu.weight": "CPUWeight",
+}
+
+
+def properties(resources: Mapping[str, Any], *, unified: bool) -> list[Property]:
+    """The properties for a checked linux.resources; *unified*: cgroup v2."""
+    found = dict(_v2(resources) if unified else _v1(resources))
+    return list(found.items())
+
+
+def of_annotations(annotations: Mapping[str, str]) -> list[Property]:
+    """org.systemd.property.NAME of the annotations: NAME as in a unit file, the value as GVariant.
+
+    Raises UnsupportedField for what cannot be read.
+    """
+    return [
+        _of_annotation(key.removeprefix(_ANNOTATION), value, key)
+        for key, value in annotations.items()
+        if key.startswith(_ANNOTATION)
+    ]
+
+
+def _v2(resources: Mapping[str, Any]) -> Iterator[Property]:
+    memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
+    limit, swap = memory.get("limit", 0), memory.get("swap", 0)
+    if limit:
+        yield _number("MemoryMax", limit)
+    if swap or limit == -1:
+        yield _number("MemorySwapMax", swap - limit if swap > 0 else -1)
+    if value := memory.get("reservation"):
+        yield _number("MemoryLow", value)
+    if cpu.get("idle"):
+        yield _number("CPUWeight", 0)
+    elif shares := cpu.get("shares"):
+        yield _number("CPUWeight", v2_weight_of_shares(shares))
+    yield from _quota(cpu.get("quota", 0), cpu.get("period", 0))
+    yield from _cpuset(cpu.get("cpus", ""), cpu.get("mems", ""))
+    yield from _tasks(resources)
+    if weight := resources.get("blockIO", {}).get("weight"):
+        yield _number("IOWeight", v2_weight_of_block_io(weight))
+    yield from _unified(resources.get("unified", {}))
+
+
+def _v1(resources: Mapping[str, Any]) -> Iterator[Property]:
+    memory, cpu = resources.get("memory", {}), resources.get("cpu", {})
+    if limit := memory.get("limit"):
+        yield _number("MemoryLimit", limit)
+    if shares := cpu.get("shares"):
+        yield _number("CPUShares", shares)
+    yield from _quota(cpu.get("quota", 0), cpu.get("period", 0))
+    yield from _tasks(resources)
+    if weight := resources.get("blockIO", {}).get("weight"):
+        yield _number("BlockIOWeight", weight)
+    # Without these systemd allows every device whenever it sets anything. On v2 it attaches no
+    # program of its own then, and leaves ours.
+    if "devices" in resources:
+        yield "DevicePolicy", ("s", "strict")
+        yield "DeviceAllow", ("a(ss)", list(_allowed(rules(resources))))
+
+
+def _quota(quota: int, period: int) -> Iterator[Property]:
+    if period:
+        yield _number("CPUQuotaPeriodUSec", period)
+    if quota > 0:
+        exact = quota * _SECOND_US // (period or 100_000)
+        yield _number("CPUQuotaPerSecUSec", -(-exact // _QUOTA_STEP_US) * _QUOTA_STEP_US)
+    elif quota or period:
+        yield _number("CPUQuotaPerSecUSec", -1)
+
+
+def _cpuset(cpus: str, mems: str) -> Iterator[Property]:
+    for name, text in (("AllowedCPUs", cpus), ("AllowedMemoryNodes", mems)):
+        if text:
+            yield name, ("ay", _mask(text))
+
+
+def _mask(text: str) -> bytes:
+    """A list as 0-3,7 as systemd's bit mask: bit 0 of the first byte is number 0."""
+    numbers: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return sum(1 << each for each in numbers).to_bytes(max(numbers) // 8 + 1, "little")
+
+
+def _tasks(resources: Mapping[str, Any]) -> Iterator[Property]:
+    if (limit := resources.get("pids", {}).get("limit")) is not None:
+        yield _number("TasksMax", limit or 1)
+
+
+def _unified(unified: Mapping[str, str]) -> Iterator[Property]:
+    """What systemd has a property for; the rest it does not touch."""
+    for file, value in unified.items():
+        if name := _FILES.get(file):
+            yield _number(name, -1 if value == "max" else int(value))
+        elif file == "cpu.max":
+            quota, _, period = value.partition(" ")
+            yield from _quota(-1 if quota == "max" else int(quota), int(period or 0))
+        elif file == "cpu.idle" and value == "1":
+            yield _number("CPUWeight", 0)
+        elif file in ("cpuset.cpus", "cpuset.mems"):
+            cpus = file == "cpuset.cpus"
+            yield from _cpuset(value if cpus else "", "" if cpus else value)
+    if unified.get("cpu.idle") == "1" and "cpu.weight" in unified:
+        logger.warning("unable to apply both cpu.idle and cpu.weight: systemd has one property")
+
+
+def _allowed(given: Iterable[Rule]) -> Iterator[tuple[str, str]]:
+    """DeviceAllow for the rules that allow; what a later one denies, our own files deny."""
+    for rule in given:
+        if not rule.allow:
+            continue
+        for kind, word in (("c", "char"), ("b", "block")):
+            if rule.type not in ("a", kind):
+                continue
+            if rule.major == ANY:
+                yield f"{word}-*", rule.access
+            elif rule.minor == ANY:
+                yield from ((f"{word}-{name}", rule.access) for name in _drivers(rule.major, kind))
+            else:
+                yield f"/dev/{word}/{rule.major}:{rule.minor}", rule.access
+
+
+def _drivers(major: int, kind: str) -> list[str]:
+    """What /proc/devices calls a major number: systemd takes whole ones by name only."""
+    with open("/proc/devices", encoding="ascii") as file:
+        characters, _, blocks = file.read().partition("Block devices:")
+    lines = (line.split() for line in (characters if kind == "c" else blocks).splitlines())
+    return [words[1] for words in lines if len(words) == 2 and words[0] == str(major)]
+
+
+def _number(name: str, value: int) -> Property:
+    return name, ("t", value if value >= 0 else _INFINITY)
+
+
+def _of_annotation(name: str, text: str, key: str) -> Property:
+    if not re.fullmatch(r"[A-Za-z]{3,}", name):
+        raise _refused(key, f"{name!r} is no name of a property")
+    try:
+        signature, value = _variant(text)
+    except (ValueError, SyntaxError) as exc:
+        raise _refused(
+            key, f"{text!r} is no value: write it as 5, uint64 5, true or 'text'"
+        ) from exc
+    if name.endswith("Sec") and signature in ("i", "t") and not name.endswith("USec"):
+        return f"{name.removesuffix('Sec')}USec", ("t", value * _SECOND_US)
+    return name, (signature, value)
+
+
+def _variant(text: str) -> tuple[str, Any]:
+    """GVariant's text form, as far as properties want it."""
+    kind, _, rest = text.strip().partition(" ")
+    if kind in _TYPES:
+        return _TYPES[kind], int(rest)
+    if text in ("true", "false"):
+        return "b", text == "true"
+    value = ast.literal_eval(text.strip())
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "as", value
+    if isinstance(value, str):
+        return "s", value
+    if isinstance(value, int):
+        return "i", value
+    raise ValueError(text)
+
+
+def _refused(key: str, why: str) -> UnsupportedField:
+    return UnsupportedField("config.json", [(f"annotations[{key!r}]", why)])
