@@ -1,11 +1,13 @@
 # Every target sets up what it needs first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit bench bench-migrate lint format clean
+.PHONY: help setup demo test test-unit test-vm bench bench-migrate lint format clean
 SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
 # Most of the tests' time is waiting. Each worker has hosts of its own, and takes from who has more.
 parallel = -n 3 --dist worksteal
+# What another kernel must have, or the tests fail: it is why they run there.
+vm_provides = cgroup_v2 systemd apparmor soft_dirty
 levels = $(wildcard tests/unit tests/root tests/clients tests/lab tests/faults)
 
 help:  ## list the targets
@@ -22,6 +24,11 @@ test: setup  ## run all tests: unit, one host, two hosts, injected faults
 
 test-unit: setup  ## run the tests that need no root and take seconds
 	@$(pytest) tests/unit
+
+test-vm:  ## run those that want cgroup v2, systemd, AppArmor or soft-dirty, under Debian 13's kernel in QEMU
+	@tools/setup --vm
+	@tools/vm env CI_STRICT=1 CI_REQUIRES="$(vm_provides)" $(pytest) -n 2 --dist worksteal -p no:cacheprovider \
+		-m "vm $(vm_provides:%=or needs_%)" tests/root
 
 bench:  ## measure small migrations in each mode beside scripts of runc and ssh; minutes
 	@tools/setup --bench

@@ -1,6 +1,7 @@
 """The house rules of the tests, as a pytest plugin: markers from the probes, and strict skipping.
 
-With CI_STRICT=1 a skip is a failure, unless a probe in MAY_LACK justifies it.
+With CI_STRICT=1 a skip is a failure, unless a probe in MAY_LACK justifies it that CI_REQUIRES does
+not name.
 """
 
 import os
@@ -11,6 +12,7 @@ import pytest
 from tests.probes import MAY_LACK, PROBES
 
 STRICT = os.environ.get("CI_STRICT") == "1"
+REQUIRED = frozenset(os.environ.get("CI_REQUIRES", "").split())
 JUSTIFIED = pytest.StashKey[bool]()
 Report = pytest.TestReport | pytest.CollectReport
 
@@ -18,6 +20,7 @@ Report = pytest.TestReport | pytest.CollectReport
 def pytest_configure(config: pytest.Config) -> None:
     for name in PROBES:
         config.addinivalue_line("markers", f"needs_{name}: skip where the probe `{name}` says no")
+    config.addinivalue_line("markers", "vm: is also run on another kernel, by `make test-vm`")
 
 
 def pytest_report_header() -> list[str]:
@@ -36,7 +39,7 @@ def needs_of(item: pytest.Item) -> Iterator[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for need in needs_of(item):
         if why := PROBES[need]():
-            if STRICT and need not in MAY_LACK:
+            if STRICT and need not in MAY_LACK - REQUIRED:
                 pytest.fail(f"CI must provide {need}: {why}", pytrace=False)
             item.stash[JUSTIFIED] = True
             pytest.skip(why)

@@ -14,7 +14,12 @@ from runtime.network.lock import network_lock
 from tests.containers import with_descriptors, without_namespace
 from tests.migratory import COUNT, Migratory, eventually
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.needs_root,
+    pytest.mark.needs_busybox,
+    pytest.mark.needs_criu,
+]
 
 # Processes that talk to each other over TCP, and count every answer.
 TALK = (

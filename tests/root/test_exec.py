@@ -13,7 +13,7 @@ from runtime import Container, NotRunning, Paused, SetupFailed, Stdio
 from runtime.spec_model import Capabilities, Rlimit, User
 from tests.containers import Box, Traces
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 

@@ -30,7 +30,7 @@ from runtime import (
 from tests import leftovers
 from tests.containers import Box, Traces, eventually, without_namespace
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]
 
 
 def command_of(pid: int) -> str:

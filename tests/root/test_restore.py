@@ -29,7 +29,12 @@ from runtime.restore import Restore, RestoreOptions
 from tests.containers import Traces
 from tests.migratory import Migratory, eventually
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.needs_root,
+    pytest.mark.needs_busybox,
+    pytest.mark.needs_criu,
+]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+INSIDE = ("tools/vm.d/init", "tools/vm.d/run")
 PACKAGES = ("criu_rpc", "runtime", "migrator", "scenarios")
 
 
@@ -32,4 +33,4 @@ def test_mypy_finds_nothing() -> None:
 
 @pytest.mark.needs_shellcheck
 def test_shellcheck_finds_nothing() -> None:
-    passes("shellcheck", "--external-sources", "tools/setup", ".ci/run")
+    passes("shellcheck", "--external-sources", "tools/setup", "tools/vm", *INSIDE, ".ci/run")

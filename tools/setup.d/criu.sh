@@ -59,7 +59,7 @@ make_criu() {
 unpack_criu() {
     local work=$scratch/criu tree=$scratch/criu/tree deb
     mkdir -p "$work"/{lists,cache/archives}/partial "$work/debs"
-    apt_of_newer "$work" "$(mirror)" >"$work/apt.conf"
+    apt_of forky "$work" "$(mirror)" >"$work/apt.conf"
     local -x APT_CONFIG=$work/apt.conf
     apt-get --quiet -o APT::Update::Error-Mode=any update
     # Its libraries only: what else its packages depend on (python3 ...) is the system's.
@@ -74,15 +74,16 @@ unpack_criu() {
     (cd "$work/debs" && ls) >"$1/packages"
 }
 
-# Print a configuration by which apt sees Debian 14 alone, nothing of this system, and can install nothing.
-apt_of_newer() {
-    : >"$1/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $2 forky main" >"$1/sources"
+# apt_of RELEASE WORK MIRROR: print a configuration by which apt sees that release of Debian alone, nothing of
+# this system, and can install nothing.
+apt_of() {
+    : >"$2/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $3 $1 main" >"$2/sources"
     cat <<END
-Dir::State::lists "$1/lists";
-Dir::State::status "$1/status";
-Dir::Cache "$1/cache";
-Dir::Etc::sourcelist "$1/sources";
+Dir::State::lists "$2/lists";
+Dir::State::status "$2/status";
+Dir::Cache "$2/cache";
+Dir::Etc::sourcelist "$2/sources";
 Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";

@@ -29,6 +29,10 @@ programs=(
     ps:procps:procps-ng
     patchelf:patchelf:patchelf
     runc:runc:runc
+    qemu-system-x86_64:qemu-system-x86:qemu-system-x86
+    systemctl:systemd:systemd
+    dbus-daemon:dbus-daemon:dbus-daemon
+    apparmor_parser:apparmor:apparmor-parser
 )
 # Those of every run; the others are asked for by name.
 always='ip tc iptables-restore nft busybox ssh sshd rsync ps patchelf'
