@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import affinity, hook_points, namespaces
-from runtime.cgroups import manager, of_state, resolve_path, unit_paths
+from runtime.cgroups import manager, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed, UnsupportedField
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
+from runtime.rootless import cgroups_for, check, is_host_root
 from runtime.seccomp.words import listens
 from runtime.spec import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_stat
@@ -80,8 +81,11 @@ class Assembly:
         *,
         new_keyring: bool,
         systemd_cgroup: bool,
+        rootless: bool | None,
     ) -> None:
         self.spec = load(bundle)
+        check(self.spec)
+        self._rootless = not is_host_root() if rootless is None else rootless
         state = first_state(
             container_id, bundle, self.spec, networks, systemd_cgroup=systemd_cgroup
         )
@@ -102,6 +106,11 @@ class Assembly:
         taker = self._taker(terminal, undo)
         fifo = self._directory / EXEC_FIFO
         answer = self._directory / ANSWER_FIFO if listens(self.spec.linux.seccomp) else None
+        _make_fifo(fifo, _FIFO_MODE)
+        if answer:
+            _make_fifo(answer, _ANSWER_MODE)
+        self.state, cgroup = cgroups_for(self.spec, self.state, rootless=self._rootless)
+        undo.on_error(destroy_cgroup, cgroup)
         plan = planner.init_plan(
             self.spec,
             self.state,
@@ -110,12 +119,6 @@ class Assembly:
             preserve_fds=preserve_fds,
             no_pivot=no_pivot,
         )
-        _make_fifo(fifo, _FIFO_MODE)
-        if answer:
-            _make_fifo(answer, _ANSWER_MODE)
-        cgroup = of_state(self.state)
-        cgroup.create()
-        undo.on_error(destroy_cgroup, cgroup)
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         self._save()
         undo.on_error(init.kill)
@@ -130,7 +133,7 @@ class Assembly:
 
             move_in(self.spec.linux.net_devices, pid, undo)
         init.receive(MOUNTED)
-        cgroup.set(self.spec.linux.resources)
+        cgroup.set(self.spec.linux.resources, with_devices=not self._rootless)
         affinity.reset(pid)
         if self.spec.linux.intel_rdt:
             self._join_rdt_group(pid, undo)
@@ -142,7 +145,7 @@ class Assembly:
         logger.debug("init: closing the pipe to signal completion: it waits at %s", fifo)
         self._save(
             namespace_paths=namespaces.paths_of(pid),
-            external_descriptors=[os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)],
+            external_descriptors=_descriptors(pid),
         )
 
     def run_poststop(self) -> None:
@@ -194,6 +197,14 @@ class Assembly:
         hooks, state = self.spec.hooks, self.state.oci(Status.CREATING)
         hook_points.run("prestart", hooks.prestart, state)
         hook_points.run("createRuntime", hooks.create_runtime, state)
+
+
+def _descriptors(pid: int) -> list[str]:
+    """What a checkpoint is told of the standard descriptors; an ordinary user makes none."""
+    try:
+        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+    except PermissionError:  # init cannot be traced yet
+        return []
 
 
 def _make_fifo(path: Path, mode: int) -> None:

@@ -6,12 +6,11 @@ or interface behind.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from runtime import pidfd
-from runtime.errors import HookFailed, SetupFailed
+from runtime.errors import HookFailed
 from runtime.oserrors import failing
 from runtime.process.parent import INIT, Launched
 from runtime.process.stdio import Stdio
@@ -40,6 +39,8 @@ class Creation(TypedDict, total=False):
     preserve_fds: int
     #: its rootfs is moved over the root: for hosts whose root cannot be pivoted (initramfs)
     no_pivot: bool
+    #: whether the host may refuse it cgroups; None: unless who makes it is the host's root
+    rootless: bool | None
     #: its processes get a session keyring of their own, not that of ours
     new_keyring: bool
     #: systemd makes its cgroup: a unit, which linux.cgroupsPath names
@@ -58,6 +59,7 @@ def create(
     pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
     no_pivot: bool = False,
+    rootless: bool | None = None,
     new_keyring: bool = True,
     systemd_cgroup: bool = False,
 ) -> State:
@@ -66,8 +68,6 @@ def create(
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
-    if os.geteuid() != 0:
-        raise SetupFailed("creating a container", "this needs root: rootless is not supported yet")
     keep = preserved(preserve_fds)
     try:
         with Undo() as undo, failing(f"creating container {container_id}"):
@@ -85,6 +85,7 @@ def create(
                 directory,
                 new_keyring=new_keyring,
                 systemd_cgroup=systemd_cgroup,
+                rootless=rootless,
             )
             assembly.make(
                 init, undo, terminal=terminal, preserve_fds=preserve_fds, no_pivot=no_pivot

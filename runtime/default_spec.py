@@ -55,6 +55,28 @@ def default_spec(*, movable: bool = False) -> dict[str, Any]:
     }
 
 
+def for_user(spec: dict[str, Any], uid: int, gid: int) -> None:
+    """Change *spec* to what user *uid* with group *gid* may make: its root is that user.
+
+    The network is the host's, for an ordinary user has no other way out of one; where it is no
+    namespace of the container's own, sysfs can only be bound. No limits: they would take cgroups.
+    """
+    linux = spec["linux"]
+    del linux["resources"]
+    kept = [each for each in linux["namespaces"] if each["type"] != "network"]
+    linux["namespaces"] = [*kept, {"type": "user"}]
+    linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+    spec["mounts"] = [_for_user(mount) for mount in spec["mounts"]]
+
+
+def _for_user(mount: dict[str, Any]) -> dict[str, Any]:
+    if mount["type"] == "sysfs":
+        return _mount(mount["destination"], "none", "rbind", *_SAFE, "ro", source="/sys")
+    options = [each for each in mount.get("options", ()) if not each.startswith(("uid=", "gid="))]
+    return mount | ({"options": options} if options else {})
+
+
 def _namespaces() -> tuple[str, ...]:
     """On v2 a container is shown its own part of the one tree, as runc does it."""
     return (*_NAMESPACES, "cgroup") if cgroup_version() == "v2" else _NAMESPACES
@@ -78,8 +100,10 @@ def _process(*, terminal: bool) -> dict[str, Any]:
     }
 
 
+_SAFE = ("nosuid", "noexec", "nodev")
+
+
 def _mounts() -> list[dict[str, Any]]:
-    safe = ("nosuid", "noexec", "nodev")
     return [
         _mount("/proc", "proc"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -93,11 +117,11 @@ def _mounts() -> list[dict[str, Any]]:
             "mode=0620",
             "gid=5",
         ),
-        _mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=65536k", source="shm"),
-        _mount("/dev/mqueue", "mqueue", *safe),
-        _mount("/sys", "sysfs", *safe, "ro"),
+        _mount("/dev/shm", "tmpfs", *_SAFE, "mode=1777", "size=65536k", source="shm"),
+        _mount("/dev/mqueue", "mqueue", *_SAFE),
+        _mount("/sys", "sysfs", *_SAFE, "ro"),
         # Becomes what the host has: one mount on v2, one for each controller on v1.
-        _mount("/sys/fs/cgroup", "cgroup", *safe, "relatime", "ro"),
+        _mount("/sys/fs/cgroup", "cgroup", *_SAFE, "relatime", "ro"),
     ]
 
 

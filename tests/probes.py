@@ -27,6 +27,8 @@ MAY_LACK = frozenset(
         "cgroup_v2_tree",
         "containerd",
         "docker",
+        "ordinary_user",
+        "uidmap",
         "podman",
         "runc",
         "shellcheck",
@@ -81,6 +83,24 @@ def in_fresh_netns(*argv: str) -> str | None:
 @probe
 def root() -> str | None:
     return None if os.geteuid() == 0 else "not run as root"
+
+
+@probe
+def ordinary_user() -> str | None:
+    """One who may run what lies here, which may be below somebody's home directory."""
+    try:
+        command = [Path(__file__).parents[1] / ".venv/bin/migrator", "--version"]
+        subprocess.run(command, user=65534, group=65534, extra_groups=[], check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as exc:
+        return f"nobody (65534) cannot run migrator: {exc}"
+    return None
+
+
+@probe
+def uidmap() -> str | None:
+    if not Path("/etc/subuid").exists() or not Path("/etc/subgid").exists():
+        return "no /etc/subuid and /etc/subgid on this machine"
+    return without("newuidmap", "newgidmap", "setpriv", "unshare")
 
 
 @probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
     from runtime.process.terminal import Terminal
 
-DEFAULT_ROOT = Path("/run/migrator")
+
+def _default_root() -> Path:
+    """Where containers keep their state: an ordinary user's below the own runtime directory."""
+    runtime_directory = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime_directory and os.geteuid() != 0:
+        return Path(runtime_directory, "migrator")
+    return Path("/run/migrator")
+
+
+DEFAULT_ROOT = _default_root()
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -30,6 +40,8 @@ class Settings:
     criu: str | None = None
     debug: bool = False
     systemd_cgroup: bool = False
+    #: None: whether who calls is the host's root decides
+    rootless: bool | None = None
 
 
 def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,6 +186,7 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
 
             options["networks"] = combine(networks, routes, network_file)
         options["systemd_cgroup"] = settings.systemd_cgroup
+        options["rootless"] = settings.rootless
         return function(root=settings.root, stdio=Stdio.inherited(), **options)
 
     decorated: Callable[..., Any] = ask

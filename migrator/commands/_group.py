@@ -124,8 +124,8 @@ def _version_lines(criu: str | None) -> Iterator[str]:
     "--rootless",
     type=click.Choice(["true", "false", "auto"]),
     default="auto",
-    expose_value=False,
-    hidden=True,
+    show_default=True,
+    help="Whether containers may do without cgroups that are refused.",
 )
 @click.option("--criu", metavar="FILE", is_eager=True, help="The criu to use (or $MIGRATOR_CRIU).")
 @click.option(
@@ -144,6 +144,7 @@ def group(
     log_path: Path | None,
     log_format: str,
     debug: bool,
+    rootless: str,
     criu: str | None,
     systemd_cgroup: bool,
 ) -> None:
@@ -153,4 +154,10 @@ def group(
     `migrator migrate CONTAINER user@host` moves one over SSH.
     """
     log.configure(path=log_path, form=log_format, debug=debug)
-    ctx.obj = Settings(root=root, criu=criu, debug=debug, systemd_cgroup=systemd_cgroup)
+    ctx.obj = Settings(
+        root=root,
+        criu=criu,
+        debug=debug,
+        rootless=None if rootless == "auto" else rootless == "true",
+        systemd_cgroup=systemd_cgroup,
+    )

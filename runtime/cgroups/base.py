@@ -81,15 +81,17 @@ class CgroupManager(ABC):
     def _make(self) -> None:
         """Make what is missing of the directories; on failure remove what was made."""
 
-    def set(self, resources: Mapping[str, Any]) -> None:
+    def set(self, resources: Mapping[str, Any], *, with_devices: bool = True) -> None:
         """Carry out *resources*, a checked linux.resources; may be called again with other values.
 
         A controller that they do not speak of keeps its values, but for devices: they are always
-        set, and without rules all but the default devices are denied.
+        set, and without rules all but the default devices are denied, but for *with_devices* false:
+        the host's root alone may, and in a user namespace the kernel denies them.
         Raises UnsupportedField for what this version of cgroups cannot do.
         """
         tree.write_all(self._settings(resources), self._controller)
-        self._set_devices(devices.rules(resources))
+        if with_devices:
+            self._set_devices(devices.rules(resources))
 
     def update(self, resources: Mapping[str, Any], names: Iterable[str], undo: Undo) -> None:
         """Carry out those *names* of *resources* for processes that run; devices stay.

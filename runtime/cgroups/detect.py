@@ -64,8 +64,13 @@ def manager(cgroups_path: str, *, paths: Mapping[str, str] | None = None) -> Cgr
     """The manager of the cgroups at *cgroups_path*, absolute within each hierarchy.
 
     paths: as saved in State.cgroup_paths; then nothing is detected, and they are used as they are.
+    Where there are none in it, the container has none.
     Raises CgroupError for the root: whoever asks for a manager may be about to kill what is in it.
     """
+    if paths == {}:
+        from runtime.cgroups.absent import NoCgroups  # noqa: PLC0415 - for few containers
+
+        return NoCgroups()
     if paths:
         saved = {name: Path(path) for name, path in paths.items()}
         return V2Manager(saved) if "" in saved else V1Manager(saved)
@@ -130,6 +135,21 @@ def move_to_roots(pid: int) -> None:
     for root in dict.fromkeys([*found.v1.values(), *([found.v2] if found.v2 else [])]):
         with suppress(CgroupError):
             tree.write(root / tree.PROCESSES, str(pid))
+
+
+def current_paths() -> dict[str, str]:
+    """The cgroups that this process is in, as State.cgroup_paths has those of a container."""
+    found = detect()
+    paths = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            root = found.v1.get(name) if name else found.v2
+            if root is not None and (found.version == "v1") == bool(name):
+                inside = root / path.lstrip("/")
+                # what is mounted may be a part of the hierarchy
+                paths[name] = str(inside if inside.is_dir() else root)
+    return paths
 
 
 def parse_mountinfo(text: str) -> Iterator[Mount]:

@@ -65,12 +65,12 @@ class _UnitManager(CgroupManager):
         scope = (("Slice", ("s", self.unit.parent)), ("Delegate", ("b", True)))
         return [*described, *scope, ("PIDs", ("au", [pid]))]
 
-    def set(self, resources: Mapping[str, Any]) -> None:
+    def set(self, resources: Mapping[str, Any], *, with_devices: bool = True) -> None:
         """As without systemd, which is told first: it must not undo it."""
         if told := properties(resources, unified=self.unified):
             with _bus(self.unit) as bus:
                 bus.set(told)
-        super().set(resources)
+        super().set(resources, with_devices=with_devices)
 
     def update(self, resources: Mapping[str, Any], names: Iterable[str], undo: Undo) -> None:
         """As without systemd, which is told first; *undo* tells it what it knew."""

@@ -6,6 +6,7 @@ of /proc/PID/exe cannot write to the host's python (CVE-2019-5736).
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -261,9 +262,29 @@ def interpreter() -> str:
 
 
 def _sealed_interpreter() -> int:
-    """Our interpreter in a mount that nobody can write to, or make writable."""
-    fd = open_tree(AT_FDCWD, os.path.realpath(interpreter()))
+    """Our interpreter in a mount that nobody can write to, or make writable.
+
+    An ordinary user makes no mount, and root in his container is he himself, who could write to a
+    file of his: what is started is then a copy in memory (memfd_create(2)).
+    """
+    path = os.path.realpath(interpreter())
+    try:
+        fd = open_tree(AT_FDCWD, path)
+    except PermissionError:
+        if os.stat(path).st_uid == os.geteuid():
+            return _sealed_copy(path)
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
     mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
+    return fd
+
+
+def _sealed_copy(path: str) -> int:
+    fd = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(path, "rb") as source:
+        while os.sendfile(fd, source.fileno(), None, 1 << 24):
+            pass
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
 

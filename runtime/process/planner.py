@@ -18,6 +18,7 @@ from runtime import (
     scheduling,
     sysctl,
 )
+from runtime.cgroups.detect import current_paths
 from runtime.constants import CAP_SYS_ADMIN, CLONE_NEWUSER
 from runtime.errors import InvalidSpec, SetupFailed
 from runtime.spec_model import Hook, Linux, Process, Spec
@@ -145,7 +146,8 @@ def _terminal(process: Process, *, console: bool) -> TerminalPlan | None:
 
 def _rootfs(spec: Spec, state: State, *, no_pivot: bool) -> RootfsPlan:
     try:
-        table = mounts.of_spec(spec, state.bundle, state.cgroup_paths)
+        paths = state.cgroup_paths or current_paths()
+        table = mounts.of_spec(spec, state.bundle, paths)
     except ValueError as exc:
         raise InvalidSpec(state.bundle / "config.json", [("mounts", str(exc))]) from None
     label = spec.linux.mount_label

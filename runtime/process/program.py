@@ -187,16 +187,25 @@ def _enter(path: str) -> None:
 def _become_user(plan: ProcessPlan, proc_fd: int) -> None:
     capabilities.limit_bounding_set(plan["capabilities"]["bounding"], _last_capability(proc_fd))
     prctl(PR_SET_KEEPCAPS, 1)
-    if plan["additional_gids"] or not _may_not_set_groups(proc_fd):
+    may_set_groups = not _has_to_keep_groups(proc_fd)
+    if plan["additional_gids"] and not may_set_groups:
+        raise OSError(errno.EPERM, "additionalGids cannot be set: one group is mapped, the own")
+    if may_set_groups:
         os.setgroups(plan["additional_gids"])
-    os.setresgid(plan["gid"], plan["gid"], plan["gid"])
-    os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+    try:
+        os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+        os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            who = f"user {plan['uid']} or group {plan['gid']}"
+            raise OSError(exc.errno, f"{who} is not mapped in the user namespace") from None
+        raise
     prctl(PR_SET_KEEPCAPS, 0)
     # A change of user has set it to fs.suid_dumpable.
     prctl(PR_SET_DUMPABLE, 0)
 
 
-def _may_not_set_groups(proc_fd: int) -> bool:
+def _has_to_keep_groups(proc_fd: int) -> bool:
     """Whether this user namespace is an ordinary user's, where the groups stay as they are."""
     fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     try:

@@ -1,0 +1,68 @@
+"""Containers of who is not root of the host: an ordinary user, or root of a user namespace.
+
+What such a caller may not do is left out where runc leaves it out: the cgroups. Everything else is
+made as root makes it, in the container's user namespace. user_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.cgroups import CgroupManager, manager, of_state
+from runtime.errors import CgroupError, SetupFailed
+
+if TYPE_CHECKING:
+    from runtime.spec_model import Spec
+    from runtime.state import State
+
+#: of hybrid hosts: joined where it can be, driven never
+_UNIFIED = "unified"
+_ALL_IDS = ["0", "0", str(2**32 - 1)]
+
+
+def is_host_root() -> bool:
+    """Whether this process is root, and of no user namespace but the first."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == _ALL_IDS
+
+
+def check(spec: Spec) -> None:
+    """Raise SetupFailed where an ordinary user cannot make the container of *spec*."""
+    if os.geteuid() != 0 and not spec.linux.namespace("user"):
+        remedy = "`migrator spec --rootless` writes a config.json with one"
+        why = f"rootless container requires user namespaces: {remedy}"
+        raise SetupFailed("creating a container", why)
+
+
+def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, CgroupManager]:
+    """Make the cgroups of *state*, or do without them where it is *rootless* and none is asked for.
+
+    Returns the state with those that there are. Raises CgroupError; nothing is then left.
+    """
+    if state.systemd_cgroup or not rootless:
+        cgroup = of_state(state)
+        cgroup.create()
+        return state, cgroup
+    paths = {name: path for name, path in state.cgroup_paths.items() if name != _UNIFIED}
+    try:
+        cgroup = manager("", paths=paths)
+        cgroup.create()
+        return replace(state, cgroup_paths=paths), cgroup
+    except CgroupError as exc:
+        cause = exc.__cause__
+        if not isinstance(cause, PermissionError):
+            raise
+        if spec.linux.cgroups_path:
+            why = f"unable to apply cgroup configuration: {exc.why[:1].lower()}{exc.why[1:]}"
+            raise CgroupError(exc.path, why.replace("Permission", "permission")) from cause
+    cgroup = manager("", paths={})
+    cgroup.set(_limits(spec.linux.resources))
+    return replace(state, cgroup_paths={}), cgroup
+
+
+def _limits(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Device rules are none: nothing can be opened by number in a user namespace."""
+    return {name: value for name, value in resources.items() if name != "devices"}

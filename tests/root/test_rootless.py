@@ -1,0 +1,158 @@
+"""The command line as an ordinary user has it: nobody, who is root of what nobody runs."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bundles import Bundle
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_ordinary_user]
+
+MIGRATOR = Path(__file__).parents[2] / ".venv/bin/migrator"
+NOBODY = 65534
+LENT = 700_000
+LENT_GROUPS = 800_000
+SIZE = 1000
+
+
+class User:
+    """Nobody, with a bundle and a runtime directory; *prefix*: how to become nobody."""
+
+    def __init__(self, bundle: Bundle, runtime_directory: Path) -> None:
+        self.bundle = bundle
+        self.runtime_directory = runtime_directory
+        self.prefix = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.runtime_directory)}
+        return subprocess.run(
+            [*self.prefix, MIGRATOR, *arguments],
+            env=environment,
+            cwd=self.bundle.path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, container_id: str) -> str:
+        """Start a container that goes on; returns what went wrong. No pipe of ours goes with it."""
+        with (self.runtime_directory / "log").open("w+") as log:
+            subprocess.run(
+                [*self.prefix, MIGRATOR, "run", "--detach", container_id],
+                env={"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.runtime_directory)},
+                cwd=self.bundle.path,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                timeout=60,
+                check=False,
+            )
+            log.seek(0)
+            return log.read()
+
+    def program(self, script: str, **process: Any) -> None:
+        self.bundle.update(process={"args": ["sh", "-c", script], **process})
+
+
+def give_to_nobody(path: Path) -> None:
+    for each in (path, *path.rglob("*")):
+        os.chown(each, NOBODY, NOBODY, follow_symlinks=False)
+
+
+@pytest.fixture
+def user(room: Path, bundle: Callable[..., Bundle], name: str) -> Iterator[User]:
+    made = bundle()
+    (made.path / "config.json").unlink()
+    runtime_directory = room / "run"
+    runtime_directory.mkdir()
+    give_to_nobody(room)
+    user = User(made, runtime_directory)
+    assert not user.run("spec", "--rootless").stderr
+    user.bundle.update(process={"terminal": False}, root={"readonly": False})
+    yield user
+    user.run("delete", "--force", name)
+
+
+def test_the_user_is_root_inside(user: User, name: str) -> None:
+    user.program("id -u; cat /proc/self/uid_map; touch /new; ls /sys/kernel /sys/fs/cgroup")
+    done = user.run("run", name)
+    assert done.stdout.split()[:4] == ["0", "0", str(NOBODY), "1"], done.stderr
+    assert (user.bundle.rootfs / "new").stat().st_uid == NOBODY
+    assert list((user.runtime_directory / "migrator").iterdir()) == []
+
+
+def test_a_container_is_made_watched_entered_and_removed(user: User, name: str) -> None:
+    user.program("exec sleep 60", oomScoreAdj=500)
+    assert not user.start(name)
+    assert json.loads(user.run("state", name).stdout)["status"] == "running"
+    assert name in user.run("list").stdout
+    assert user.run("exec", name, "cat", "/proc/1/oom_score_adj").stdout == "500\n"
+    assert user.run("exec", name, "readlink", "/proc/1/ns/user").stdout.startswith("user:")
+    assert not user.run("kill", name, "KILL").stderr
+    assert not user.run("delete", "--force", name).stderr
+    assert user.run("state", name).returncode == 1
+
+
+def test_without_a_user_namespace_it_says_what_helps(user: User, name: str) -> None:
+    spec = user.bundle.spec
+    spec["linux"]["namespaces"] = [{"type": "mount"}]
+    del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"], spec["hostname"]
+    user.bundle.write(spec)
+    assert "`migrator spec --rootless`" in user.run("run", name).stderr
+
+
+def test_limits_take_cgroups(user: User, name: str) -> None:
+    user.program("true")
+    user.bundle.update(linux={"resources": {"pids": {"limit": 10}}})
+    assert "linux.resources.pids cannot be set" in user.run("run", name).stderr
+    user.bundle.update(linux={"resources": {}, "cgroupsPath": "/mig-test-nobodys/x"})
+    assert "unable to apply cgroup configuration" in user.run("run", name).stderr
+
+
+def test_what_takes_a_cgroup_names_it(user: User, name: str) -> None:
+    user.program("exec sleep 60")
+    assert not user.start(name)
+    for command in (["pause", name], ["ps", name], ["events", "--stats", name]):
+        assert "the container has none" in user.run(*command).stderr
+
+
+def test_other_ids_take_the_host_to_lend_some(user: User, name: str) -> None:
+    user.program("true", user={"uid": 1, "gid": 0})
+    assert "is not mapped in the user namespace" in user.run("run", name).stderr
+    user.program("true", user={"uid": 0, "gid": 0, "additionalGids": [1]})
+    assert "additionalGids cannot be set" in user.run("run", name).stderr
+
+
+@pytest.mark.needs_uidmap
+def test_lent_ids_are_mapped(user: User, name: str) -> None:
+    files = {}
+    for kind, first in (("subuid", LENT), ("subgid", LENT_GROUPS)):
+        files[kind] = user.bundle.path / kind
+        files[kind].write_text(f"nobody:{first}:{SIZE}\n")
+    mounts = " && ".join(f"mount --bind {path} /etc/{kind}" for kind, path in files.items())
+    user.prefix = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh", *user.prefix]
+    ids = {"containerID": 1, "size": SIZE}
+    linux = user.bundle.spec["linux"]
+    user.bundle.update(
+        linux={
+            "uidMappings": [*linux["uidMappings"], ids | {"hostID": LENT}],
+            "gidMappings": [*linux["gidMappings"], ids | {"hostID": LENT_GROUPS}],
+        }
+    )
+    (user.bundle.rootfs / "tmp").chmod(0o777)
+    user.program("id; touch /tmp/x", user={"uid": 7, "gid": 8, "additionalGids": [9]})
+    done = user.run("run", name)
+    assert done.stdout == "uid=7 gid=8 groups=9\n", done.stderr
+    status = (user.bundle.rootfs / "tmp/x").stat()
+    assert (status.st_uid, status.st_gid) == (LENT + 6, LENT_GROUPS + 7)
+    user.bundle.update(
+        linux={"uidMappings": [*linux["uidMappings"], ids | {"hostID": LENT + SIZE}]}
+    )
+    assert "/etc/subuid" in user.run("run", name).stderr
