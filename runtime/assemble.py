@@ -92,6 +92,20 @@ class Assembly:
         self.state = state if new_keyring else replace(state, keyring="")
         self._networks = networks
         self._directory = directory
+        self._notify = False
+
+    def activate(self, listen_fds: int, *, notify: bool) -> None:
+        """Tell its process of what a service manager gives it (sd_listen_fds(3), sd_notify(3))."""
+        process = self.spec.process
+        env = process.env
+        if listen_fds:
+            env = (*env, f"LISTEN_FDS={listen_fds}", "LISTEN_PID=1")
+        if notify:
+            from runtime.process.notify import PATH  # noqa: PLC0415 - seldom needed
+
+            env = (*env, f"NOTIFY_SOCKET={PATH}")
+        self._notify = notify
+        self.spec = self.spec._replace(process=process._replace(env=env))
 
     def make(
         self,
@@ -118,6 +132,7 @@ class Assembly:
             answer_fifo=answer,
             preserve_fds=preserve_fds,
             no_pivot=no_pivot,
+            notify=self._notify,
         )
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         self._save()
@@ -132,7 +147,7 @@ class Assembly:
             from runtime.network.moved import move_in  # noqa: PLC0415 - lazy: 10 ms
 
             move_in(self.spec.linux.net_devices, pid, undo)
-        init.receive(MOUNTED)
+        (notify_fd,) = init.receive(MOUNTED)
         cgroup.set(self.spec.linux.resources, with_devices=not self._rootless)
         affinity.reset(pid)
         if self.spec.linux.intel_rdt:
@@ -144,6 +159,7 @@ class Assembly:
         init.receive(READY)
         logger.debug("init: closing the pipe to signal completion: it waits at %s", fifo)
         self._save(
+            notify_fd=int(notify_fd),
             namespace_paths=namespaces.paths_of(pid),
             external_descriptors=_descriptors(pid),
         )

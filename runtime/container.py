@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.notifications import Notifications, PressureLevel, Source
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
+    from runtime.readiness import Readiness
     from runtime.spec_model import Process, Spec
     from runtime.stats import Stats
 
@@ -72,13 +73,14 @@ class Container:
         *,
         detach: bool = False,
         keep: bool = False,
+        manager: str = "",
         **how: Unpack[Creation],
     ) -> int:
         """Create and start a container; wait for it, delete it, and return its exit status.
 
         The signals that this process gets meanwhile go to the container, and what its terminal says
         to *stdio*. detach: return 0 once it has started; its terminal is then *terminal*'s; keep:
-        do not delete it. When it cannot be started, nothing is left of it.
+        do not delete it; manager: as in `start`. When it cannot be started, nothing is left of it.
         """
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
         from runtime.process.terminal import in_foreground  # noqa: PLC0415 - lazy: 1 ms
@@ -92,12 +94,13 @@ class Container:
             container = cls.create(root, container_id, bundle, **how)
             undo.on_error(container.delete, force=True)
             if terminal is None or detach:
-                container.start()
+                container.start(manager=manager)
                 return 0
             # From before it runs: what it does may have somebody send us a signal at once.
             with terminal, signals_held(), ExitStack() as stack:
                 relay = terminal.relayed(how.get("stdio") or Stdio(), stack)
-                container.start()
+                if ready := container._start(manager):
+                    ready.pass_on_beside()
                 status = wait_forwarding(container.state.init_pid, relay)
         if not keep:
             container.delete(force=True)
@@ -141,16 +144,35 @@ class Container:
         """The OCI state object."""
         return self.state.oci(self.status())
 
-    def start(self) -> None:
+    def start(self, *, manager: str = "") -> None:
         """Let the program of a created container run; returns once it has been executed.
 
-        When it cannot be, or a hook fails, the container is stopped.
+        When it cannot be, or a hook fails, the container is stopped. manager: the socket of
+        sd_notify(3), who listens there is told when the container says that it is ready; this
+        returns then.
         """
-        from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
+        if ready := self._start(manager):
+            ready.pass_on()
 
-        with failing(f"starting container {self.id}"), self._locked():
-            start(self.state, self.dir)
-        run_poststart(self.state)
+    def _start(self, manager: str) -> Readiness | None:
+        from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
+
+        with Undo() as undo:
+            with failing(f"starting container {self.id}"), self._locked():
+                ready = self._readiness(manager)
+                if ready:
+                    undo.on_error(ready.close)
+                start(self.state, self.dir)
+            run_poststart(self.state)
+        return ready
+
+    def _readiness(self, manager: str) -> Readiness | None:
+        if not (manager and self.state.notify_fd):
+            return None
+        from runtime.readiness import Readiness  # noqa: PLC0415 - lazy: 5 ms, and seldom needed
+
+        return Readiness.of(self.state, manager)
 
     def exec(
         self,

@@ -37,6 +37,10 @@ class Creation(TypedDict, total=False):
     pidfd_socket: Path | None
     #: how many descriptors after the standard three the process gets
     preserve_fds: int
+    #: how many it gets before those, as sockets to serve: sd_listen_fds(3)
+    listen_fds: int
+    #: it has a socket to say that it is ready, which `start` listens to: sd_notify(3)
+    notify: bool
     #: its rootfs is moved over the root: for hosts whose root cannot be pivoted (initramfs)
     no_pivot: bool
     #: whether the host may refuse it cgroups; None: unless who makes it is the host's root
@@ -58,6 +62,8 @@ def create(
     pid_file: Path | None = None,
     pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
+    listen_fds: int = 0,
+    notify: bool = False,
     no_pivot: bool = False,
     rootless: bool | None = None,
     new_keyring: bool = True,
@@ -68,7 +74,7 @@ def create(
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
-    keep = preserved(preserve_fds)
+    keep = preserved(listen_fds + preserve_fds)
     try:
         with Undo() as undo, failing(f"creating container {container_id}"):
             listener = undo.enter_context(pidfd.listening(pidfd_socket))
@@ -87,9 +93,8 @@ def create(
                 systemd_cgroup=systemd_cgroup,
                 rootless=rootless,
             )
-            assembly.make(
-                init, undo, terminal=terminal, preserve_fds=preserve_fds, no_pivot=no_pivot
-            )
+            assembly.activate(listen_fds, notify=notify)
+            assembly.make(init, undo, terminal=terminal, preserve_fds=len(keep), no_pivot=no_pivot)
             init.hand_over(listener)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms

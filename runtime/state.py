@@ -77,6 +77,8 @@ class State:
     external_descriptors: list[str] = field(default_factory=list)
     #: linux.resources since the last update; empty when those of the spec still hold
     updated_resources: dict[str, Any] = field(default_factory=dict)
+    #: the descriptor of its init that is its notify socket, until it is started; 0: none
+    notify_fd: int = 0
     #: name of the session keyring of its processes; "": that of who started them
     keyring: str = ""
     #: directories of resctrl that were made for it, to be removed with it
@@ -141,7 +143,7 @@ _SHAPES: Mapping[str, type] = {
     "list[dict[str, Any]]": list,
 }
 # Fields that an older runtime of this format does not write.
-_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups", "systemd_cgroup"))
+_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups", "systemd_cgroup", "notify_fd"))
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 

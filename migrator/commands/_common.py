@@ -179,8 +179,10 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
         network_file: Path | None,
         **options: Any,
     ) -> Any:
+        from migrator.commands._activation import activation
         from runtime.process.stdio import Stdio
 
+        options |= activation()
         if networks or routes or network_file:
             from runtime.network import combine
 

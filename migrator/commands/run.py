@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from migrator.commands._activation import manager
 from migrator.commands._common import creates_container, verb
 from runtime.container import Container
 
@@ -20,4 +21,4 @@ def command(**request: Any) -> int:
 
     Signals that come meanwhile are passed on to it.
     """
-    return Container.run(**request)
+    return Container.run(manager=manager(), **request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from migrator.commands._activation import manager
 from migrator.commands._common import on_container, verb
 from runtime.container import Container
 
@@ -10,4 +11,4 @@ from runtime.container import Container
 @on_container
 def command(container: Container) -> None:
     """Start the process of a created CONTAINER."""
-    container.start()
+    container.start(manager=manager())

@@ -21,7 +21,8 @@ GO = "go"  # the hooks of the runtime have been run, or the listener is in its p
 HELPER = "helper"  # pid of the helper that opens what is mounted, as the runtime sees it
 UNSHARED = "unshared"  # in a user namespace that nobody is mapped in yet
 FORKED = "forked"  # pid of the container's process, as the runtime sees it
-MOUNTED = "mounted"  # the environment is there: time for the hooks before pivot_root
+# the environment is there: time for the hooks before pivot_root; its notify socket, or 0
+MOUNTED = "mounted"
 TERMINAL = "terminal"  # its path inside; after it comes one byte with the pty's other end
 READY = "ready"  # all is done but exec
 LISTENER = "listener"  # the descriptor that its seccomp filter's listener will be

@@ -61,6 +61,8 @@ def _import_all(plan: InitPlan) -> None:
         _import_hooks()
     if plan["terminal"] is not None:
         from runtime.process import pty  # noqa: F401, PLC0415 - lazy: 1 ms
+    if plan["notify"]:
+        from runtime.process import notify  # noqa: F401, PLC0415 - lazy: 1 ms
     if any(mount["copy_up"] for mount in plan["rootfs"]["mounts"]):
         from runtime import copy_up  # noqa: F401, PLC0415 - lazy: 1 ms
 
@@ -145,8 +147,10 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> No
         devices.make_nodes(root_fd, root["devices"])
     with step("making links"):
         devices.make_symlinks(root_fd, root["symlinks"])
+    with step("making the notify socket"):
+        notify_fd = _make_notify_socket(root_fd) if plan["notify"] else 0
     os.umask(plan["process"]["umask"])
-    channel.send(MOUNTED)
+    channel.send(MOUNTED, notify_fd)
     channel.receive(GO)
     env = program.variables(plan["process"]["env"])
     os.fchdir(root_fd)  # where these hooks run, as with runc
@@ -157,6 +161,12 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> No
 
             pty.make(root_fd, plan["terminal"], channel, proc_fd=host.proc_fd)
     _close_root(root_fd, filled_later, root, step)
+
+
+def _make_notify_socket(root_fd: int) -> int:
+    from runtime.process import notify  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+
+    return notify.make(root_fd)
 
 
 def _close_root(root_fd: int, filled_later: list[int], root: RootfsPlan, step: Steps) -> None:

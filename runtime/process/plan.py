@@ -220,6 +220,8 @@ class InitPlan(TypedDict):
     #: the OCI state that those hooks read; its pid is filled in
     state: dict[str, Any]
     exec_fifo: str
+    #: it has a socket to say that it is ready (sd_notify(3))
+    notify: bool
     #: where `start` answers init; "" when it has nothing to say
     answer_fifo: str
     #: None: the standard descriptors stay what they are

@@ -50,6 +50,7 @@ def init_plan(
     answer_fifo: Path | None,
     preserve_fds: int,
     no_pivot: bool,
+    notify: bool,
 ) -> InitPlan:
     """What the init of the container of *state* is to do.
 
@@ -67,6 +68,7 @@ def init_plan(
         "start_container": _hooks(spec.hooks.start_container),
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
+        "notify": notify,
         "answer_fifo": str(answer_fifo or ""),
         # where /dev is the host's, nothing is made in it or mounted on it
         "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),

@@ -327,7 +327,6 @@ def test_pid_files_hold_the_pid_of_init(box: Box) -> None:
             ContainerError,
             "error running createContainer hook #0: /bin/false: exit status 1",
         ),
-        ({"process": {"capabilities": {"bounding": ["CAP_FLY"]}}}, InvalidSpec, "CAP_FLY"),
         ({"linux": {"seccomp": {"defaultAction": "ALLOW"}}}, InvalidSpec, "seccomp.defaultAction"),
     ],
 )

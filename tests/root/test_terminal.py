@@ -337,7 +337,7 @@ def test_a_checkpoint_is_refused_and_the_container_runs_on(
     (reason,) = objections(
         Plan(container=box.id, root=box.root, destination=Destination("host")), container
     )
-    assert reason.startswith("it has a terminal, whose other end stays here")
+    assert reason.startswith("its terminal leads to a process outside")
     screen.type("\x03")
     assert screen.shows("caught")
 

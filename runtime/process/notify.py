@@ -1,0 +1,31 @@
+"""The socket at which a container says that it is ready, made from inside (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
+from contextlib import suppress
+
+from runtime.resolve import make_directory
+
+_DIRECTORY = "/run/notify"
+_NAME = "notify.sock"
+#: what the process finds in NOTIFY_SOCKET, as with runc
+PATH = f"{_DIRECTORY}/{_NAME}"
+
+
+def make(root_fd: int) -> int:
+    """Bind it below *root_fd*, for everybody to write to; return its descriptor.
+
+    Closed by exec: until then `start` takes it over. The umask is to be 0. By its name in the
+    directory that is current for the moment: bind(2) has no other way without a path to follow.
+    """
+    directory_fd = make_directory(root_fd, _DIRECTORY)
+    with suppress(FileNotFoundError):
+        os.unlink(_NAME, dir_fd=directory_fd)
+    end = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
+    os.fchdir(directory_fd)
+    end.bind(_NAME)
+    os.fchdir(root_fd)
+    os.close(directory_fd)
+    return end.detach()
