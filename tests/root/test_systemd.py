@@ -98,7 +98,11 @@ class TestUnits:
         assert "not permitted" in opened.err
 
     def test_annotations_are_properties_of_the_unit(self, box: Box, unit: str) -> None:
-        wished = {"RuntimeMaxSec": "6", "CollectMode": "'inactive-or-failed'"}
+        wished = {
+            "RuntimeMaxSec": "6",
+            "TimeoutStopSec": "1",
+            "CollectMode": "'inactive-or-failed'",
+        }
         box.update(annotations={f"org.systemd.property.{k}": v for k, v in wished.items()})
         container = box.start(systemd_cgroup=True)
         assert show(unit, "CollectMode") == {"CollectMode": "inactive-or-failed"}
