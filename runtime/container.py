@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -263,18 +263,23 @@ class Container:
                 raise NotPaused(self.id, status)
             self.cgroup.thaw()
 
-    def set(self, resources: Mapping[str, Any]) -> None:
+    def set(self, resources: Mapping[str, Any], *, schemata: Iterable[str] = ()) -> None:
         """Give it other limits while it runs, or is paused or created: a linux.resources.
 
-        What *resources* leave out stays. Raises NotRunning, InvalidSpec, UnsupportedField,
-        CgroupError; all its limits are then as they were.
+        What *resources* leave out stays. schemata: lines for its group of Intel RDT. Raises
+        NotRunning, InvalidSpec, UnsupportedField, CgroupError, SetupFailed; all its limits are then
+        as they were.
         """
+        from runtime import resctrl_group  # noqa: PLC0415 - lazy: 2 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
         from runtime.update import updated  # noqa: PLC0415 - lazy: 10 ms
 
         with self._locked(), failing(f"updating container {self.id}"), Undo() as undo:
             if not (status := self.status()).has_init:
                 raise NotRunning(self.id, status)
+            if schemata := tuple(schemata):
+                at = resctrl_group.root()
+                resctrl_group.change(schemata, self.state.init_pid, at=at, undo=undo)
             state = updated(self.state, self.cgroup, resources, undo)
             state.save(self.dir)
         self.state = state

@@ -68,9 +68,14 @@ def of_process(pid: int) -> RdtStats | None:
     return None if root is None else read(root, pid)
 
 
+def group_of(root: Path, pid: int) -> Path:
+    """The group that *pid* is in; *root* itself is the host's."""
+    return next((each for each in _groups(root) if _has(each, pid)), root)
+
+
 def read(root: Path, pid: int) -> RdtStats:
     """What the resctrl filesystem at *root* says of *pid*."""
-    group = next((each for each in _groups(root) if _has(each, pid)), root)
+    group = group_of(root, pid)
     return RdtStats(
         l3_info=_l3_info(root / "info/L3"),
         bandwidth_info=_bandwidth_info(root / "info/MB"),

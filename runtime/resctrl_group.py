@@ -7,7 +7,7 @@ there. OCI runtime-spec config-linux.md "IntelRdt"; kernel documentation filesys
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,24 @@ def make(
         raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
     # A group with a name is for others too; only what is this container's alone goes with it.
     return made if "closID" not in wanted else [path for path in made if "/mon_groups/" in path]
+
+
+def change(schemata: Iterable[str], pid: int, *, at: Path | None, undo: Undo) -> None:
+    """Write lines of *schemata* for the group that *pid* is in; *undo* writes the former ones.
+
+    Raises SetupFailed where it has no group of its own, and for what the kernel refuses.
+    """
+    group = at and resctrl.group_of(at, pid)
+    if at is None or group is None or group == at:
+        why = "no resctrl on this host" if at is None else "it has no linux.intelRdt"
+        raise SetupFailed(_STEP, f"the container cannot be given a share of cache or memory: {why}")
+    file = group / "schemata"
+    try:
+        former = "".join(f"{line.strip()}\n" for line in file.read_text().splitlines())
+        _write(file, "".join(f"{line}\n" for line in schemata))
+    except OSError as exc:
+        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
+    undo.on_error(_write, file, former)
 
 
 def remove(paths: list[str]) -> None:

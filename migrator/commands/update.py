@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
-from migrator.commands._common import on_container, refused, verb
+from migrator.commands._common import on_container, verb
 from migrator.errors import UsageProblem
 from runtime.container import Container
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _EXPONENTS = {letter: exponent for exponent, letter in enumerate(("", *"kmgtp"))}
-_NO_RDT = "needs linux.intelRdt, which is not supported yet"
 
 
 def size_bytes(text: str) -> int:
@@ -83,15 +82,22 @@ def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="All of it as JSON, OCI's linux.resources; - is standard input.",
 )
 @_limit_options
-@refused("--l3-cache-schema", why=_NO_RDT, flag=False)
-@refused("--mem-bw-schema", why=_NO_RDT, flag=False)
-def command(container: Container, file: Path | None, **limits: Any) -> None:
+@click.option("--l3-cache-schema", metavar="LINE", help="Share of the L3 cache, as L3:0=f;1=f.")
+@click.option("--mem-bw-schema", metavar="LINE", help="Memory bandwidth, as MB:0=20;1=70.")
+def command(
+    container: Container,
+    file: Path | None,
+    l3_cache_schema: str | None,
+    mem_bw_schema: str | None,
+    **limits: Any,
+) -> None:
     """Change the limits of CONTAINER while it runs; what is not given stays as it is.
 
     With --resources the other options are not read. When one limit cannot be set, all stay as they
     were.
     """
-    container.set(_read(file) if file else nested(limits))
+    schemata = [line for line in (l3_cache_schema, mem_bw_schema) if line]
+    container.set(_read(file) if file else nested(limits), schemata=schemata)
 
 
 def nested(limits: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,33 @@ def test_what_the_kernel_refuses_is_told_in_its_words_and_undone(at: Path) -> No
     assert not (at / "c1").exists()
 
 
+def test_other_shares_are_written_for_the_group_of_a_process_and_taken_back(at: Path) -> None:
+    (at / "gold/tasks").write_text("16\n17\n")
+    file = at / "gold/schemata"
+    file.write_text("    MB:0=50\n    L3:0=f\n")
+
+    def fail() -> None:
+        with Undo() as undo:
+            resctrl_group.change(["L3:0=1", "MB:0=9"], 17, at=at, undo=undo)
+            assert file.read_text().startswith("L3:0=1\nMB:0=9\n")  # a plain file is not cut
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert file.read_text().startswith("MB:0=50\nL3:0=f\n")
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_without_a_group_of_its_own_a_container_has_no_share_to_change(
+    at: Path, mounted: bool
+) -> None:
+    with (
+        pytest.raises(SetupFailed, match="no linux.intelRdt" if mounted else "no resctrl"),
+        Undo() as undo,
+    ):
+        resctrl_group.change(["L3:0=1"], 17, at=at if mounted else None, undo=undo)
+
+
 def test_what_was_made_for_one_container_is_removed(at: Path) -> None:
     (at / "c1").mkdir()
     resctrl_group.remove([str(at / "c1"), str(at / "gone")])

@@ -252,8 +252,6 @@ def test_options_are_sorted_into_sections() -> None:
     ("arguments", "message"),
     [
         (["--memory", "lots"], "'lots' is no size: write it as 4096, 512m or 1g, or -1 for no"),
-        (["--l3-cache-schema", "L3:0=f"], "--l3-cache-schema needs linux.intelRdt, which is not"),
-        (["--mem-bw-schema", "MB:0=5"], "--mem-bw-schema needs linux.intelRdt, which is not"),
         (["--pids-limit", "x"], "'x' is not a valid integer"),
     ],
 )
