@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import affinity, hook_points, namespaces
-from runtime.cgroups import manager, resolve_path, unit_paths
+from runtime.cgroups import delegation, manager, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed, UnsupportedField
 from runtime.process import planner
@@ -138,6 +138,7 @@ class Assembly:
         self._save()
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
+        delegation.carry_out(self.spec, cgroup)
         pid = init.tell(plan, self._id_maps())
         self._save(init_pid=pid, init_start_time=_start_time(pid))
         init.go()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from runtime import descriptors, hook_points, namespaces, processes, records, tmpfs
-from runtime.cgroups import of_state
+from runtime.cgroups import delegation, of_state
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
@@ -140,6 +140,7 @@ class _Prepared:
         self._network = self._make_network()
         place = in_netns(self._network.path) if self._network else nullcontext()
         self.criu = start_criu(plan, self._streams, self._cgroup.join, undo, within=place)
+        delegation.carry_out(plan.spec, self._cgroup)
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
         plan.warm_up()

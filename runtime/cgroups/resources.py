@@ -116,8 +116,10 @@ def _v2_memory(memory: Mapping[str, Any]) -> Iterator[Setting]:
     if limit:
         yield _one("memory", "memory.max", _or_max(limit), "memory.limit")
     if swap > 0:
-        # The specification counts memory and swap together, v2 counts swap alone.
-        yield _one("memory", "memory.swap.max", swap - limit, "memory.swap")
+        # The specification counts memory and swap together, v2 counts swap alone. A kernel without
+        # swap keeps to none.
+        write = ("memory.swap.max", str(swap - limit))
+        yield Setting("memory", (write,), "memory.swap", optional=swap == limit)
     elif swap or limit == -1:
         yield Setting("memory", (("memory.swap.max", "max"),), "memory.swap", optional=True)
     if value := memory.get("reservation"):

@@ -19,11 +19,13 @@ from runtime.container import Container
 from runtime.errors import CgroupError, UnsupportedField
 from tests import leftovers
 from tests.bundles import Bundle
+from tests.containers import Box
 
 Process = subprocess.Popen[bytes]
 
 pytestmark = pytest.mark.needs_root
 
+MIB = 1 << 20
 # Counts as fast as it can, in a file that the test reads.
 COUNTER = """
 import mmap, sys
@@ -530,3 +532,42 @@ def reader(spawn: Callable[..., Process]) -> Process:
 def opened(process: Process) -> dict[str, bool]:
     said = process.communicate(b"go\n")[0].decode().splitlines()
     return {device: device in said for device in ("/dev/null", "/dev/kmsg")}
+
+
+@pytest.mark.needs_cgroup_v2
+@pytest.mark.needs_busybox
+class TestV2Containers:
+    """What only a container shows: its limits by name, and whose its cgroup is."""
+
+    def test_names_of_v2_come_before_limits_of_both_versions(self, box: Box) -> None:
+        unified = {"memory.max": str(40 * MIB), "pids.max": "42", "cpu.max": "5000 50000"}
+        limits = {"memory": {"limit": 32 * MIB, "swap": 48 * MIB}, "cpu": {"shares": 3333}}
+        box.update(linux={"resources": {**limits, "unified": unified}})
+        container = box.start()
+
+        def files() -> dict[str, str]:
+            names = (*unified, "memory.swap.max", "cpu.weight")
+            return {name: tree.read(container.cgroup.paths[""] / name) for name in names}
+
+        assert files() == unified | {"memory.swap.max": str(16 * MIB), "cpu.weight": "128"}
+        container.set({"unified": {"pids.max": "50"}, "memory": {"swap": 36 * MIB}})
+        assert files()["pids.max"] == "50"
+        assert files()["memory.swap.max"] == str(4 * MIB)
+        before = files()
+        with pytest.raises(CgroupError, match="nonsense"):
+            container.set({"pids": {"limit": 9}, "unified": {"cpu.max": "nonsense"}})
+        assert files() == before
+
+    @pytest.mark.parametrize(("options", "user"), [(["ro"], "nobody"), ([], "root")])
+    def test_a_user_of_its_own_may_manage_it_where_it_is_writable(
+        self, box: Box, options: list[str], user: str
+    ) -> None:
+        ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        kinds = [*box.bundle.spec["linux"]["namespaces"], {"type": "user"}]
+        box.update(linux={"namespaces": kinds, "uidMappings": ids, "gidMappings": ids})
+        cgroup = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
+        others = [m for m in box.bundle.spec["mounts"] if m["type"] != "cgroup"]
+        box.update(mounts=[*others, cgroup | {"options": ["nosuid", *options]}])
+        (box.bundle.rootfs / "etc/passwd").write_text("root:x:0:0::/:\nnobody:x:65534:65534::/:\n")
+        os.chown(box.bundle.rootfs, 100000, 100000)
+        assert box.shell("stat -c %U /sys/fs/cgroup").out == f"{user}\n"
