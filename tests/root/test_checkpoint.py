@@ -15,7 +15,6 @@ from tests.containers import with_descriptors, without_namespace
 from tests.migratory import COUNT, Migratory, eventually
 
 pytestmark = [
-    pytest.mark.vm,
     pytest.mark.needs_root,
     pytest.mark.needs_busybox,
     pytest.mark.needs_criu,
@@ -39,6 +38,7 @@ def images(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".log"))
 
 
+@pytest.mark.vm
 @pytest.mark.usefixtures("traceless")
 def test_memory_goes_on_where_it_was(migratory: Migratory) -> None:
     migratory.start()
@@ -54,6 +54,7 @@ def test_memory_goes_on_where_it_was(migratory: Migratory) -> None:
     container.delete(force=True)
 
 
+@pytest.mark.vm
 def test_a_container_left_running_runs_on_and_can_be_cloned(migratory: Migratory) -> None:
     migratory.start()
     original = migratory.container
@@ -72,6 +73,7 @@ def test_a_checkpoint_can_be_kept_from_removing_the_container(migratory: Migrato
     migratory.container.delete()
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("exec_first", [False, True])
 def test_a_paused_container_can_be_checkpointed(migratory: Migratory, exec_first: bool) -> None:
     migratory.start()
@@ -152,6 +154,7 @@ def test_a_refusal_leaves_it_running(
     assert images(migratory.images) == []
 
 
+@pytest.mark.vm
 @pytest.mark.needs_nftables
 @pytest.mark.parametrize("lock", ["NFTABLES", "IPTABLES"])
 def test_what_is_frozen_by_hand_stays_so_when_criu_dies_and_loses_nothing(
@@ -186,6 +189,7 @@ def test_what_is_frozen_by_hand_stays_so_when_criu_dies_and_loses_nothing(
     assert migratory.counts()
 
 
+@pytest.mark.vm
 def test_a_pause_survives_a_failure(migratory: Migratory) -> None:
     def refuse(notification: Notification) -> None:
         if notification.script == Script.POST_DUMP:
@@ -326,6 +330,7 @@ def test_a_container_that_ends_meanwhile_is_a_failure(migratory: Migratory) -> N
     assert migratory.container.status() is Status.STOPPED
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("own_namespace", [True, False])
 def test_mounts_of_cgroups_show_its_own_again(migratory: Migratory, own_namespace: bool) -> None:
     spec = migratory.box.bundle.spec

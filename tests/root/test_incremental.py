@@ -253,6 +253,7 @@ def test_a_killed_keeper_costs_a_whole_copy_and_nothing_else(target: Target, roo
     assert unlike(target.had[1], target.restore("last")[1]) == []
 
 
+@pytest.mark.vm
 def test_where_the_kernel_tells_what_was_written_criu_does_it_all(
     target: Target, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

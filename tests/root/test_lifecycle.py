@@ -30,13 +30,14 @@ from runtime import (
 from tests import leftovers
 from tests.containers import Box, Traces, eventually, without_namespace
 
-pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
 
 def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
+@pytest.mark.vm
 @pytest.mark.usefixtures("traceless")
 def test_a_container_goes_from_created_to_running_to_stopped(box: Box) -> None:
     container = box.create()
@@ -87,6 +88,7 @@ def test_run_can_keep_the_container(box: Box) -> None:
     container.delete()
 
 
+@pytest.mark.vm
 def test_a_container_outlives_the_process_that_made_it(box: Box) -> None:
     script = (
         "import sys; from pathlib import Path; from runtime import Container; "
@@ -196,6 +198,7 @@ def test_a_created_container_is_deleted_with_its_waiting_process(box: Box) -> No
     container.delete()
 
 
+@pytest.mark.vm
 def test_pause_freezes_and_resume_thaws(box: Box) -> None:
     box.program("sh", "-c", "while :; do echo x; done")
     out = box.bundle.path / "ticks"
@@ -214,6 +217,7 @@ def test_pause_freezes_and_resume_thaws(box: Box) -> None:
     assert eventually(lambda: out.stat().st_size > size)
 
 
+@pytest.mark.vm
 @pytest.mark.usefixtures("traceless")
 def test_a_paused_container_is_deleted_by_force(box: Box) -> None:
     container = box.start()
@@ -237,6 +241,7 @@ def test_verbs_of_a_stopped_container_say_so(box: Box) -> None:
         box.exec(container, "true")
 
 
+@pytest.mark.vm
 def test_a_kill_without_a_pid_namespace_ends_every_process(box: Box) -> None:
     box.update(linux={"namespaces": without_namespace(box.bundle.spec, "pid")})
     box.program("sh", "-c", "sleep inf & sleep inf & wait")
@@ -373,6 +378,7 @@ def test_run_of_what_cannot_be_executed_leaves_nothing(box: Box) -> None:
     assert os.listdir(box.root) == []
 
 
+@pytest.mark.vm
 def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
     """The runtime is killed while a hook holds it up, with everything already made."""
     box.update(hooks={"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "3600"]}]})

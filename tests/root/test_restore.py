@@ -30,7 +30,6 @@ from tests.containers import Traces
 from tests.migratory import Migratory, eventually
 
 pytestmark = [
-    pytest.mark.vm,
     pytest.mark.needs_root,
     pytest.mark.needs_busybox,
     pytest.mark.needs_criu,
@@ -69,6 +68,7 @@ def refuse(_: Notification) -> None:
     raise LookupError("no")
 
 
+@pytest.mark.vm
 def test_a_restored_container_is_a_container_as_any_other(dumped: Migratory) -> None:
     container = dumped.restore()
     state = container.oci_state()
@@ -105,6 +105,7 @@ def test_namespaces_are_the_containers_own(dumped: Migratory) -> None:
     assert all(line.endswith(":/") for line in inside.splitlines() if "migrator" in line), inside
 
 
+@pytest.mark.vm
 def test_limits_are_in_force_again(dumped: Migratory) -> None:
     dumped.box.update(linux={"resources": {"pids": {"limit": 77}, "cpu": {"shares": 512}}})
     container = dumped.restore()
@@ -135,6 +136,7 @@ def test_the_pid_file_is_there_before_it_runs(dumped: Migratory, room: Path) -> 
     assert seen == [str(container.state.init_pid)]
 
 
+@pytest.mark.vm
 def test_a_held_restore_is_whole_and_does_not_run(dumped: Migratory) -> None:
     last = dumped.count()
 
@@ -163,6 +165,7 @@ def test_a_refused_restore_leaves_nothing(
     assert dumped.counts()
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("moment", REFUSALS)
 def test_a_criu_killed_in_a_restore_leaves_nothing(
     dumped: Migratory, traceless_failure: Callable[[], None], moment: Script
