@@ -49,7 +49,7 @@ from runtime.constants import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 # asm-generic/unistd.h: calls added since 5.1 have one number on every architecture (alpha apart).
 _NR_OPEN_TREE = 428
@@ -271,6 +271,14 @@ def close_range(first: int, last: int = _LAST_FD, flags: int = 0) -> None:
     """Close every fd from *first* to *last*, or have exec do so (CLOSE_RANGE_CLOEXEC)."""
     if first <= last:
         _checked(_syscall(c_long(_NR_CLOSE_RANGE), c_uint(first), c_uint(last), c_uint(flags)))
+
+
+def close_all_from(first: int, kept: Iterable[int]) -> None:
+    """Close every fd from *first* on but those *kept*."""
+    for fd in sorted(each for each in kept if each >= first):
+        close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first)
 
 
 def close_range_cloexec(first: int) -> None:

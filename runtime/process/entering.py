@@ -11,6 +11,7 @@ import os
 
 from runtime import rlimits
 from runtime.constants import CLONE_NEWUSER, PR_SET_DUMPABLE
+from runtime.process import labels
 from runtime.process.channel import GO, UNSHARED
 from runtime.syscalls import clone3, loopback_up, prctl, setns, unshare
 
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 
 
-def claim(plan: ProcessPlan, step: Steps) -> None:
+def claim(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> None:
     """Take from the host what a process in a user namespace would be refused."""
     with step("setting resource limits"):
         rlimits.allow(plan["rlimits"])
     with step("setting oom_score_adj"):
         if plan["oom_score_adj"] is not None:
             value = str(plan["oom_score_adj"])
-            _as_owner(lambda: write("/proc/self/oom_score_adj", value))
+            _as_owner(lambda: labels.write_verified(proc_fd, "self/oom_score_adj", value))
 
 
 def enter(plan: NamespacePlan, channel: Channel, step: Steps) -> None:

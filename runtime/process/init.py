@@ -41,7 +41,7 @@ def main(fd: int, *keep: int) -> None:
         plan: InitPlan = channel.receive_plan()
         _import_all(plan)
         host = _Host(plan, channel, step)
-        entering.claim(plan["process"], step)
+        entering.claim(plan["process"], step, proc_fd=host.proc_fd)
         entering.enter(plan["namespaces"], channel, step)
         with step("forking"):
             pid = clone3(CLONE_PARENT | plan["namespaces"]["clone"])
@@ -96,7 +96,7 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps, host: _Host
         labels.join_keyring(plan["process"]["labels"], proc_fd=host.proc_fd, new=True)
     with step("setting kernel parameters"):
         for path, value in plan["sysctl"].items():
-            entering.write(f"/proc/sys/{path}", value)
+            labels.write_verified(host.proc_fd, f"sys/{path}", value)
     _make_root(plan, channel, step, host)
     ready = program.prepare(plan["process"], step, proc_fd=host.proc_fd)
     for number in _ENDING:

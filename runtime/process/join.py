@@ -33,7 +33,7 @@ def main(fd: int, *keep: int) -> None:
             if plan["terminal"] is not None:
                 from runtime.process import pty  # noqa: PLC0415 - lazy: 1 ms
         seal()
-        entering.claim(plan["process"], step)
+        entering.claim(plan["process"], step, proc_fd=proc_fd)
         with step("joining the container's namespaces"):
             # All at once, of the process that the pidfd is: no pid can have been taken over.
             setns(plan["pidfd"], plan["namespaces"])

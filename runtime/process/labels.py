@@ -80,18 +80,23 @@ def _make_searchable(serial: int, permission: int) -> None:
 
 
 def _write(proc_fd: int, name: str, text: str) -> None:
-    fd = open_attribute(proc_fd, f"self/attr/{name}")
+    write_verified(proc_fd, f"self/attr/{name}", text)
+
+
+def write_verified(proc_fd: int, path: str, text: str) -> None:
+    """Write to a file of a procfs; EXDEV where anything is mounted over it."""
     try:
-        os.write(fd, text.encode())
+        fd = _open_verified(proc_fd, path)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
     except OSError as exc:
-        exc.filename = f"{name} to {text}"
+        exc.filename = f"/proc/{path}"
         raise
-    finally:
-        os.close(fd)
 
 
-def open_attribute(proc_fd: int, path: str) -> int:
-    """Open a file of a procfs for writing; EXDEV where anything is mounted over it."""
+def _open_verified(proc_fd: int, path: str) -> int:
     resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
     fd = openat2(proc_fd, path, os.O_WRONLY, resolve=resolve)
     if fstatfs_type(fd) != PROC_SUPER_MAGIC:

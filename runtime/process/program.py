@@ -20,7 +20,7 @@ from runtime.process import labels, scheduled
 from runtime.process.channel import GO, LISTENER
 from runtime.resolve import is_null, open_in_root
 from runtime.syscalls import (
-    close_range_cloexec,
+    close_all_from,
     default_signal,
     execve,
     lowest_free_fd,
@@ -50,14 +50,14 @@ class Program:
         self._preserve_fds = plan["preserve_fds"]
         self._limits = plan["rlimits"]
 
-    def prepare(self, step: Steps, tell: Listener, heed: Channel | None) -> None:
+    def prepare(self, step: Steps, tell: Channel, heed: Channel | None) -> None:
         """Have nothing left but the last call; what runs after it comes under the filter.
 
         tell, heed: to the runtime and from it; what heeds may be none for a filter that nobody
         listens to.
         """
         with step("exec"):
-            self._let_go()
+            self._let_go({channel.fd for channel in (tell, heed) if channel is not None})
             self._become = execve(self._path, self._args, self.env)
         if self._seccomp is not None:
             with step("installing the seccomp filter"):
@@ -68,12 +68,18 @@ class Program:
         with step("exec"):
             self._become()
 
-    def _let_go(self) -> None:
+    def _let_go(self, kept: set[int]) -> None:
+        """Give up what we have of the host, before the program's path is followed.
+
+        That may be /proc/self/fd/N/... and exec follows it before it closes anything: what is run
+        would be the host's, and could be written to from inside (CVE-2024-21626).
+        """
         # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so over exec.
         for number in range(1, _LAST_SIGNAL + 1):
             default_signal(number)
-        close_range_cloexec(3)
-        for fd in range(3, 3 + self._preserve_fds):
+        preserved = range(3, 3 + self._preserve_fds)
+        close_all_from(preserved.stop, kept)
+        for fd in preserved:
             os.set_inheritable(fd, True)
         rlimits.lower_descriptors(self._limits)
 

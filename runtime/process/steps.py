@@ -7,7 +7,7 @@ import sys
 
 from runtime.constants import PR_SET_DUMPABLE
 from runtime.process.channel import FAILED
-from runtime.syscalls import close_range, close_range_cloexec, default_signal, prctl
+from runtime.syscalls import close_all_from, close_range_cloexec, default_signal, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,11 +67,7 @@ def begin(channel: Channel, keep: tuple[int, ...] = ()) -> Steps:
     started the runtime but the descriptors *keep*; no program that it starts has those.
     """
     prctl(PR_SET_DUMPABLE, 0)
-    first = 3
-    for fd in sorted((channel.fd, *keep)):
-        close_range(first, fd - 1)
-        first = fd + 1
-    close_range(first)
+    close_all_from(3, (channel.fd, *keep))
     close_range_cloexec(3)
     default_signal(_SIGINT)  # Python would raise KeyboardInterrupt
     return Steps(channel)

@@ -15,7 +15,7 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from runtime.constants import CLONE_NEWNS, CLONE_PARENT
 from runtime.process import passing
 from runtime.sources import OWN_USER_NAMESPACE, Sources
-from runtime.syscalls import clone3, setns
+from runtime.syscalls import clone3, close_all_from, setns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,20 +33,13 @@ def fork(plan: RootfsPlan, idmaps: dict[int, int]) -> tuple[int, Usher]:
     pid = clone3(CLONE_PARENT)
     if pid == 0:
         try:
-            _close_all_but({theirs, *idmaps.values()})
+            # Our end of the conversation with the runtime too: that ends when init does.
+            close_all_from(3, (theirs, *idmaps.values()))
             _serve(theirs, plan, idmaps)
         finally:
             os._exit(0)
     os.close(theirs)
     return pid, Usher(ours)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    """Our end of the conversation with the runtime among them: that ends when init does."""
-    low = 3
-    for fd in [*sorted(kept), 1 << 16]:
-        os.closerange(low, fd)
-        low = fd + 1
 
 
 def _serve(fd: int, plan: RootfsPlan, idmaps: dict[int, int]) -> None:

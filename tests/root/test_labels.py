@@ -69,7 +69,7 @@ def test_no_label_is_written_to_what_is_mounted_over_the_proc_filesystem(tmp_pat
             move_mount(open_tree(AT_FDCWD, str(tmp_path / "fake")), target_fd)
             proc_fd = os.open("/proc", os.O_PATH)
             try:
-                labels.open_attribute(proc_fd, "self/attr/exec")
+                labels.write_verified(proc_fd, "self/attr/exec", "x")
             except OSError as exc:
                 status = 0 if exc.errno == errno.EXDEV else 2
         finally:
