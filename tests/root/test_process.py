@@ -261,3 +261,12 @@ def test_run_in_a_container_without_a_null_device(box: Box) -> None:
     box.update(mounts=[])
     box.program("true")
     assert Container.run(box.root, box.id, box.bundle.path) == 0
+
+
+def test_what_the_caller_has_open_is_out_of_reach_before_the_start(box: Box) -> None:
+    with (box.bundle.path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        container = box.create()
+        directory = f"/proc/{container.state.init_pid}/fd"
+        targets = [os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)]
+    assert not [target for target in targets if target.startswith(str(box.bundle.path))]
