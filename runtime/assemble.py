@@ -149,7 +149,7 @@ class Assembly:
 
             move_in(self.spec.linux.net_devices, pid, undo)
         (notify_fd,) = init.receive(MOUNTED)
-        cgroup.set(self.spec.linux.resources, with_devices=not self._rootless)
+        cgroup.set(self.spec.linux.resources, with_devices=is_host_root())
         affinity.reset(pid)
         if self.spec.linux.intel_rdt:
             self._join_rdt_group(pid, undo)

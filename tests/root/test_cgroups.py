@@ -571,3 +571,15 @@ class TestV2Containers:
         (box.bundle.rootfs / "etc/passwd").write_text("root:x:0:0::/:\nnobody:x:65534:65534::/:\n")
         os.chown(box.bundle.rootfs, 100000, 100000)
         assert box.shell("stat -c %U /sys/fs/cgroup").out == f"{user}\n"
+
+
+@pytest.mark.needs_busybox
+@pytest.mark.parametrize("rootless", [None, True, False])
+def test_root_of_the_host_denies_devices_whatever_is_said_of_rootless(
+    box: Box, rootless: bool | None
+) -> None:
+    # No driver has this number: who may open it is told ENXIO.
+    node = {"path": "/dev/none", "type": "c", "major": 240, "minor": 77}
+    box.update(linux={"devices": [node]})
+    box.program("sh", "-c", "cat /dev/none")
+    assert "not permitted" in box.run(rootless=rootless).err
