@@ -37,6 +37,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _IFLA_IFNAME, _IFLA_NET_NS_FD = 3, 28
 _IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS = 3, 6, 8
 _PERMANENT, _GLOBAL = 0x80, 0
+_IFF_UP = 0x1
 
 
 class _Address(NamedTuple):
@@ -88,17 +89,12 @@ def _send(index: int, source: _Place, target: _Place) -> None:
     with in_netns(f"/proc/self/fd/{target.netns_fd}"):
         if devices.link_exists(target.name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    was_up = devices.is_up(source.name)
-    devices.bring_down(source.name)  # one that is up cannot be renamed, and takes part in traffic
     name = attribute(_IFLA_IFNAME, string(target.name))
     where = attribute(_IFLA_NET_NS_FD, struct.pack("=I", target.netns_fd))
-    try:
-        with Netlink(ROUTE) as kernel:
-            kernel.ask(_NEW_LINK, _LINK.pack(0, 0, index, 0, 0) + name + where)
-    except OSError:
-        if was_up:
-            devices.bring_up(source.name)
-        raise
+    # It is set down on its way and not before: one that must stay would lose its routes by that.
+    # (__dev_change_net_namespace of net/core/dev.c refuses first, and closes it then.)
+    with Netlink(ROUTE) as kernel:
+        kernel.ask(_NEW_LINK, _LINK.pack(0, 0, index, 0, _IFF_UP) + name + where)
 
 
 def _settle(place: _Place, addresses: list[_Address], *, up: bool) -> None:

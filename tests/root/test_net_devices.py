@@ -108,6 +108,19 @@ def test_a_name_that_is_taken_inside_leaves_it_where_it_is(box: Box) -> None:
     assert ",UP" in run("ip", "link", "show", "one")
 
 
+def test_one_that_must_stay_keeps_its_routes_and_addresses(box: Box) -> None:
+    run("ip", "link", "add", "bridge", "type", "bridge")
+    run("ip", "link", "set", "bridge", "up")
+    run("ip", "address", "add", "10.8.0.1/24", "dev", "bridge")
+    run("ip", "address", "add", "fd00:2::1/64", "dev", "bridge", "nodad")
+    run("ip", "route", "add", "10.7.0.0/16", "via", "10.8.0.2")
+    before = addresses(), run("ip", "route")
+    box.update(linux={"netDevices": {"bridge": {}}})
+    with pytest.raises(NetworkError, match="bridge: it cannot leave its network namespace"):
+        box.create()
+    assert (addresses(), run("ip", "route")) == before
+
+
 @pytest.mark.needs_criu
 def test_a_checkpoint_is_refused_where_the_interface_would_be_lost(
     box: Box, tmp_path: Path
