@@ -5,6 +5,7 @@ The plan is made by the runtime, the rest is part of what init imports.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -94,7 +95,7 @@ def make_nodes(root_fd: int, devices: list[DevicePlan]) -> None:
         except FileExistsError:
             pass  # the rootfs or a mount brings its own
         except PermissionError:
-            _bind_host_node(root_fd, device["path"])
+            _bind_host_node(root_fd, device)
         except OSError as exc:
             exc.filename = device["path"]
             raise
@@ -102,9 +103,14 @@ def make_nodes(root_fd: int, devices: list[DevicePlan]) -> None:
             os.close(directory_fd)
 
 
-def _bind_host_node(root_fd: int, path: str) -> None:
+def _bind_host_node(root_fd: int, device: DevicePlan) -> None:
     """Where a device cgroup around us or a user namespace forbids mknod."""
+    path = device["path"]
     node_fd = open_tree(AT_FDCWD, path)
+    status = os.fstat(node_fd)
+    wanted = (stat.S_IFMT(device["mode"]), os.makedev(device["major"], device["minor"]))
+    if (stat.S_IFMT(status.st_mode), status.st_rdev) != wanted:
+        raise OSError(errno.ENODEV, "the host has another file there, and it cannot be made", path)
     target_fd = make_file(root_fd, path)
     move_mount(node_fd, target_fd)
     os.close(target_fd)

@@ -62,6 +62,7 @@ _PROC_FILES = frozenset(
         "stat",
         "swaps",
         "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
         "uptime",
     )
 )
@@ -183,7 +184,7 @@ def _filesystem(root_fd: int, mount: MountPlan) -> int:
         from runtime.copy_up import copy  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
 
         copy(target_fd, mount_fd)
-    _attach(root_fd, mount_fd, target_fd, is_proc=mount["fstype"] == "proc")
+    _attach(root_fd, mount_fd, target_fd)
     return mount_fd
 
 
@@ -236,14 +237,21 @@ def _kernel_message(fs_fd: int) -> str:
     return "; ".join(line[2:] for line in lines)
 
 
-def _attach(root_fd: int, mount_fd: int, target_fd: int, *, is_proc: bool = False) -> None:
+def _attach(root_fd: int, mount_fd: int, target_fd: int) -> None:
     try:
-        if fstatfs_type(target_fd) == PROC_SUPER_MAGIC and not is_proc:
-            path = path_in_root(root_fd, target_fd)
-            if path not in _PROC_FILES:
-                raise OSError(errno.EPERM, f"it would cover {path} of the proc filesystem")
+        _check_proc(root_fd, mount_fd, target_fd)
         move_mount(mount_fd, target_fd)
     except NotADirectoryError as exc:
         raise OSError(exc.errno, "either source or destination is a directory, not both") from None
     finally:
         os.close(target_fd)
+
+
+def _check_proc(root_fd: int, mount_fd: int, target_fd: int) -> None:
+    """See that what programs take for the proc filesystem is one, and whole (CVE-2025-52881)."""
+    path = path_in_root(root_fd, target_fd)
+    if path == "/proc":
+        if fstatfs_type(mount_fd) != PROC_SUPER_MAGIC:
+            raise OSError(errno.EPERM, f"{path} cannot be covered: it is not of type proc")
+    elif fstatfs_type(target_fd) == PROC_SUPER_MAGIC and path not in _PROC_FILES:
+        raise OSError(errno.EPERM, f"it would cover {path} of the proc filesystem")

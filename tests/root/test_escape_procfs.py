@@ -127,8 +127,20 @@ class TestProc:
         bound = {"destination": path, "type": "bind", "source": str(fake), "options": ["bind"]}
         covering = bound if kind == "bind" else mount(path, "tmpfs")
         box.update(mounts=[mount("/proc", "proc"), covering])
-        with pytest.raises(ContainerError, match=r"of the proc filesystem|symbolic"):
+        with pytest.raises(ContainerError, match=r"of the proc filesystem|symbolic|type proc"):
             box.shell("true")
+
+    def test_what_is_no_proc_filesystem_is_not_taken_for_one(self, box: Box) -> None:
+        fake = box.bundle.path / "fake"
+        fake.mkdir()
+        for source, kind in (("fake", "bind"), ("tmpfs", "tmpfs")):
+            covering = {"destination": "/proc", "type": kind, "source": source}
+            box.update(mounts=[covering])
+            with pytest.raises(ContainerError, match="not of type proc"):
+                box.shell("true")
+        whole = {"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]}
+        box.update(mounts=[whole], linux={"maskedPaths": [], "readonlyPaths": []})
+        assert box.shell("ls /proc/self/exe").status == 0
 
     def test_what_lies_over_the_hosts_own_is_not_written_to(self, box: Box) -> None:
         """Whoever mounts in our namespace could else have us write anything anywhere."""

@@ -194,6 +194,15 @@ def test_a_filesystem_without_idmaps_is_named(user_box: Box, traceless: None) ->
         user_box.shell("true")
 
 
+def test_a_device_that_the_host_has_otherwise_is_not_bound(user_box: Box) -> None:
+    device = {"type": "c", "path": "/dev/null", "major": 1, "minor": 5}
+    user_box.update(linux={"devices": [device]})
+    with pytest.raises(SetupFailed, match="/dev/null: the host has another file there"):
+        user_box.shell("true")
+    user_box.update(linux={"devices": [device | {"path": "/dev/zero"}]})
+    assert user_box.shell("head -c 1 /dev/zero | wc -c").out == "1\n"
+
+
 def test_who_is_not_mapped_cannot_be_the_user(user_box: Box) -> None:
     with pytest.raises(SetupFailed, match="changing to the user"):
         user_box.shell("true", user={"uid": SIZE + 5, "gid": 0})
