@@ -1,6 +1,7 @@
 # Every target sets up what it needs first; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-vm bench bench-migrate lint format clean
+.PHONY: help setup demo test test-unit test-vm bench bench-migrate bench-runtime conformance lint format
+.PHONY: clean
 SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
@@ -37,6 +38,12 @@ bench:  ## measure small migrations in each mode beside scripts of runc and ssh;
 bench-migrate:  ## the whole matrix, up to 4 GiB, and what of the targets is reached; hours
 	@tools/setup --bench
 	@.venv/bin/python tools/bench $(BENCH)
+
+bench-runtime: setup  ## measure migrator's verbs beside runc's and crun's; a minute or two
+	@.venv/bin/python tools/bench_runtime.py $(BENCH)
+
+conformance: setup  ## drive the same verbs of migrator, runc and crun, and compare; two minutes
+	@.venv/bin/python tools/conformance $(CONFORMANCE)
 
 lint: setup  ## check style, types and scripts
 	@.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy

@@ -26,7 +26,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
-from runtime import descriptors, externals, mountinfo, portable, processes, tmpfs
+from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.container import Container
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
@@ -102,7 +102,6 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
-        portable.check(container.id, container.state.spec)
         self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from runtime.seccomp.words import NOTIFY, listens
+
 if TYPE_CHECKING:
     from runtime.spec_model import Spec
 
@@ -13,6 +15,17 @@ def objections(spec: Spec) -> Iterator[str]:
     """Why the container of *spec* can be neither checkpointed nor migrated, and the remedies."""
     if spec.process.terminal:
         yield "its terminal leads to a process outside: make it with process.terminal false"
+    if listens(spec.linux.seccomp):
+        yield (
+            f"linux.seccomp: a filter with {NOTIFY} cannot be taken along, its agent stays here: "
+            "make it without"
+        )
+    network = spec.linux.namespace("network")
+    if spec.linux.net_devices and network and not network.path:
+        yield (
+            "linux.netDevices: interfaces of this host cannot be taken along: give it a network "
+            "namespace with a path, where they stay"
+        )
     if spec.linux.namespace("user"):
         yield "it has a user namespace, which cannot be restored yet: make it without one"
     for mount in spec.mounts:

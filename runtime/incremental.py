@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from criu_rpc import Criu, CriuError, Handler, Notification, Script, find_criu, first_of, images
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, load, write_pagemap
-from runtime import portable
 from runtime.bare_dump import (
     FIRST_PAGES_ID,
     BareCriu,
@@ -37,6 +36,7 @@ from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.container import Container
 from runtime.errors import CheckpointFailed, WrongStatus
 from runtime.image_directory import written
+from runtime.immovable import objections
 from runtime.incremental_chain import Link, Parent
 from runtime.memory import keeper, soft_dirty
 from runtime.memory.errors import KeeperFailed
@@ -65,7 +65,8 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
     parent = _parent(container, options, parent_path)
     if (status := container.status()) is not Status.RUNNING:
         raise WrongStatus(container.id, status, ("running",))
-    portable.check(container.id, container.state.spec)
+    for why in objections(container.spec):
+        raise CheckpointFailed(container.id, why)
     with lock(container.dir), _failing(container), ExitStack() as stack:
         stack.enter_context(written(options.image_path, options.work_path))
         link = Link.new(container.state, parent)
