@@ -75,6 +75,10 @@ def objections(plan: Plan, container: Container) -> list[str]:
         found.append(
             "it shares this host's network namespace, which cannot move: give it one of its own"
         )
+    if container.spec.process.terminal:
+        found.append(
+            "its terminal leads to a process of this host: make it with process.terminal false"
+        )
     found += immovable.objections(container.spec)
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 def objections(spec: Spec) -> Iterator[str]:
     """Why the container of *spec* can be neither checkpointed nor migrated, and the remedies."""
-    if spec.process.terminal:
-        yield "its terminal leads to a process outside: make it with process.terminal false"
     if listens(spec.linux.seccomp):
         yield (
             f"linux.seccomp: a filter with {NOTIFY} cannot be taken along, its agent stays here: "

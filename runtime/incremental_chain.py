@@ -93,7 +93,7 @@ class Parent:
         the new one is part of its chain.
         """
         if os.path.isabs(path):
-            why = f"parent path {path}: it has to be relative to the image path"
+            why = f"--parent-path {path}: it has to be relative to the image path"
             raise CheckpointFailed(state.id, why)
         directory = (images_dir.resolve() / path).resolve()
         try:
@@ -101,12 +101,12 @@ class Parent:
             link = Link.load(directory)
             check_links(directory)
         except BadImages as exc:
-            raise CheckpointFailed(state.id, f"parent path {path}: {exc}") from exc
+            raise CheckpointFailed(state.id, f"--parent-path {path}: {exc}") from exc
         if not link.same_run(Link.new(state, None)):
             whose = f"container {link.container_id}"
             if link.container_id == state.id:
                 whose = "an earlier run of this container"
-            why = f"parent path {path}: it is of {whose}; begin a chain without --parent-path"
+            why = f"--parent-path {path}: it is of {whose}; begin a chain without --parent-path"
             raise CheckpointFailed(state.id, why)
         if any(_same(images_dir, each) for each in chain):
             why = f"image path {images_dir}: it is part of the chain of {path} itself"

@@ -7,14 +7,19 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from runtime import descriptors, hook_points, namespaces, processes, records, tmpfs
 from runtime.cgroups import delegation, of_state
+from runtime.constants import TIOCGPTN
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
@@ -24,6 +29,7 @@ from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
 from runtime.network.recreate import Recreated
 from runtime.process import pidfile
+from runtime.process.terminal import in_foreground, taker
 from runtime.process.waiting import signals_held, wait_forwarding
 from runtime.reserve import reserve
 from runtime.restore_options import RestoreOptions
@@ -46,13 +52,15 @@ def restore(
 
     detach: return 0 once it runs. Raises as Restore.prepare and Restore.run do.
     """
-    restoring = Restore(root, container_id, bundle, options)
+    terminal = options.terminal if detach else in_foreground(options.terminal)
+    restoring = Restore(root, container_id, bundle, replace(options, terminal=terminal))
     restoring.prepare()
     container = restoring.run()
-    if detach:
+    if terminal is None or detach:
         return 0
-    with signals_held():
-        status = wait_forwarding(container.state.init_pid)
+    with terminal, signals_held(), ExitStack() as stack:
+        relay = terminal.relayed(options.stdio, stack)
+        status = wait_forwarding(container.state.init_pid, relay)
     container.delete(force=True)
     return status
 
@@ -127,6 +135,9 @@ class _Prepared:
 
     def __init__(self, plan: RestorePlan, undo: Undo) -> None:
         self.plan, self.undo = plan, undo
+        self._terminal = taker(plan.spec.process, plan.options.terminal)
+        if self._terminal is not None:
+            undo.on_error(self._terminal.close)
         self._init_pid = 0
         self._runs = False
         self._cgroup = of_state(plan.state)
@@ -187,6 +198,8 @@ class _Prepared:
     def on_notify(self, notification: Notification) -> None:
         """What is ours to do at CRIU's points."""
         match notification.script:
+            case Script.ORPHAN_PTS_MASTER:
+                self._take_terminal(notification.fds)
             case Script.SETUP_NAMESPACES:
                 self._adopt(notification.pid)
                 self._run_hooks()
@@ -205,6 +218,14 @@ class _Prepared:
         if self.plan.spec.linux.namespace("network"):  # else its addresses are this host's
             with suppress(OSError, ContainerError):
                 announce(f"/proc/{self._init_pid}/ns/net")
+
+    def _take_terminal(self, fds: tuple[int, ...]) -> None:
+        """The master of a terminal of the container's, whose holder was outside at the dump."""
+        if self._terminal is None or not fds:
+            why = "it has a terminal, and process.terminal is not true"
+            raise RestoreFailed(self.plan.state.id, why)
+        number = int.from_bytes(fcntl.ioctl(fds[0], TIOCGPTN, bytes(4)), sys.byteorder)
+        self._terminal.adopt(f"/dev/pts/{number}", os.dup(fds[0]))
 
     def _adopt(self, pid: int | None) -> None:
         """Note who init is; it is our own child (criu_opts.rst_sibling)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from criu_rpc import ManageCgroups
 from runtime.errors import InvalidNetwork, RestoreFailed
@@ -13,6 +13,9 @@ from runtime.network import devices
 from runtime.network.models import Network, Networks
 from runtime.process.stdio import Stdio
 from runtime.records import Record
+
+if TYPE_CHECKING:
+    from runtime.process.terminal import Terminal
 
 # The fields that travel between hosts beside the record.
 _ON_THE_WIRE = (
@@ -44,6 +47,8 @@ class RestoreOptions:
     bridges: Mapping[str, str] = field(default_factory=dict)
     #: stands in for pipes, sockets and files that led out of the container
     stdio: Stdio = field(default_factory=Stdio)
+    #: has the other end of its terminal, if it has one
+    terminal: Terminal | None = None
     pid_file: Path | None = None
     tcp_established: bool = False
     #: connections come up closed

@@ -14,7 +14,6 @@ from criu_rpc.pages import check_pages
 from runtime import externals, mounts, records
 from runtime.assemble import first_state
 from runtime.criu_config import criu_config
-from runtime.errors import RestoreFailed
 from runtime.incremental_chain import check_links
 from runtime.network.capture import Description
 from runtime.network.models import Networks
@@ -51,9 +50,6 @@ class RestorePlan:
         Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed, BadImages.
         """
         spec = load(bundle)
-        if spec.process.terminal:
-            why = f"process.terminal of {bundle} is true, and no checkpoint carries a terminal"
-            raise RestoreFailed(container_id, why)
         if options.record is None:  # then the images are there, to be looked at in peace
             images.check(options.image_path)
             check_pages(options.image_path)

@@ -162,8 +162,14 @@ _CREATION_OPTIONS = (
     click.option(
         "--no-pivot", is_flag=True, help="Move the rootfs over the root, for an initramfs."
     ),
-    # As it is without them: no keyring is made, and no orphan is adopted.
-    click.option("--no-new-keyring", is_flag=True, expose_value=False, hidden=True),
+    click.option(
+        "--no-new-keyring",
+        "new_keyring",
+        is_flag=True,
+        default=True,
+        flag_value=False,
+        help="Leave its processes the session keyring of ours.",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ from migrator.commands._common import (
     DIRECTORY,
     FILE,
     Settings,
+    console_socket_option,
     criu_options,
     pass_settings,
     refused,
@@ -59,7 +60,7 @@ def _pairs(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) 
 @click.option("--lsm-mount-context", metavar="CONTEXT", help="SELinux context of its mounts.")
 @click.option("--no-subreaper", is_flag=True, expose_value=False, hidden=True)
 @click.option("--network-lock", expose_value=False, hidden=True)  # the images say which it was
-@refused("--console-socket", why="is not supported yet: no checkpoint has a terminal", flag=False)
+@console_socket_option
 @refused("--no-pivot")
 @pass_settings
 def command(

@@ -48,7 +48,10 @@ class Terminal:
 
     def take(self, launched: Launched) -> None:
         """Have the other end of the terminal that *launched* makes, or hand it over."""
-        path, master_fd = launched.receive_terminal()
+        self.adopt(*launched.receive_terminal())
+
+    def adopt(self, path: str, master_fd: int) -> None:
+        """Have the master of the terminal at *path* inside, ours to close, or hand it over."""
         if self._connection is None:
             self.master_fd = master_fd
             if self.in_foreground:

@@ -93,7 +93,7 @@ def test_errors_are_one_line_and_name_the_remedy(
         (("checkpoint", "nobody"), "container nobody does not exist"),
         (("checkpoint", container_id), "allow it with --tcp-established"),
         (("checkpoint", "--ghost-limit", "much", container_id), "'much' is not a size"),
-        (("checkpoint", "--parent-path", "../p", container_id), "parent path ../p: "),
+        (("checkpoint", "--parent-path", "../p", container_id), "--parent-path ../p: "),
         (("restore", "-b", bundle, container_id), "already exists"),
         (("restore", "-b", bundle, "other"), "has no inventory.img"),
         (("restore", "-b", bundle, "--image-path", "none", "other"), "none: No such file"),

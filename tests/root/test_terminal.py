@@ -9,11 +9,12 @@ import pytest
 
 from migrator.plan import Destination, Plan
 from migrator.preflight import objections
-from runtime import CheckpointFailed, Container, ContainerError, SetupFailed, Stdio, Terminal
+from runtime import Container, ContainerError, SetupFailed, Stdio, Terminal
 from runtime.checkpoint import CheckpointOptions, checkpoint
+from runtime.restore import Restore, RestoreOptions
 from runtime.spec_model import ConsoleSize, User
 from tests.bundles import mount
-from tests.containers import Box
+from tests.containers import Box, Traces
 from tests.terminals import ConsoleSocket, Screen
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
@@ -326,20 +327,44 @@ class TestHostileRootfs:
 
 
 @pytest.mark.needs_criu
-def test_a_checkpoint_is_refused_and_the_container_runs_on(
+def test_a_restored_container_has_its_terminal_with_who_restores_it(
     box: Box, terminal: Terminal, room: Path
 ) -> None:
     container, screen = started(box, terminal, LISTENING)
     assert screen.shows("ready")
-    with pytest.raises(CheckpointFailed, match="its terminal leads to a process outside"):
-        checkpoint(container, CheckpointOptions(image_path=room / "images"))
-    assert not (room / "images").exists()
+    checkpoint(container, CheckpointOptions(image_path=room / "images"))
+    other = Terminal()
+    options = RestoreOptions(image_path=room / "images", terminal=other)
+    restoring = Restore(box.root, box.id, box.bundle.path, options)
+    restoring.prepare()
+    restoring.run()
+    assert other.master_fd is not None
+    with Screen(other.master_fd) as screen:
+        screen.type("\x03")
+        assert screen.shows("caught")
+        other.master_fd = None
+
+
+@pytest.mark.needs_criu
+def test_a_restore_without_anybody_for_the_terminal_is_refused(
+    box: Box, terminal: Terminal, room: Path
+) -> None:
+    container, screen = started(box, terminal, LISTENING)
+    assert screen.shows("ready")
+    checkpoint(container, CheckpointOptions(image_path=room / "images"))
+    before = Traces.now(box.root)
+    options = RestoreOptions(image_path=room / "images")
+    with pytest.raises(SetupFailed, match="nobody would have its other end"):
+        Restore(box.root, box.id, box.bundle.path, options).prepare()
+    assert Traces.now(box.root) == before
+
+
+def test_a_migration_is_refused(box: Box, terminal: Terminal) -> None:
+    container, _ = started(box, terminal, LISTENING)
     (reason,) = objections(
         Plan(container=box.id, root=box.root, destination=Destination("host")), container
     )
-    assert reason.startswith("its terminal leads to a process outside")
-    screen.type("\x03")
-    assert screen.shows("caught")
+    assert reason.startswith("its terminal leads to a process of this host")
 
 
 def test_a_foreground_run_reads_what_it_is_given(box: Box) -> None:

@@ -110,7 +110,7 @@ def test_the_version_names_the_program_on_its_first_line(
         (["start", "a", "b"], "got unexpected extra argument"),
         (["state", "--bogus"], "no such option"),
         (["--log-format", "xml", "list"], "'xml' is not one of 'text', 'json'"),
-        (["restore", "--console-socket", "s", "a"], "--console-socket is not supported yet"),
+        (["restore", "--no-pivot", "a"], "--no-pivot is not supported yet"),
         (["create", "--preserve-fds", "-1", "a"], "-1 is not in the range x>=0"),
         (["kill", "a", "FOO"], "'FOO' is no signal: give a name such as TERM, or a number"),
     ],

@@ -26,7 +26,7 @@ from explained import reason_for
 from matrix import ROWS, seen
 from rich.console import Console
 from rich.table import Table
-from runtimes import Runtime, found, fresh, working
+from runtimes import Runtime, found, fresh, version_of, working
 from verbs import CASES, Observed
 
 OURS = "migrator"
@@ -38,13 +38,14 @@ class Difference(NamedTuple):
     case: str
     observation: str
     runtime: str
+    version: str
     ours: Any
     theirs: Any
 
     @property
     def why(self) -> str | None:
         """Why that is right."""
-        return reason_for(self.case, self.observation, self.runtime)
+        return reason_for(self.case, self.observation, self.version)
 
 
 def cases(only: str) -> dict[str, Callable[[Runtime], Observed]]:
@@ -61,14 +62,16 @@ def observed(do: Callable[[Runtime], Observed], runtime: Runtime) -> Observed:
         return {"the case": f"ended with {type(exc).__name__}: {exc}"}
 
 
-def differences(case: str, answers: dict[str, Observed]) -> Iterator[Difference]:
+def differences(
+    case: str, answers: dict[str, Observed], versions: dict[str, str]
+) -> Iterator[Difference]:
     """Where the others are not as migrator is."""
     ours = answers[OURS]
     for runtime, theirs in answers.items():
         for name in dict.fromkeys((*ours, *theirs)):
             pair = ours.get(name, "not seen"), theirs.get(name, "not seen")
             if pair[0] != pair[1]:
-                yield Difference(case, name, runtime, *pair)
+                yield Difference(case, name, runtime, versions[runtime], *pair)
 
 
 def main() -> int:
@@ -85,12 +88,15 @@ def main() -> int:
             for name, path in there.items():
                 with fresh(name, path, Path(directory) / name) as runtime:
                     results[case][name] = observed(do, runtime)
-    found_differences = [d for case, answers in results.items() for d in differences(case, answers)]
-    console.print(_table(results, list(there), found_differences))
-    _explain(console, found_differences, everything=options.all)
+    versions = {name: version_of(path) for name, path in there.items()}
+    different = [
+        d for case, answers in results.items() for d in differences(case, answers, versions)
+    ]
+    console.print(_table(results, list(there), different))
+    _explain(console, different, everything=options.all)
     if options.output:
         options.output.write_text(json.dumps(results, indent=2))
-    return int(any(each.why is None for each in found_differences))
+    return int(any(each.why is None for each in different))
 
 
 def _options() -> argparse.Namespace:

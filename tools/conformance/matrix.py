@@ -111,7 +111,7 @@ ROWS: dict[str, Row] = {
     "propagation": Row(
         "grep -c ' / / .*shared:' /proc/self/mountinfo", _linux(rootfsPropagation="shared")
     ),
-    "mounts": Row("cut -d ' ' -f 5 /proc/self/mountinfo", {}),
+    "mounts": Row("cut -d ' ' -f 5 /proc/self/mountinfo | sort", {}),
     "tmpfs": Row(
         "grep ' /t ' /proc/mounts | cut -d ' ' -f 2-4; stat -c %a /t",
         {"mounts": _mounts(mount("/t", "tmpfs", "nosuid", "noexec", "size=1m", "mode=700"))},

@@ -68,10 +68,11 @@ class Runtime:
         """Change the bundle's config.json."""
         self.bundle.update(**sections)
 
-    def version(self) -> str:
-        """The first line that it says of itself."""
-        said = subprocess.run([self.path, "--version"], capture_output=True, text=True, check=False)
-        return said.stdout.splitlines()[0] if said.stdout else "unknown version"
+
+def version_of(path: str) -> str:
+    """The first line that the runtime there says of itself."""
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout.splitlines()[0] if said.stdout else "unknown version"
 
 
 def found(given: dict[str, str]) -> dict[str, str | None]:
@@ -92,7 +93,7 @@ def working(
             say(f"{name}: not installed, left out")
             continue
         with fresh(name, path, directory / name) as runtime:
-            say(f"{name}: {runtime.version()}, {path}")
+            say(f"{name}: {version_of(path)}, {path}")
             runtime.configure(process={"args": ["true"]})
             answer = runtime("run", runtime.id)
         if answer.code:

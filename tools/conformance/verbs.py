@@ -63,20 +63,26 @@ def plain(runtime: Runtime, state: dict[str, Any]) -> dict[str, Any]:
     return {key: same[key] for key in sorted(same)}
 
 
+def state(runtime: Runtime, when: str) -> Observed:
+    """Each field of the state."""
+    found = plain(runtime, runtime("state", runtime.id).data)
+    return {f"state {when}: {name}": value for name, value in found.items()}
+
+
 @case
 def a_whole_life(runtime: Runtime) -> Observed:
     runtime.configure(annotations={"org.example": "x"})
     seen: Observed = {"create": runtime("create", runtime.id).code}
-    seen["state created"] = plain(runtime, runtime("state", runtime.id).data)
+    seen |= state(runtime, "created")
     seen["start"] = runtime("start", runtime.id).code
-    seen["state running"] = plain(runtime, runtime("state", runtime.id).data)
+    seen |= state(runtime, "running")
     seen["pause"] = runtime("pause", runtime.id).code
     seen["paused"] = until(runtime, "paused")
     seen["resume"] = runtime("resume", runtime.id).code
     seen["resumed"] = until(runtime, "running")
     seen["kill"] = runtime("kill", runtime.id, "KILL").code
     seen["killed"] = until(runtime, "stopped")
-    seen["state stopped"] = plain(runtime, runtime("state", runtime.id).data)
+    seen |= state(runtime, "stopped")
     seen["delete"] = runtime("delete", runtime.id).code
     seen["deleted"] = failed(runtime("state", runtime.id))
     return seen
@@ -177,7 +183,7 @@ def lists(runtime: Runtime) -> Observed:
     seen["pid file"] = (runtime.bundle.path / "pid").read_text().isdecimal()
     seen["header"] = runtime("list").out.splitlines()[0].split()
     (entry,) = runtime("list", "--format", "json").data
-    seen["entry"] = plain(runtime, entry)
+    seen |= {f"entry: {name}": value for name, value in plain(runtime, entry).items()}
     seen["ids"] = runtime("list", "--quiet").out.split() == [runtime.id]
     seen["no such format"] = failed(runtime("list", "--format", "none"))
     return seen
@@ -236,8 +242,9 @@ def hooks(runtime: Runtime) -> Observed:
     runtime("delete", "--force", runtime.id)
     seen: Observed = {"order": (notes / "order").read_text().split()}
     for name in outside:
-        state = json.loads((notes / name).read_text())
-        seen[name] = sorted(state), state["status"]
+        given = json.loads((notes / name).read_text())
+        seen[f"{name} reads"] = sorted(given.keys() - {"annotations", "pid"})
+        seen[f"{name}: status"] = given["status"]
     rootfs = str(runtime.bundle.rootfs)
     seen["cwd of createContainer"] = (notes / "createContainer.cwd").read_text().strip() == rootfs
     for name in ("prestart", "createContainer", "startContainer", "poststart"):
