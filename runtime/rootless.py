@@ -6,6 +6,7 @@ made as root makes it, in the container's user namespace. user_namespaces(7).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,18 +50,26 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
     paths = {name: path for name, path in state.cgroup_paths.items() if name != _UNIFIED}
     try:
         cgroup = manager("", paths=paths)
+        _check_owner(cgroup)
         cgroup.create()
         return replace(state, cgroup_paths=paths), cgroup
     except CgroupError as exc:
-        cause = exc.__cause__
-        if not isinstance(cause, PermissionError):
+        if not isinstance(exc.__cause__, PermissionError):
             raise
         if spec.linux.cgroups_path:
-            why = f"unable to apply cgroup configuration: {exc.why[:1].lower()}{exc.why[1:]}"
-            raise CgroupError(exc.path, why.replace("Permission", "permission")) from cause
+            why = f"unable to apply cgroup configuration: {exc.why.lower()}"
+            raise CgroupError(exc.path, why) from exc.__cause__
     cgroup = manager("", paths={})
     cgroup.set(_limits(spec.linux.resources))
     return replace(state, cgroup_paths={}), cgroup
+
+
+def _check_owner(cgroup: CgroupManager) -> None:
+    """What is there may be another's, who has a container of this name."""
+    for directory in cgroup.directories:
+        if directory.exists() and not os.access(directory, os.W_OK):
+            cause = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise CgroupError(directory, f"cannot be used: {cause.strerror}") from cause
 
 
 def _limits(resources: Mapping[str, Any]) -> dict[str, Any]:

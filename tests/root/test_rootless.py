@@ -100,6 +100,23 @@ def test_a_container_is_made_watched_entered_and_removed(user: User, name: str) 
     assert user.run("state", name).returncode == 1
 
 
+def test_a_container_of_roots_with_the_same_id_is_not_in_the_way(
+    user: User, name: str, state_root: Path
+) -> None:
+    spec = user.bundle.spec
+    user.program("exec sleep 60")
+    of_root = [MIGRATOR, "--root", state_root]
+    run = [*of_root, "run", "--detach", "--bundle", user.bundle.path, name]
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    subprocess.run(run, check=True, **quiet)
+    try:
+        user.bundle.write(spec)
+        user.program("echo fine")
+        assert user.run("run", name).stdout == "fine\n"
+    finally:
+        subprocess.run([*of_root, "delete", "--force", name], check=True, **quiet)
+
+
 def test_without_a_user_namespace_it_says_what_helps(user: User, name: str) -> None:
     spec = user.bundle.spec
     spec["linux"]["namespaces"] = [{"type": "mount"}]
