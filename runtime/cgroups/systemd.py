@@ -67,7 +67,7 @@ class _UnitManager(CgroupManager):
 
     def set(self, resources: Mapping[str, Any], *, with_devices: bool = True) -> None:
         """As without systemd, which is told first: it must not undo it."""
-        if told := properties(resources, unified=self.unified):
+        if told := properties(resources, unified=self.unified, with_devices=with_devices):
             with _bus(self.unit) as bus:
                 bus.set(told)
         super().set(resources, with_devices=with_devices)

@@ -38,10 +38,18 @@ _FILES = {
 }
 
 
-def properties(resources: Mapping[str, Any], *, unified: bool) -> list[Property]:
-    """The properties for a checked linux.resources; *unified*: cgroup v2."""
-    found = dict(_v2(resources) if unified else _v1(resources))
-    return list(found.items())
+def properties(
+    resources: Mapping[str, Any], *, unified: bool, with_devices: bool = False
+) -> list[Property]:
+    """The properties for a checked linux.resources.
+
+    unified: cgroup v2. with_devices: those that it allows are told too, and its default when it
+    names none: on v1 systemd would allow every device whenever it sets anything. On v2 it attaches
+    no program of its own without, and leaves ours.
+    Raises InvalidSpec for a value that the kernel would not take either.
+    """
+    found = list(dict(_v2(resources) if unified else _v1(resources)).items())
+    return found if unified or not with_devices else [*found, *_devices(resources)]
 
 
 def of_annotations(annotations: Mapping[str, str]) -> list[Property]:
@@ -87,11 +95,13 @@ def _v1(resources: Mapping[str, Any]) -> Iterator[Property]:
     yield from _tasks(resources)
     if weight := resources.get("blockIO", {}).get("weight"):
         yield _number("BlockIOWeight", weight)
-    # Without these systemd allows every device whenever it sets anything. On v2 it attaches no
-    # program of its own then, and leaves ours.
-    if "devices" in resources:
-        yield "DevicePolicy", ("s", "strict")
-        yield "DeviceAllow", ("a(ss)", list(_allowed(rules(resources))))
+
+
+def _devices(resources: Mapping[str, Any]) -> Iterator[Property]:
+    none: list[tuple[str, str]] = []
+    yield "DevicePolicy", ("s", "strict")
+    yield "DeviceAllow", ("a(ss)", none)  # what it was told before is forgotten
+    yield "DeviceAllow", ("a(ss)", list(_allowed(rules(resources))))
 
 
 def _quota(quota: int, period: int) -> Iterator[Property]:

@@ -93,12 +93,21 @@ def test_on_v1_systemd_is_told_of_devices() -> None:
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "b", "major": 8, "minor": 0, "access": "r"},
     ]
-    told = dict(properties({"devices": given}, unified=False))
+    told = dict(properties({"devices": given}, unified=False, with_devices=True))
     assert told["DevicePolicy"] == ("s", "strict")
     signature, allowed = told["DeviceAllow"]
     assert signature == "a(ss)"
     assert {("/dev/block/8:0", "r"), ("/dev/char/1:3", "rwm"), ("char-*", "m")} <= set(allowed)
     assert len(rules({"devices": given})) > 1
+
+
+def test_on_v1_a_spec_that_names_no_device_denies_all_but_the_usual() -> None:
+    told = dict(properties({}, unified=False, with_devices=True))
+    assert told["DevicePolicy"] == ("s", "strict")
+    assert ("/dev/char/1:3", "rwm") in told["DeviceAllow"][1]
+    assert all(name not in told["DeviceAllow"][1] for name in (("char-*", "rwm"), ("char-*", "r")))
+    assert properties({}, unified=True, with_devices=True) == []
+    assert properties({"pids": {"limit": 1}}, unified=False) == [("TasksMax", ("t", 1))]
 
 
 @pytest.mark.parametrize(
