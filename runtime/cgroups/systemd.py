@@ -7,6 +7,7 @@ systemd's CGROUP_DELEGATION.md, "three different tree setups".
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +18,13 @@ from runtime.cgroups.unit_properties import Property, of_annotations, properties
 from runtime.cgroups.units import Unit
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
+from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
     from runtime.cgroups.systemd_bus import Bus
     from runtime.undo import Undo
+
+logger = logging.getLogger(__name__)
 
 _V1_HIERARCHY = "name=systemd"
 
@@ -88,9 +92,13 @@ class _UnitManager(CgroupManager):
             bus.set(former)
 
     def destroy(self) -> None:
-        """Stop the unit, and remove what systemd has left."""
-        with _bus(self.unit) as bus:
-            bus.stop()
+        """Stop the unit, and remove what systemd has left; all of it where that does not answer."""
+        try:
+            with _bus(self.unit) as bus:
+                bus.stop()
+        except CgroupError as exc:
+            stop = f"`systemctl stop {self.unit.name}`"
+            logger.warning("%s; if the unit is still there when it answers: %s", exc, stop)
         super().destroy()
 
 

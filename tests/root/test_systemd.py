@@ -7,6 +7,9 @@ import pytest
 
 from runtime import Container
 from runtime.cgroups import tree
+from runtime.cgroups.detect import detect
+from runtime.cgroups.systemd import SystemdV2
+from runtime.delete import destroy_cgroup
 from runtime.errors import CgroupError
 from runtime.state import Status
 from tests.containers import Box, eventually
@@ -124,3 +127,17 @@ def test_without_a_bus_it_is_refused(box: Box, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(CgroupError, match=r"no system bus to systemd .*cgroupfs"):
         box.create(systemd_cgroup=True)
     assert not (box.root / box.id).exists()
+
+
+@pytest.mark.needs_cgroup_v2_tree
+def test_without_a_bus_its_cgroup_is_removed_all_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+    root = detect().v2
+    assert root is not None
+    cgroup = SystemdV2({"": root / "migrator" / f"{name}.scope"}, {})
+    cgroup.paths[""].mkdir(parents=True)
+    destroy_cgroup(cgroup)
+    assert not cgroup.exists()
+    assert f"`systemctl stop {name}.scope`" in caplog.text
