@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from runtime.cgroups.devices import ANY, Rule, rules
+from runtime.cgroups.kernel_numbers import bits, size_bytes, whole
 from runtime.cgroups.resources import v2_weight_of_block_io, v2_weight_of_shares
-from runtime.errors import UnsupportedField
+from runtime.errors import InvalidSpec, UnsupportedField
 
 logger = logging.getLogger(__name__)
 
@@ -114,19 +115,19 @@ def _quota(quota: int, period: int) -> Iterator[Property]:
         yield _number("CPUQuotaPerSecUSec", -1)
 
 
-def _cpuset(cpus: str, mems: str) -> Iterator[Property]:
-    for name, text in (("AllowedCPUs", cpus), ("AllowedMemoryNodes", mems)):
+def _cpuset(cpus: str, mems: str, field: str = "cpu.{}") -> Iterator[Property]:
+    """systemd has bit masks: bit 0 of the first byte is number 0."""
+    for name, kind, text in (("AllowedCPUs", "cpus", cpus), ("AllowedMemoryNodes", "mems", mems)):
         if text:
-            yield name, ("ay", _mask(text))
+            mask = _read(bits, text, field.format(kind))
+            yield name, ("ay", mask.to_bytes((mask.bit_length() + 7) // 8, "little"))
 
 
-def _mask(text: str) -> bytes:
-    """A list as 0-3,7 as systemd's bit mask: bit 0 of the first byte is number 0."""
-    numbers: set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        numbers.update(range(int(first), int(last or first) + 1))
-    return sum(1 << each for each in numbers).to_bytes(max(numbers) // 8 + 1, "little")
+def _read(how: Callable[[str], int], text: str, field: str) -> int:
+    try:
+        return how(text)
+    except ValueError as exc:
+        raise InvalidSpec("config.json", [(f"linux.resources.{field}", str(exc))]) from exc
 
 
 def _tasks(resources: Mapping[str, Any]) -> Iterator[Property]:
@@ -136,17 +137,20 @@ def _tasks(resources: Mapping[str, Any]) -> Iterator[Property]:
 
 def _unified(unified: Mapping[str, str]) -> Iterator[Property]:
     """What systemd has a property for; the rest it does not touch."""
-    for file, value in unified.items():
+    for file, text in unified.items():
+        value, field = text.strip(), f"unified[{file!r}]"
         if name := _FILES.get(file):
-            yield _number(name, -1 if value == "max" else int(value))
+            how = size_bytes if file.startswith("memory.") else whole
+            yield _number(name, -1 if value == "max" else _read(how, value, field))
         elif file == "cpu.max":
             quota, _, period = value.partition(" ")
-            yield from _quota(-1 if quota == "max" else int(quota), int(period or 0))
+            period_us = _read(whole, period, field) if period else 0
+            yield from _quota(-1 if quota == "max" else _read(whole, quota, field), period_us)
         elif file == "cpu.idle" and value == "1":
             yield _number("CPUWeight", 0)
         elif file in ("cpuset.cpus", "cpuset.mems"):
             cpus = file == "cpuset.cpus"
-            yield from _cpuset(value if cpus else "", "" if cpus else value)
+            yield from _cpuset(value if cpus else "", "" if cpus else value, field)
     if unified.get("cpu.idle") == "1" and "cpu.weight" in unified:
         logger.warning("unable to apply both cpu.idle and cpu.weight: systemd has one property")
 
@@ -176,7 +180,7 @@ def _drivers(major: int, kind: str) -> list[str]:
 
 
 def _number(name: str, value: int) -> Property:
-    return name, ("t", value if value >= 0 else _INFINITY)
+    return name, ("t", min(value, _INFINITY) if value >= 0 else _INFINITY)
 
 
 def _of_annotation(name: str, text: str, key: str) -> Property:

@@ -7,7 +7,7 @@ import pytest
 from runtime.cgroups.devices import rules
 from runtime.cgroups.unit_properties import of_annotations, properties
 from runtime.cgroups.units import Unit, unit_of
-from runtime.errors import UnsupportedField
+from runtime.errors import InvalidSpec, UnsupportedField
 
 INFINITY = 2**64 - 1
 
@@ -63,6 +63,9 @@ def test_what_is_no_unit_is_refused(cgroups_path: str) -> None:
         ({"cpu": {"quota": -1}}, {"CPUQuotaPerSecUSec": INFINITY}),
         ({"cpu": {"cpus": "0-2,9"}}, {"AllowedCPUs": b"\x07\x02"}),
         ({"cpu": {"mems": "0"}}, {"AllowedMemoryNodes": b"\x01"}),
+        ({"cpu": {"cpus": "0-3, 9,"}}, {"AllowedCPUs": b"\x0f\x02"}),
+        ({"cpu": {"cpus": "0-7:2/4"}}, {"AllowedCPUs": b"\x33"}),
+        ({"cpu": {"cpus": ","}}, {"AllowedCPUs": b""}),
         ({"pids": {"limit": 0}}, {"TasksMax": 1}),
         ({"pids": {"limit": -1}}, {"TasksMax": INFINITY}),
         ({"blockIO": {"weight": 1000}}, {"IOWeight": 10000}),
@@ -75,11 +78,35 @@ def test_what_is_no_unit_is_refused(cgroups_path: str) -> None:
             {"CPUQuotaPerSecUSec": INFINITY, "CPUQuotaPeriodUSec": 50000, "CPUWeight": 7},
         ),
         ({"memory": {"limit": 5}, "unified": {"memory.max": "7"}}, {"MemoryMax": 7}),
+        (
+            {"unified": {"memory.max": "512M", "memory.low": "1k\n", "memory.min": "0x10"}},
+            {"MemoryMax": 512 << 20, "MemoryLow": 1024, "MemoryMin": 16},
+        ),
+        ({"unified": {"memory.high": f"{10**30}"}}, {"MemoryHigh": INFINITY}),
         ({"devices": [{"allow": True, "access": "rwm"}]}, {}),
     ],
 )
 def test_v2_limits(resources: dict[str, Any], told: dict[str, Any]) -> None:
     assert {n: value for n, (_, value) in properties(resources, unified=True)} == told
+
+
+@pytest.mark.parametrize(
+    ("resources", "fault"),
+    [
+        ({"cpu": {"cpus": "3-0"}}, r"cpu\.cpus: '3-0' is no range"),
+        ({"cpu": {"mems": "0-4000000"}}, r"cpu\.mems: '0-4000000' is no range"),
+        ({"cpu": {"cpus": "0-3:4/2"}}, r"cpu\.cpus: '0-3:4/2' is no range"),
+        ({"unified": {"memory.max": "M"}}, r"unified\['memory\.max'\]: '' is no whole number"),
+        ({"unified": {"pids.max": "5k"}}, r"unified\['pids\.max'\]: '5k' is no whole number"),
+        ({"unified": {"cpu.max": "max x"}}, r"unified\['cpu\.max'\]: 'x' is no whole number"),
+        ({"unified": {"cpuset.cpus": "all"}}, r"unified\['cpuset\.cpus'\]: 'all' is no number"),
+    ],
+)
+def test_what_the_kernel_would_not_read_is_refused_by_name(
+    resources: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=rf"linux\.resources\.{fault}"):
+        properties(resources, unified=True)
 
 
 def test_v1_limits() -> None:
