@@ -28,7 +28,7 @@ test-unit: setup  ## run the tests that need no root and take seconds
 
 test-vm:  ## run those that want cgroup v2, systemd, AppArmor or soft-dirty, under Debian 13's kernel in QEMU
 	@tools/setup --vm
-	@tools/vm env CI_STRICT=1 CI_REQUIRES="$(vm_provides)" $(pytest) -n 2 --dist worksteal -p no:cacheprovider \
+	@tools/vm env CI_STRICT=1 CI_REQUIRES="$(vm_provides)" $(pytest) -v -n 2 --dist worksteal -p no:cacheprovider \
 		-m "vm $(vm_provides:%=or needs_%)" -k "not two_hundred_threads" tests/root
 
 bench:  ## measure small migrations in each mode beside scripts of runc and ssh; minutes

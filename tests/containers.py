@@ -105,7 +105,7 @@ def _children() -> frozenset[str]:
     return frozenset(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 5) -> bool:
+def eventually(condition: Callable[[], object], timeout_s: float = 30) -> bool:
     """Wait until *condition* is met; False when it is not after *timeout_s*."""
     deadline = time.monotonic() + timeout_s
     while not condition():

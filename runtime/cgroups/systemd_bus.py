@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, Self
 
 from jeepney import (
@@ -70,13 +71,14 @@ class Bus:
         """Make the unit, in place of one of that name that has failed; it is there on return."""
         no_others: list[Any] = []
         arguments = (self._unit.name, "replace", list(properties), no_others)
-        try:
-            self._job("StartTransientUnit", "ssa(sv)a(sa(sv))", arguments)
-        except Refused as exc:
-            if exc.name != _EXISTS:
-                raise CgroupError(self._unit.name, f"systemd does not start it: {exc}") from exc
+        for tries_left in (1, 0):
+            try:
+                return self._job("StartTransientUnit", "ssa(sv)a(sa(sv))", arguments)
+            except Refused as exc:
+                if exc.name != _EXISTS or not tries_left:
+                    why = f"systemd does not start it: {exc}"
+                    raise CgroupError(self._unit.name, why) from exc
             self._forget()
-            self._do("starting it again", "StartTransientUnit", "ssa(sv)a(sa(sv))", arguments)
 
     def set(self, properties: Iterable[Property]) -> None:
         """Change properties of the unit until it ends."""
@@ -118,22 +120,9 @@ class Bus:
             if exc.name != _GONE:
                 raise CgroupError(self._unit.name, f"systemd does not reset it: {exc}") from exc
 
-    def _do(self, doing: str, method: str, signature: str, arguments: tuple[Any, ...]) -> None:
-        try:
-            self._job(method, signature, arguments)
-        except Refused as exc:
-            raise CgroupError(self._unit.name, f"{doing}: {exc}") from exc
-
     def _job(self, method: str, signature: str, arguments: tuple[Any, ...]) -> None:
         """Call a method that starts a job, and wait for its end."""
-        # By the name that signals bear: others could send the like.
-        (owner,) = self._answer(message_bus.GetNameOwner(_NAME))
-        rule = MatchRule(
-            type="signal", sender=owner, interface=_INTERFACE, member="JobRemoved", path=_PATH
-        )
-        self._answer(message_bus.AddMatch(rule))
-        self._call(_MANAGER, "Subscribe", "", ())
-        with self._connection.filter(rule, bufsize=1024) as ended:
+        with self._connection.filter(self._end_of_jobs, bufsize=1024) as ended:
             (job,) = self._call(_MANAGER, method, signature, arguments)
             while True:
                 signal = self._received(ended)
@@ -141,6 +130,18 @@ class Bus:
                     break
         if signal.body[3] not in ("done", "skipped"):
             raise Refused(f"{_NAME}.JobFailed", f"its job ended as {signal.body[3]!r}")
+
+    @cached_property
+    def _end_of_jobs(self) -> MatchRule:
+        """What signals of it look like; from now on they come."""
+        # By the name that signals bear: others could send the like.
+        (owner,) = self._answer(message_bus.GetNameOwner(_NAME))
+        rule = MatchRule(
+            type="signal", sender=owner, interface=_INTERFACE, member="JobRemoved", path=_PATH
+        )
+        self._answer(message_bus.AddMatch(rule))
+        self._call(_MANAGER, "Subscribe", "", ())
+        return rule
 
     def _received(self, queue: Any) -> Message:
         try:

@@ -112,6 +112,14 @@ class TestUnits:
         assert eventually(lambda: container.status() is Status.STOPPED, 30)
         container.delete()
 
+    def test_a_failed_unit_of_its_name_is_no_obstacle(self, box: Box, unit: str) -> None:
+        failing = ["systemd-run", "--scope", "--quiet", f"--unit={unit}", "-p", "RuntimeMaxSec=1"]
+        subprocess.run([*failing, "sleep", "60"], check=False)
+        assert show(unit, "ActiveState") == {"ActiveState": "failed"}
+        container = box.start(systemd_cgroup=True)
+        assert show(unit, "ActiveState") == {"ActiveState": "active"}
+        assert container.cgroup.processes() == [container.state.init_pid]
+
     @pytest.mark.needs_criu
     def test_a_restored_container_is_a_unit_again(self, migratory: Migratory) -> None:
         migratory.start(systemd_cgroup=True).checkpoint()
