@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,8 +164,8 @@ def _bpf(command: int, attributes: bytes) -> int:
 
 def _bpf_call(command: int, attributes: bytes) -> tuple[int, bytes]:
     """bpf(2): the result, and the attributes as the kernel left them."""
-    if (call := _SYSCALL.get(platform.machine())) is None:
-        raise OSError(errno.ENOSYS, f"bpf: not known for {platform.machine()}")
+    if (call := _SYSCALL.get(os.uname().machine)) is None:
+        raise OSError(errno.ENOSYS, f"bpf: not known for {os.uname().machine}")
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_BYTES)
     result: int = libc.syscall(call, command, buffer, len(buffer))
