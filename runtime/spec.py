@@ -90,7 +90,8 @@ def load_process(path: Path, container_process: Mapping[str, Any] | None = None)
 
     container_process: where what it leaves open comes from, as with runc; a config.json's process.
     """
-    data = _read_json(path)
+    # Before it is completed: a key in another case names a field as well.
+    data = PROCESS.spelled(_read_json(path))
     if container_process and isinstance(data, dict):
         data = _completed(data, container_process)
     return parse_process(data, path)

@@ -459,6 +459,16 @@ class TestFiles:
         path.write_text(json.dumps({"args": ["ls"], "cwd": "/", "user": {"uid": 7}}))
         assert spec.load_process(path).user.uid == 7
 
+    def test_what_it_names_in_another_case_is_not_the_containers(self, tmp_path: Path) -> None:
+        path = tmp_path / "process.json"
+        own = {"Capabilities": {"bounding": ["CAP_KILL"]}, "ApparmorProfile": "strict"}
+        path.write_text(json.dumps({"args": ["id"], "cwd": "/", "OOMScoreAdj": 5} | own))
+        admin = {name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective")}
+        base = {"capabilities": admin, "apparmorProfile": "base", "oomScoreAdj": -9}
+        read = spec.load_process(path, base)
+        assert (read.capabilities.bounding, read.capabilities.effective) == (("CAP_KILL",), ())
+        assert (read.apparmor_profile, read.oom_score_adj) == ("strict", 5)
+
     def test_faults_of_a_process_have_paths_of_its_own(self, tmp_path: Path) -> None:
         path = tmp_path / "process.json"
         path.write_text(json.dumps({"args": [], "rlimits": 2 * [{}], "commandLine": "x"}))
