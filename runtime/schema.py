@@ -44,7 +44,7 @@ class Kind:
     prefix = ""
 
     def spelled(self, value: Any) -> Any:
-        """*value* with the keys of objects in the case of the specification.
+        """*value* with the keys of objects in the case of the specification, and none that is null.
 
         Go's JSON reader, and so every other runtime's, takes them in any case, and reads a key that
         comes twice as one object.
@@ -210,6 +210,9 @@ class Record(Kind):
         result: dict[str, Any] = {}
         for key, each in value.items():
             name = str(key if key in self.fields else self._names.get(key.lower(), key))
+            if each is None:
+                result.pop(name, None)
+                continue
             read = self.fields[name].spelled(each) if name in self.fields else each
             former = result.get(name)
             if isinstance(former, dict) and isinstance(read, dict):
