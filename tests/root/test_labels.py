@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from migrator import cli
 from runtime import UnsupportedField
 from runtime.constants import AT_FDCWD, CLONE_NEWNS, MS_PRIVATE
 from runtime.process import labels
@@ -34,6 +35,13 @@ def test_the_session_keyring_is_the_containers_and_shared_by_its_processes(box: 
 def test_without_a_new_keyring_none_is_made(box: Box) -> None:
     box.exec(box.start(new_keyring=False), "true")
     assert keyrings(box.id) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--no-new-keyring",)])
+def test_the_command_line_says_whether_one_is_made(box: Box, options: tuple[str, ...]) -> None:
+    command = ("create", *options, "--bundle", str(box.bundle.path), box.id)
+    assert cli.run(["--root", str(box.root), *command]) == 0
+    assert bool(keyrings(box.id)) is not bool(options)
 
 
 @pytest.mark.parametrize(
