@@ -34,15 +34,25 @@ if TYPE_CHECKING:
         UnsupportedField,
         WrongStatus,
     )
+    from runtime.hook_points import HookName
+    from runtime.namespaces import clone_flags, is_namespace_supported, ns_name, path_of
     from runtime.network.models import Network, Networks, Route
     from runtime.notifications import Notifications, PressureLevel
+    from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
-    from runtime.spec_model import Process, Spec
+    from runtime.spec_model import CommandHook, Process, Spec
     from runtime.state import State, Status
     from runtime.stats import Stats
 
 _MODULES = {
+    "IO": "process.pipes",
+    "HookName": "hook_points",
+    "CommandHook": "spec_model",
+    "is_namespace_supported": "namespaces",
+    "ns_name": "namespaces",
+    "path_of": "namespaces",
+    "clone_flags": "namespaces",
     "Container": "container",
     "Stdio": "process.stdio",
     "Terminal": "process.terminal",
@@ -81,9 +91,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "IO",
     "BundleError",
     "CgroupError",
     "CheckpointFailed",
+    "CommandHook",
     "Container",
     "ContainerBusy",
     "ContainerError",
@@ -91,6 +103,7 @@ __all__ = [
     "CorruptState",
     "ExecFailed",
     "HookFailed",
+    "HookName",
     "InvalidId",
     "InvalidNetwork",
     "InvalidSpec",
@@ -116,6 +129,10 @@ __all__ = [
     "Terminal",
     "UnsupportedField",
     "WrongStatus",
+    "clone_flags",
+    "is_namespace_supported",
+    "ns_name",
+    "path_of",
 ]
 
 

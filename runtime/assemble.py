@@ -12,6 +12,7 @@ from runtime import affinity, hook_points, namespaces
 from runtime.cgroups import delegation, manager, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed, UnsupportedField
+from runtime.hook_points import HookName
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
 from runtime.rootless import cgroups_for, check, is_host_root
@@ -20,6 +21,9 @@ from runtime.spec import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_stat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtime.hook_points import InProcessHook, InProcessHooks
     from runtime.network import Networks
     from runtime.process.id_maps import IdMaps
     from runtime.process.parent import Launched
@@ -82,6 +86,7 @@ class Assembly:
         new_keyring: bool,
         systemd_cgroup: bool,
         rootless: bool | None,
+        hooks: InProcessHooks,
     ) -> None:
         self.spec = load(bundle)
         check(self.spec)
@@ -92,6 +97,7 @@ class Assembly:
         self.state = state if new_keyring else replace(state, keyring="")
         self._networks = networks
         self._directory = directory
+        self._in_process = hooks
         self._notify = False
 
     def activate(self, listen_fds: int, *, notify: bool) -> None:
@@ -168,7 +174,9 @@ class Assembly:
     def run_poststop(self) -> None:
         """What the specification wants after a hook has failed and all is undone."""
         state = self.state.oci(Status.STOPPED)
-        hook_points.run_all("poststop", self.spec.hooks.poststop, state)
+        hook_points.run_all(
+            HookName.POSTSTOP, self.spec.hooks.poststop, state, self._own_hooks(HookName.POSTSTOP)
+        )
 
     def _id_maps(self) -> IdMaps | None:
         linux = self.spec.linux
@@ -212,8 +220,14 @@ class Assembly:
 
     def _run_hooks(self) -> None:
         hooks, state = self.spec.hooks, self.state.oci(Status.CREATING)
-        hook_points.run("prestart", hooks.prestart, state)
-        hook_points.run("createRuntime", hooks.create_runtime, state)
+        for name, programs in (
+            (HookName.PRESTART, hooks.prestart),
+            (HookName.CREATE_RUNTIME, hooks.create_runtime),
+        ):
+            hook_points.run(name, programs, state, self._own_hooks(name))
+
+    def _own_hooks(self, name: HookName) -> Sequence[InProcessHook]:
+        return self._in_process.get(name, ())
 
 
 def _descriptors(pid: int) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
     from runtime.cgroups.sub import SubCgroups
     from runtime.create import Creation
+    from runtime.hook_points import InProcessHooks
     from runtime.notifications import Notifications, PressureLevel, Source
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
@@ -37,6 +38,8 @@ class Container:
     def __init__(self, root: Path, state: State) -> None:
         self.root = root
         self.state = state
+        #: functions of this process, run by this object's verbs after those of config.json
+        self.hooks: InProcessHooks = {}
 
     @classmethod
     def load(cls, root: Path, container_id: str) -> Self:
@@ -61,8 +64,12 @@ class Container:
         Raises ContainerError; nothing is then left of it.
         """
         from runtime.create import create  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.hook_points import check  # noqa: PLC0415 - lazy: 1 ms
 
-        return cls(root, create(root, container_id, bundle, **how))
+        check(how.get("hooks", {}))
+        container = cls(root, create(root, container_id, bundle, **how))
+        container.hooks = how.get("hooks", {})
+        return container
 
     @classmethod
     def run(
@@ -155,6 +162,7 @@ class Container:
             ready.pass_on()
 
     def _start(self, manager: str) -> Readiness | None:
+        from runtime.hook_points import HookName  # noqa: PLC0415 - lazy: 1 ms
         from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
@@ -164,7 +172,7 @@ class Container:
                 if ready:
                     undo.on_error(ready.close)
                 start(self.state, self.dir)
-            run_poststart(self.state)
+            run_poststart(self.state, self.hooks.get(HookName.POSTSTART, ()))
         return ready
 
     def _readiness(self, manager: str) -> Readiness | None:
@@ -352,7 +360,15 @@ class Container:
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it: state, cgroups, network; *force* kills it first. The bundle stays."""
+        from runtime.hook_points import HookName, run_all  # noqa: PLC0415 - lazy: 1 ms
+
         self.remove(self.root, self.id, force=force)
+        own = self.hooks.get(HookName.POSTSTOP, ())
+        run_all(HookName.POSTSTOP, (), self.state.oci(Status.STOPPED), own)
+
+    def destroy(self) -> None:
+        """`delete` of one that has ended; StillRunning for any other."""
+        self.delete()
 
     @staticmethod
     def remove(root: Path, container_id: str, *, force: bool = False) -> None:

@@ -19,6 +19,7 @@ from runtime.state import State, check_id
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
+    from runtime.hook_points import InProcessHooks
     from runtime.network import Networks
     from runtime.process.terminal import Terminal
 
@@ -49,6 +50,8 @@ class Creation(TypedDict, total=False):
     new_keyring: bool
     #: systemd makes its cgroup: a unit, which linux.cgroupsPath names
     systemd_cgroup: bool
+    #: functions of this process, called after the programs of config.json
+    hooks: InProcessHooks
 
 
 def create(
@@ -68,6 +71,7 @@ def create(
     rootless: bool | None = None,
     new_keyring: bool = True,
     systemd_cgroup: bool = False,
+    hooks: InProcessHooks | None = None,
 ) -> State:
     """Create the container *container_id* from *bundle*; its process waits for start.
 
@@ -92,6 +96,7 @@ def create(
                 new_keyring=new_keyring,
                 systemd_cgroup=systemd_cgroup,
                 rootless=rootless,
+                hooks=hooks or {},
             )
             assembly.activate(listen_fds, notify=notify)
             assembly.make(init, undo, terminal=terminal, preserve_fds=len(keep), no_pivot=no_pivot)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runtime import hook_points, pidfd
 from runtime.cgroups import CgroupManager, manager, of_state, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.hook_points import HookName
 from runtime.oserrors import failing
 from runtime.reserve import release
 from runtime.state import State, Status, check_id, derive_status, lock
+
+if TYPE_CHECKING:
+    from runtime.spec_model import Hook
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +113,15 @@ def _remove_rdt_groups(state: State) -> None:
 
 
 def _run_poststop(state: State) -> None:
-    if hooks_of(state, "poststop"):
-        from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
-
-        spec = parse(state.spec, state.bundle / "config.json")
-        hook_points.run_all("poststop", spec.hooks.poststop, state.oci(Status.STOPPED))
+    hooks = hooks_of(state, HookName.POSTSTOP)
+    hook_points.run_all(HookName.POSTSTOP, hooks, state.oci(Status.STOPPED))
 
 
-def hooks_of(state: State, name: str) -> Sequence[Mapping[str, Any]]:
-    """The hooks called *name* as config.json has them."""
-    found: Sequence[Mapping[str, Any]] = (state.spec.get("hooks") or {}).get(name) or ()
+def hooks_of(state: State, name: HookName) -> Sequence[Hook]:
+    """The hooks called *name* of config.json."""
+    if not (state.spec.get("hooks") or {}).get(name):
+        return ()
+    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+
+    found: Sequence[Hook] = getattr(parse(state.spec, state.bundle / "config.json").hooks, name)
     return found

@@ -1,29 +1,86 @@
 """The points of a container's life where the runtime runs hooks in its own namespaces.
 
-OCI runtime-spec runtime.md "Lifecycle". Apart from runtime/hooks.py, whose imports cost 20 ms: most
-containers have no hooks.
+OCI runtime-spec runtime.md "Lifecycle". Programs are run by runtime/hooks.py, whose imports cost
+20 ms: most containers have no hooks. Who uses the library may add functions of its own, which are
+called after the programs, in its own process, and are nowhere written down (libcontainer's Hooks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from runtime.errors import HookFailed
 
 if TYPE_CHECKING:
     from runtime.spec_model import Hook
 
+logger = logging.getLogger(__name__)
 
-def run(name: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> None:
-    """Run *hooks*; HookFailed at the first that fails."""
+
+class HookName(StrEnum):
+    """The kinds of hooks, in the order of a container's life."""
+
+    PRESTART = "prestart"
+    CREATE_RUNTIME = "createRuntime"
+    CREATE_CONTAINER = "createContainer"
+    START_CONTAINER = "startContainer"
+    POSTSTART = "poststart"
+    POSTSTOP = "poststop"
+
+
+#: gets the OCI state; what it raises is the hook's failure
+InProcessHook = Callable[[Mapping[str, Any]], object]
+InProcessHooks = Mapping[HookName, Sequence[InProcessHook]]
+
+_INSIDE = (HookName.CREATE_CONTAINER, HookName.START_CONTAINER)
+
+
+def check(hooks: InProcessHooks) -> None:
+    """Raise ValueError for kinds that no function of this process can be."""
+    for name in _INSIDE:
+        if hooks.get(name):
+            raise ValueError(f"{name} hooks run in the container: give them in config.json")
+
+
+def run(
+    name: HookName,
+    hooks: Sequence[Hook],
+    state: Mapping[str, Any],
+    own: Sequence[InProcessHook] = (),
+) -> None:
+    """Run *hooks*, then *own*; HookFailed at the first that fails."""
     if hooks:
         from runtime import hooks as programs  # noqa: PLC0415 - lazy: 20 ms
 
         programs.run(name, hooks, state)
+    for index, function in enumerate(own, len(hooks)):
+        _call(name, index, function, state)
 
 
-def run_all(name: str, hooks: Sequence[Hook], state: Mapping[str, Any]) -> None:
-    """Run *hooks*; one that fails is logged, and the others run all the same."""
+def run_all(
+    name: HookName,
+    hooks: Sequence[Hook],
+    state: Mapping[str, Any],
+    own: Sequence[InProcessHook] = (),
+) -> None:
+    """Run *hooks*, then *own*; one that fails is logged, and the others run all the same."""
     if hooks:
         from runtime import hooks as programs  # noqa: PLC0415 - lazy: 20 ms
 
         programs.run_all(name, hooks, state)
+    for index, function in enumerate(own, len(hooks)):
+        try:
+            _call(name, index, function, state)
+        except HookFailed as exc:
+            logger.warning("%s", exc)
+
+
+def _call(name: HookName, index: int, function: InProcessHook, state: Mapping[str, Any]) -> None:
+    try:
+        function(dict(state))
+    except Exception as exc:
+        title = getattr(function, "__qualname__", type(function).__qualname__)
+        raise HookFailed(name, title, str(exc) or type(exc).__name__, index=index) from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.constants import (
@@ -86,9 +86,32 @@ def check_path(kind: str, path: str) -> None:
         raise SetupFailed(step, f"{path} is a {actual} namespace")
 
 
+def is_namespace_supported(kind: str) -> bool:
+    """Whether the kernel has namespaces of type *kind*."""
+    return os.path.exists(f"/proc/self/ns/{ns_name(kind)}")
+
+
+def ns_name(kind: str) -> str:
+    """The file of a namespace of type *kind* below /proc/PID/ns."""
+    return KINDS[kind].file
+
+
+def path_of(pid: int, kind: str) -> str:
+    """Where the namespace of type *kind* of process *pid* can be joined."""
+    return f"/proc/{pid}/ns/{ns_name(kind)}"
+
+
+def clone_flags(namespaces: Iterable[Namespace]) -> int:
+    """The CLONE_NEW* flags of those that are new, joined by no path."""
+    flags = 0
+    for each in namespaces:
+        flags |= 0 if each.path else KINDS[each.type].flag
+    return flags
+
+
 def paths_of(pid: int) -> dict[str, str]:
     """Every type of namespace, and where the namespace of process *pid* can be joined."""
-    return {name: f"/proc/{pid}/ns/{kind.file}" for name, kind in KINDS.items()}
+    return {name: path_of(pid, name) for name in KINDS}
 
 
 def different(pid: int) -> int:

@@ -24,6 +24,7 @@ from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
 from runtime.errors import ContainerError, RestoreFailed
+from runtime.hook_points import HookName
 from runtime.network.announcement import announce
 from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
@@ -240,9 +241,9 @@ class _Prepared:
         """Where network plugins act; no hook of the container's side is run a second time."""
         hooks, state = self.plan.spec.hooks, self.plan.state.oci(Status.CREATING)
         if hooks.prestart or hooks.create_runtime:
-            self.undo.on_error(hook_points.run_all, "poststop", hooks.poststop, state)
-        hook_points.run("prestart", hooks.prestart, state)
-        hook_points.run("createRuntime", hooks.create_runtime, state)
+            self.undo.on_error(hook_points.run_all, HookName.POSTSTOP, hooks.poststop, state)
+        hook_points.run(HookName.PRESTART, hooks.prestart, state)
+        hook_points.run(HookName.CREATE_RUNTIME, hooks.create_runtime, state)
 
     def _complete(self) -> None:
         """All is there and stands still: what makes it a container as any other."""

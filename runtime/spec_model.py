@@ -114,6 +114,10 @@ class Hook(NamedTuple):
     timeout: int | None = None
 
 
+#: libcontainer's name for it
+CommandHook = Hook
+
+
 class Hooks(NamedTuple):
     """The six lists of hooks, in the order in which they are run."""
 

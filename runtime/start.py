@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from runtime import hook_points, pidfd
 from runtime.delete import hooks_of
 from runtime.errors import HookFailed, SetupFailed, WrongStatus
+from runtime.hook_points import HookName, InProcessHook
 from runtime.process.channel import Channel, ChannelClosed, Failed
 from runtime.process.parent import failure
 from runtime.seccomp.words import listens, of_spec
@@ -91,19 +92,17 @@ def _end(state: State, init: int) -> None:
     pidfd.reap(state.init_pid)
 
 
-def run_poststart(state: State) -> None:
-    """Run the hooks that follow a start; when one fails, the container is killed.
+def run_poststart(state: State, own: Sequence[InProcessHook] = ()) -> None:
+    """Run the hooks that follow a start, then *own*; when one fails, the container is killed.
 
     Not under the lock: a hook may want to do something with the container.
     """
-    if not hooks_of(state, "poststart"):
+    programs = hooks_of(state, HookName.POSTSTART)
+    if not programs and not own:
         return
-    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
-
-    spec = parse(state.spec, state.bundle / "config.json")
     with pidfd.init_of(state) as init:
         try:
-            hook_points.run("poststart", spec.hooks.poststart, state.oci(Status.RUNNING))
+            hook_points.run(HookName.POSTSTART, programs, state.oci(Status.RUNNING), own)
         except HookFailed:
             if init is not None:
                 _end(state, init)

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import Container, HookFailed, Status
+from runtime import Container, HookFailed, HookName, Status
 from tests.containers import Box, Traces
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
@@ -189,3 +190,34 @@ def test_a_container_with_a_hook_that_hangs_can_be_asked_for_its_status(
     assert (notes.path / "there").exists()
     assert Container.load(box.root, box.id).state == container.state
     assert Path(container.dir).is_dir()
+
+
+def test_functions_of_ours_are_hooks_too(box: Box) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def note(kind: HookName) -> Callable[[Mapping[str, Any]], None]:
+        return lambda state: seen.append((kind, state["status"]))
+
+    outside = (HookName.PRESTART, HookName.CREATE_RUNTIME, HookName.POSTSTART, HookName.POSTSTOP)
+    container = box.start(hooks={kind: [note(kind)] for kind in outside})
+    container.signal(signal.SIGKILL)
+    container.wait()
+    container.destroy()
+    assert seen == [
+        ("prestart", "creating"),
+        ("createRuntime", "creating"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ]
+
+
+def test_what_a_function_of_ours_raises_is_the_failure_of_the_hook(box: Box) -> None:
+    def refuse(state: Mapping[str, Any]) -> None:
+        raise ValueError("not today")
+
+    before = Traces.now(box.root)
+    with pytest.raises(HookFailed, match=r"createRuntime hook #0: .*refuse: not today"):
+        box.create(hooks={HookName.CREATE_RUNTIME: [refuse]})
+    assert Traces.now(box.root) == before
+    with pytest.raises(ValueError, match="startContainer hooks run in the container"):
+        box.create(hooks={HookName.START_CONTAINER: [refuse]})
