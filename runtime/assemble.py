@@ -142,6 +142,11 @@ class Assembly:
         )
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         self._save()
+        if not self.spec.linux.namespace("mount"):
+            from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+
+            rootfs = self.state.rootfs
+            undo.on_error(host_mounts.uncover, rootfs, host_mounts.number_at(rootfs))
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
         delegation.carry_out(self.spec, cgroup)

@@ -24,6 +24,8 @@ def objections(spec: Spec) -> Iterator[str]:
             "linux.netDevices: interfaces of this host cannot be taken along: give it a network "
             "namespace with a path, where they stay"
         )
+    if not spec.linux.namespace("mount"):
+        yield "it has no mount namespace, so that it cannot be told from the host: make it with one"
     if spec.linux.namespace("user"):
         yield "it has a user namespace, which cannot be restored yet: make it without one"
     for mount in spec.mounts:

@@ -3,11 +3,15 @@
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime import InvalidSpec, SetupFailed
+from runtime.checkpoint import CheckpointOptions, checkpoint
+from runtime.errors import CheckpointFailed
+from tests import leftovers
 from tests.bundles import CAPABILITIES, mount
 from tests.containers import Box, without_namespace
 
@@ -261,19 +265,47 @@ def test_without_pivot_the_hosts_proc_cannot_be_mounted_by_who_gets_privileges(b
     assert "denied" in outcome.err or "not permitted" in outcome.err
 
 
-def test_without_a_mount_namespace_all_is_mounted_on_the_host(box: Box) -> None:
+@pytest.fixture
+def on_the_host(box: Box) -> Iterator[Box]:
+    """A box whose container has no mount namespace; its mounts are taken away."""
     spec = box.bundle.spec
     spec["linux"] |= {"maskedPaths": [], "readonlyPaths": []}
     spec["linux"]["namespaces"] = without_namespace(spec, "mount")
     box.bundle.write(spec)
-    before = Path("/proc/self/mountinfo").read_text()
-    try:
-        outcome = box.shell("ls /bin/busybox /proc/self/exe; readlink /proc/self/ns/mnt")
-        assert outcome.out.split()[-1] == os.readlink("/proc/self/ns/mnt")
-        assert "/bin/busybox" in outcome.out
-    finally:
+    yield box
+    if box.bundle.rootfs.is_mount():
         subprocess.run(["umount", "-R", "-l", box.bundle.rootfs], check=True)
-    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_without_a_mount_namespace_all_is_mounted_on_the_host(on_the_host: Box) -> None:
+    before = leftovers.mount_points()
+    outcome = on_the_host.shell("ls /bin/busybox /proc/self/exe; readlink /proc/self/ns/mnt")
+    assert outcome.out.split()[-1] == os.readlink("/proc/self/ns/mnt")
+    assert "/bin/busybox" in outcome.out
+    # As with runc they stay: who gave the host's namespace unmounts them.
+    assert set(leftovers.mount_points()) - set(before)
+
+
+@pytest.mark.usefixtures("traceless")
+@pytest.mark.parametrize("program", ["sleep", "/no/such/program"])
+def test_without_a_mount_namespace_a_create_that_fails_unmounts_what_it_has_mounted(
+    on_the_host: Box, program: str
+) -> None:
+    mounts = on_the_host.bundle.spec["mounts"]
+    late = {"destination": "/late", "type": "bind", "source": "/no/such/file", "options": ["bind"]}
+    on_the_host.update(mounts=mounts if program.startswith("/") else [*mounts, late])
+    on_the_host.program(program)
+    with pytest.raises(SetupFailed):
+        on_the_host.create()
+
+
+@pytest.mark.needs_criu
+def test_without_a_mount_namespace_a_checkpoint_is_refused(
+    on_the_host: Box, tmp_path: Path
+) -> None:
+    container = on_the_host.start()
+    with pytest.raises(CheckpointFailed, match="has no mount namespace"):
+        checkpoint(container, CheckpointOptions(image_path=tmp_path / "images"))
 
 
 def test_without_a_mount_namespace_nothing_can_be_masked(box: Box) -> None:
