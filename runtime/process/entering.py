@@ -116,6 +116,9 @@ def become_root() -> None:
         if exc.errno == errno.EINVAL:
             raise OSError(exc.errno, "user and group 0 have to be mapped in it") from None
         raise
+    # Other ids, or capabilities, have set it to fs.suid_dumpable, which may be 1 (proc_sys_fs(5)):
+    # root of this user namespace could trace us.
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def _as_owner(do: Callable[[], _T]) -> _T:

@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import Container, InvalidSpec, SetupFailed
+from runtime.constants import CLONE_NEWUSER
 from runtime.spec_model import User
 from tests.bundles import mount
 from tests.containers import Box, Traces
@@ -252,3 +254,19 @@ def test_a_container_cannot_be_made_of_half_a_mapping(user_box: Box, traceless: 
     add_mounts(user_box, bind(Path("/tmp"), "/m", uidMappings=[ids(UIDS)]))
     with pytest.raises(InvalidSpec, match="both uidMappings and gidMappings"):
         Container.create(user_box.root, user_box.id, user_box.bundle.path)
+
+
+def test_who_becomes_its_root_cannot_be_traced() -> None:
+    # With ids that stay what they are it is we who say so, whatever fs.suid_dumpable is.
+    script = (
+        "from pathlib import Path; import ctypes\n"
+        "from runtime.process.entering import become_root\n"
+        "from runtime.syscalls import unshare\n"
+        f"unshare({CLONE_NEWUSER})\n"
+        "write = lambda name, text: Path('/proc/self', name).write_text(text)\n"
+        "write('setgroups', 'deny'); write('uid_map', '0 0 1'); write('gid_map', '0 0 1')\n"
+        "get_dumpable = lambda: ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)\n"
+        "before = get_dumpable(); become_root(); print(before, get_dumpable())"
+    )
+    told = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert told.stdout == "1 0\n"
