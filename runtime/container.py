@@ -240,15 +240,18 @@ class Container:
         """Send signal *number* to init, or to *everyone* in the container.
 
         SIGKILL to a container without a pid namespace of its own is for everyone: nothing else
-        would end its other processes. NotRunning when there is none to get it.
+        would end its other processes. Without cgroups init alone is known. NotRunning when there is
+        none to get it, but for *everyone*.
         """
-        if everyone or (number == signals.SIGKILL and not self._own_pid_namespace()):
+        whole = everyone or (number == signals.SIGKILL and not self._own_pid_namespace())
+        if whole and self.state.cgroup_paths:
             if not pidfd.send_all(self.cgroup.processes, number) and not everyone:
                 raise NotRunning(self.id, self.status())
             return
         with pidfd.init_of(self.state) as init:
-            if init is None or not pidfd.send(init, number):
-                raise NotRunning(self.id, self.status())
+            sent = init is not None and pidfd.send(init, number)
+        if not sent and not everyone:
+            raise NotRunning(self.id, self.status())
 
     def _own_pid_namespace(self) -> bool:
         listed = (self.state.spec.get("linux") or {}).get("namespaces") or ()

@@ -7,6 +7,7 @@ made as root makes it, in the container's user namespace. user_namespaces(7).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from runtime.errors import CgroupError, SetupFailed
 if TYPE_CHECKING:
     from runtime.spec_model import Spec
     from runtime.state import State
+
+logger = logging.getLogger(__name__)
 
 #: of hybrid hosts: joined where it can be, driven never
 _UNIFIED = "unified"
@@ -59,6 +62,13 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         if spec.linux.cgroups_path:
             why = f"unable to apply cgroup configuration: {exc.why.lower()}"
             raise CgroupError(exc.path, why) from exc.__cause__
+    own_pids = spec.linux.namespace("pid")
+    if own_pids is None or own_pids.path:
+        logger.warning(
+            "container %s has neither a cgroup nor a pid namespace of its own. Such configuration "
+            "is strongly discouraged: not all of its processes can be ended",
+            state.id,
+        )
     cgroup = manager("", paths={})
     cgroup.set(_limits(spec.linux.resources))
     return replace(state, cgroup_paths={}), cgroup

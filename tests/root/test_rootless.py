@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.bundles import Bundle
+from tests.containers import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_ordinary_user]
 
@@ -138,6 +139,21 @@ def test_what_takes_a_cgroup_names_it(user: User, name: str) -> None:
     assert not user.start(name)
     for command in (["pause", name], ["ps", name], ["events", "--stats", name]):
         assert "the container has none" in user.run(*command).stderr
+    assert user.run("kill", "--all", name, "KILL").returncode == 0
+    assert eventually(lambda: "stopped" in user.run("state", name).stdout)
+    assert user.run("kill", "--all", name, "KILL").returncode == 0
+    assert "not running" in user.run("kill", name, "KILL").stderr
+
+
+def test_pids_that_are_shared_without_cgroups_are_warned_of(user: User, name: str) -> None:
+    spec = user.bundle.spec
+    kept = [each for each in spec["linux"]["namespaces"] if each["type"] != "pid"]
+    proc = {"destination": "/proc", "type": "none", "source": "/proc", "options": ["rbind"]}
+    mounts = [proc if each["type"] == "proc" else each for each in spec["mounts"]]
+    user.bundle.update(linux={"namespaces": kept}, mounts=mounts)
+    user.program("exec sleep 60")
+    assert "strongly discouraged" in user.start(name)
+    assert user.run("kill", name, "KILL").returncode == 0
 
 
 def test_other_ids_take_the_host_to_lend_some(user: User, name: str) -> None:
