@@ -83,7 +83,7 @@ def test_only_the_end_of_what_it_prints_is_told() -> None:
     [
         (Hook("/nonexistent"), "/nonexistent: cannot be run: No such file or directory"),
         (Hook("/etc/passwd"), "/etc/passwd: cannot be run: Permission denied"),
-        (sh("kill -TERM $$"), "/bin/sh: killed by signal 15"),
+        (sh("kill -TERM $$"), "/bin/sh: killed by signal 15: terminated"),
     ],
 )
 def test_a_hook_that_does_not_end_by_itself_is_told(hook: Hook, why: str) -> None:
