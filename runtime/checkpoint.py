@@ -383,6 +383,7 @@ def _record(
         submounts=tuple(submounts),
         resources=state.updated_resources,
         systemd_cgroup=state.systemd_cgroup,
+        own_keyring=bool(state.keyring),
         dumped=Dumped(
             tcp_established=options.tcp_established,
             ext_unix_sk=options.ext_unix_sk,

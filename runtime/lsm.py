@@ -44,10 +44,18 @@ def plan(process: Process, linux: Linux, path: Path, *, keyring: str) -> LabelPl
     """
     if faults := list(_faults(process, linux)):
         raise UnsupportedField(path, faults)
-    profile = process.apparmor_profile
+    return _plan(process, linux, keyring)
+
+
+def plan_of_restored(process: Process, linux: Linux, *, keyring: str) -> LabelPlan:
+    """The same for what is restored: CRIU gives it its labels, or fails."""
+    return _plan(process, linux, keyring)
+
+
+def _plan(process: Process, linux: Linux, keyring: str) -> LabelPlan:
     return {
-        "apparmor": profile if has_apparmor() else "",
-        "selinux": process.selinux_label,
+        "apparmor": process.apparmor_profile if has_apparmor() else "",
+        "selinux": process.selinux_label if has_selinux() else "",
         "keyring": keyring,
         "shared_keyring": linux.namespace("user") is not None,
     }

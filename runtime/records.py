@@ -31,7 +31,13 @@ _FORMAT = 1
 #: with what CRIU's images do not hold, since it lies beside them: not to be read as if nothing did
 _FORMAT_BESIDE = 2
 # What records of former versions do not have.
-_LATER: dict[str, Any] = {"tmpfs": [], "namespace": None, "resources": {}, "systemd_cgroup": False}
+_LATER: dict[str, Any] = {
+    "tmpfs": [],
+    "namespace": None,
+    "resources": {},
+    "systemd_cgroup": False,
+    "own_keyring": True,
+}
 _MAX_BYTES = 1 << 20
 
 
@@ -66,6 +72,8 @@ class Record:
     resources: dict[str, Any] = field(default_factory=dict)
     #: its cgroup was a unit of systemd's
     systemd_cgroup: bool = False
+    #: its processes had a session keyring of their own, not that of who made it
+    own_keyring: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """The object that from_json takes."""
@@ -81,6 +89,7 @@ class Record:
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
             "resources": self.resources,
             "systemd_cgroup": self.systemd_cgroup,
+            "own_keyring": self.own_keyring,
         }
 
     @classmethod
@@ -102,6 +111,7 @@ class Record:
                 "dumped": dict(dumped),
                 "resources": dict(resources),
                 "systemd_cgroup": bool(systemd_cgroup),
+                "own_keyring": bool(own_keyring),
             }:
                 return cls(
                     container_id=container_id,
@@ -114,6 +124,7 @@ class Record:
                     dumped=_dumped(dumped),
                     resources=_resources(resources),
                     systemd_cgroup=systemd_cgroup,
+                    own_keyring=own_keyring,
                 )
         raise ValueError("fields are missing or of another type")
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.pages import check_pages
-from runtime import externals, mounts, records
+from runtime import externals, lsm, mounts, records
 from runtime.assemble import first_state
 from runtime.criu_config import criu_config
 from runtime.incremental_chain import check_links
@@ -76,6 +76,8 @@ class RestorePlan:
             namespaces=externals.namespaces_by_path(spec),
             directory=directory,
         )
+        if not record.own_keyring:
+            plan.change_state(keyring="")
         plan.take_resources(record)
         return plan
 
@@ -118,6 +120,9 @@ class RestorePlan:
                 }
                 for number, mount in enumerate(self.record.tmpfs)
             ],
+            "labels": lsm.plan_of_restored(
+                self.spec.process, self.spec.linux, keyring=self.state.keyring
+            ),
         }
 
     def tmpfs_places(self) -> dict[str, str]:

@@ -264,3 +264,5 @@ class RestorePlan(TypedDict):
     #: hidden from criu by what is mounted there for it
     tmpfs_directory: str
     tmpfs: list[TmpfsPlan]
+    #: of which the keyring counts: CRIU restores the rest
+    labels: LabelPlan

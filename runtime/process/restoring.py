@@ -2,7 +2,8 @@
 
 In a mount namespace of its own, so that no mount is left behind whoever is killed: the rootfs as a
 mount of its own, as CRIU wants it (criu(8) --root), its mount points made. In the container's
-cgroups and cgroup namespace, which what is restored inherits. mount_namespaces(7).
+cgroups, cgroup namespace and session keyring, which what is restored inherits: of keyrings CRIU
+knows nothing. mount_namespaces(7), session-keyring(7).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 
 from runtime import rootfs
 from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
+from runtime.process import labels
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
 from runtime.resolve import make_directory
@@ -44,6 +46,9 @@ def main(fd: int, command: list[str]) -> None:
         if plan["tmpfs"]:
             with step("mounting the container's tmpfs"):
                 _mount_for_container(plan["tmpfs_directory"], plan["tmpfs"])
+        with step("joining the session keyring"):
+            proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            labels.join_keyring(plan["labels"], proc_fd=proc_fd, new=True)
         channel.send(READY)
         os.set_inheritable(fd, False)
         with step(f"executing {command[0]}"):

@@ -12,8 +12,12 @@ from runtime.constants import AT_FDCWD, CLONE_NEWNS, MS_PRIVATE
 from runtime.process import labels
 from runtime.syscalls import mount_setattr, move_mount, open_tree, unshare
 from tests.containers import Box, eventually
+from tests.migratory import Migratory
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
+
+# Its owner may search it, as those must that join.
+OWN = "3f1b0000"
 
 
 def keyrings(name: str) -> list[str]:
@@ -24,10 +28,9 @@ def keyrings(name: str) -> list[str]:
 
 def test_the_session_keyring_is_the_containers_and_shared_by_its_processes(box: Box) -> None:
     container = box.start()
-    own = "3f1b0000"  # its owner may search it, as those must that join
-    assert keyrings(box.id) == [own]
+    assert keyrings(box.id) == [OWN]
     box.exec(container, "true")
-    assert keyrings(box.id) == [own]
+    assert keyrings(box.id) == [OWN]
     container.delete(force=True)
     assert eventually(lambda: not keyrings(box.id))
 
@@ -35,6 +38,24 @@ def test_the_session_keyring_is_the_containers_and_shared_by_its_processes(box: 
 def test_without_a_new_keyring_none_is_made(box: Box) -> None:
     box.exec(box.start(new_keyring=False), "true")
     assert keyrings(box.id) == []
+
+
+@pytest.mark.needs_criu
+def test_what_is_restored_is_in_a_session_keyring_of_its_own(migratory: Migratory) -> None:
+    migratory.start().checkpoint()
+    assert eventually(lambda: not keyrings(migratory.box.id))
+    container = migratory.restore()
+    # criu has ended: it is there because the container's processes hold it
+    assert keyrings(container.id) == [OWN]
+    migratory.box.exec(container, "true")
+    assert keyrings(container.id) == [OWN]
+
+
+@pytest.mark.needs_criu
+def test_what_had_no_keyring_of_its_own_is_restored_without(migratory: Migratory) -> None:
+    migratory.start(new_keyring=False).checkpoint()
+    migratory.box.exec(migratory.restore(), "true")
+    assert keyrings(migratory.box.id) == []
 
 
 @pytest.mark.parametrize("options", [(), ("--no-new-keyring",)])
