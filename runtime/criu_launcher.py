@@ -27,15 +27,15 @@ _STREAMS = ("stdin", "stdout", "stderr")
 def start_criu(
     plan: RestorePlan,
     streams: Sequence[int],
-    join_cgroup: Callable[[int], None],
+    place: Callable[[int], None],
     undo: Undo,
     *,
     within: AbstractContextManager[object],
 ) -> Criu:
     """Start criu for *plan*, and return it once it is where it is to be; it ends with *undo*.
 
-    streams: ours in place of the container's standard descriptors; join_cgroup: puts a process
-    into the container's cgroups; within: see Criu.start.
+    streams: ours in place of the container's standard descriptors; place: puts a process where
+    those of the container are to be, in its cgroups; within: see Criu.start.
     Raises CriuNotFound, SetupFailed, CgroupError, RestoreFailed.
     """
     inherit = _inherit(plan, streams, undo)
@@ -55,7 +55,7 @@ def start_criu(
         )
     finally:
         os.close(theirs)
-    join_cgroup(criu.pid)
+    place(criu.pid)
     _await_ready(channel, plan)
     return criu
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
-from runtime import descriptors, hook_points, namespaces, processes, records, tmpfs
+from runtime import affinity, descriptors, hook_points, namespaces, processes, records, tmpfs
 from runtime.cgroups import delegation, of_state
 from runtime.constants import TIOCGPTN
 from runtime.container import Container
@@ -151,13 +151,18 @@ class _Prepared:
         self._streams = plan.options.stdio.open(undo)
         self._network = self._make_network()
         place = in_netns(self._network.path) if self._network else nullcontext()
-        self.criu = start_criu(plan, self._streams, self._cgroup.join, undo, within=place)
+        self.criu = start_criu(plan, self._streams, self._place, undo, within=place)
         delegation.carry_out(plan.spec, self._cgroup)
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
         plan.warm_up()
         self._request = plan.criu_options(self.criu.pid)
         self._expected = {plan.record.text(): plan.record}
+
+    def _place(self, pid: int) -> None:
+        """Put criu where all that it restores is to be, and inherits it."""
+        self._cgroup.join(pid)
+        affinity.reset(pid)
 
     def _make_network(self) -> Recreated | None:
         """The namespace that criu then lives in, and so all that it restores."""

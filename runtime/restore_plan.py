@@ -11,7 +11,7 @@ from typing import Any, Self
 from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.pages import check_pages
-from runtime import externals, lsm, mounts, records
+from runtime import externals, lsm, mounts, records, scheduling
 from runtime.assemble import first_state
 from runtime.criu_config import criu_config
 from runtime.incremental_chain import check_links
@@ -123,6 +123,7 @@ class RestorePlan:
             "labels": lsm.plan_of_restored(
                 self.spec.process, self.spec.linux, keyring=self.state.keyring
             ),
+            "scheduling": scheduling.plan_of_restored(self.spec.process, self.spec.linux),
         }
 
     def tmpfs_places(self) -> dict[str, str]:

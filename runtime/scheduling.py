@@ -103,6 +103,11 @@ def plan(process: Process, linux: Linux) -> SchedulingPlan | None:
     return found if any(found[name] is not None for name in asked) else None  # type: ignore[literal-required]
 
 
+def plan_of_restored(process: Process, linux: Linux) -> SchedulingPlan | None:
+    """The same for what is restored: CRIU gives each thread the scheduler that it had."""
+    return plan(process._replace(scheduler={}), linux)
+
+
 def _scheduler(scheduler: Mapping[str, Any]) -> SchedulerPlan | None:
     if not scheduler:
         return None

@@ -266,3 +266,5 @@ class RestorePlan(TypedDict):
     tmpfs: list[TmpfsPlan]
     #: of which the keyring counts: CRIU restores the rest
     labels: LabelPlan
+    #: but for the scheduler, which CRIU restores
+    scheduling: SchedulingPlan | None

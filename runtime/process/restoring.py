@@ -2,8 +2,9 @@
 
 In a mount namespace of its own, so that no mount is left behind whoever is killed: the rootfs as a
 mount of its own, as CRIU wants it (criu(8) --root), its mount points made. In the container's
-cgroups, cgroup namespace and session keyring, which what is restored inherits: of keyrings CRIU
-knows nothing. mount_namespaces(7), session-keyring(7).
+cgroups, cgroup namespace and session keyring, with the I/O priority, memory policy and personality
+of its spec: what is restored inherits them, and CRIU knows nothing of them. mount_namespaces(7),
+session-keyring(7), ioprio_set(2), set_mempolicy(2), personality(2).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 
 from runtime import rootfs
 from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
-from runtime.process import labels
+from runtime.process import labels, scheduled
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
 from runtime.resolve import make_directory
@@ -49,6 +50,8 @@ def main(fd: int, command: list[str]) -> None:
         with step("joining the session keyring"):
             proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             labels.join_keyring(plan["labels"], proc_fd=proc_fd, new=True)
+        if plan["scheduling"] is not None:
+            scheduled.apply(plan["scheduling"], step)
         channel.send(READY)
         os.set_inheritable(fd, False)
         with step(f"executing {command[0]}"):

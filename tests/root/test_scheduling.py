@@ -10,7 +10,8 @@ import pytest
 
 from runtime import Container, SetupFailed, scheduling
 from runtime.spec import load_process
-from tests.containers import Box
+from tests.containers import Box, eventually
+from tests.migratory import Migratory
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -44,6 +45,16 @@ def detached(container: Container, box: Box, **process: object) -> int:
     described = load_process(path, container.state.spec["process"])
     container.exec(described, pid_file=pid_file, detach=True)
     return int(pid_file.read_text())
+
+
+def pair_restored(migratory: Migratory) -> list[int]:
+    """A process and its child, dumped and restored."""
+    migratory.start("sleep 1000 & wait")
+    assert eventually(lambda: len(migratory.container.processes()) == 2)
+    migratory.checkpoint()
+    pids = migratory.restore().processes()
+    assert len(pids) == 2
+    return pids
 
 
 def test_the_scheduler_is_that_of_the_spec_and_of_further_processes(box: Box) -> None:
@@ -131,6 +142,35 @@ def test_a_further_process_is_kept_to_its_cpus(box: Box, caplog: pytest.LogCaptu
     assert "affinity: 0x1" in caplog.text
     with pytest.raises(SetupFailed, match="setting the final CPU affinity: invalid argument"):
         box.exec(container, "true", exec_cpu_affinity={"final": (8000,)})
+
+
+@pytest.mark.needs_criu
+def test_what_is_restored_is_treated_as_the_spec_says(migratory: Migratory) -> None:
+    migratory.box.update(
+        process={
+            "scheduler": {"policy": "SCHED_BATCH", "nice": 19},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6},
+        },
+        linux={
+            "personality": {"domain": "LINUX32"},
+            "memoryPolicy": {"mode": "MPOL_INTERLEAVE", "nodes": "0"},
+        },
+    )
+    for pid in pair_restored(migratory):
+        process = Path(f"/proc/{pid}")
+        assert io_priority(pid) == 2 << 13 | 6
+        assert (process / "personality").read_text() == "00000008\n"
+        assert (process / "numa_maps").read_text().split()[1] == "interleave:0"
+        assert (os.sched_getscheduler(pid), nice(pid)) == (scheduling.POLICIES["SCHED_BATCH"], 19)
+
+
+@SEVERAL_CPUS
+@pytest.mark.needs_criu
+@pytest.mark.usefixtures("on_one_cpu")
+def test_what_is_restored_may_run_on_all_cpus_wherever_we_are(migratory: Migratory) -> None:
+    everywhere = Path("/sys/devices/system/cpu/online").read_text()
+    for pid in pair_restored(migratory):
+        assert f"Cpus_allowed_list:\t{everywhere}" in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_what_a_process_json_leaves_open_is_as_in_the_container(box: Box) -> None:
