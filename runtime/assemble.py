@@ -219,9 +219,8 @@ class Assembly:
     def _join_rdt_group(self, pid: int, undo: Undo) -> None:
         from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
 
-        wanted, at = self.spec.linux.intel_rdt, resctrl_group.root()
-        groups = resctrl_group.make(wanted, self.state.id, pid, at=at, undo=undo)
-        self._save(rdt_groups=groups)
+        self.state = resctrl_group.enter(self.state, self.spec, pid, undo)
+        self._save()
 
     def _run_hooks(self) -> None:
         hooks, state = self.spec.hooks, self.state.oci(Status.CREATING)

@@ -1,6 +1,6 @@
 """The resctrl group of a container: the share of cache and memory bandwidth that its tasks get.
 
-A directory of the resctrl filesystem: init's pid is written to its `tasks`, and what it forks stays
+A directory of the resctrl filesystem: a pid is written to its `tasks`, and what that forks stays
 there. OCI runtime-spec config-linux.md "IntelRdt"; kernel documentation filesystems/resctrl.rst.
 """
 
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime import resctrl
 from runtime.errors import SetupFailed, UnsupportedField
 from runtime.oserrors import reason
 
 if TYPE_CHECKING:
+    from runtime.spec_model import Spec
+    from runtime.state import State
     from runtime.undo import Undo
 
 _STEP = "setting Intel RDT"
@@ -27,10 +30,28 @@ def root() -> Path | None:
     return resctrl.mount_point(Path("/proc/self/mountinfo").read_text())
 
 
-def make(
-    wanted: Mapping[str, Any], container_id: str, pid: int, *, at: Path | None, undo: Undo
-) -> list[str]:
-    """Put *pid* into the group that *wanted* asks for; returns the directories made for it.
+class Groups(NamedTuple):
+    """Directories of a container: its group, and one below that where it is monitored alone."""
+
+    #: all of them, in the order in which the kernel lets them be joined
+    joined: list[str]
+    #: those that go with the container
+    made: list[str]
+
+
+def enter(state: State, spec: Spec, pid: int, undo: Undo) -> State:
+    """Put *pid* into the group that *spec* asks for; the state that knows of it.
+
+    Raises as `make` and `join` do, and *undo* as there.
+    """
+    at = root()
+    groups = make(spec.linux.intel_rdt, state.id, at=at, undo=undo)
+    join(groups.joined, pid, at=at)
+    return replace(state, rdt_joined=groups.joined, rdt_groups=groups.made)
+
+
+def make(wanted: Mapping[str, Any], container_id: str, *, at: Path | None, undo: Undo) -> Groups:
+    """Make the group that *wanted* asks for, with its shares, or find it.
 
     at: the mounted resctrl, None where there is none: UnsupportedField. SetupFailed for what the
     kernel refuses, with its own word for it; what was made is then removed by *undo*.
@@ -49,15 +70,26 @@ def make(
             raise SetupFailed(_STEP, f"{group}: is to be there before, as no schemata are given")
         if schemata:
             _write(group / "schemata", schemata)
-        _write(group / "tasks", str(pid))
+        joined = [str(group)]
         if wanted.get("enableMonitoring"):
             monitored = group / "mon_groups" / container_id
             made += _directory(monitored, undo)
-            _write(monitored / "tasks", str(pid))
+            joined.append(str(monitored))
     except OSError as exc:
         raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
-    # A group with a name is for others too; only what is this container's alone goes with it.
-    return made if "closID" not in wanted else [path for path in made if "/mon_groups/" in path]
+    if "closID" in wanted:
+        # A group with a name is for others too; only what is this container's alone goes with it.
+        made = [path for path in made if "/mon_groups/" in path]
+    return Groups(joined, made)
+
+
+def join(groups: Iterable[str], pid: int, *, at: Path | None) -> None:
+    """Put *pid* into each of *groups*, as `make` has them in `joined`; SetupFailed as there."""
+    try:
+        for group in groups:
+            _write(Path(group, "tasks"), str(pid))
+    except OSError as exc:
+        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
 
 
 def change(schemata: Iterable[str], pid: int, *, at: Path | None, undo: Undo) -> None:
@@ -109,8 +141,10 @@ def _write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def _last_word(at: Path) -> str:
+def _last_word(at: Path | None) -> str:
     """What the kernel says of the last thing that it refused."""
+    if at is None:
+        return ""
     try:
         text = (at / "info/last_cmd_status").read_text().strip()
     except OSError:

@@ -163,6 +163,11 @@ class _Prepared:
         """Put criu where all that it restores is to be, and inherits it."""
         self._cgroup.join(pid)
         affinity.reset(pid)
+        if self.plan.spec.linux.intel_rdt:
+            from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
+
+            self.plan.state = resctrl_group.enter(self.plan.state, self.plan.spec, pid, self.undo)
+            self.plan.state.save(self.plan.directory)
 
     def _make_network(self) -> Recreated | None:
         """The namespace that criu then lives in, and so all that it restores."""

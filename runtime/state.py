@@ -83,6 +83,8 @@ class State:
     keyring: str = ""
     #: directories of resctrl that were made for it, to be removed with it
     rdt_groups: list[str] = field(default_factory=list)
+    #: those whose tasks its processes are, in the order in which they can be joined
+    rdt_joined: list[str] = field(default_factory=list)
 
     _PATHS: ClassVar[tuple[str, ...]] = ("bundle", "rootfs")
 
@@ -143,7 +145,12 @@ _SHAPES: Mapping[str, type] = {
     "list[dict[str, Any]]": list,
 }
 # Fields that an older runtime of this format does not write.
-_ADDED = frozenset(("updated_resources", "keyring", "rdt_groups", "systemd_cgroup", "notify_fd"))
+_ADDED = frozenset(
+    (
+        *("updated_resources", "keyring", "rdt_groups", "rdt_joined"),
+        *("systemd_cgroup", "notify_fd"),
+    )
+)
 _ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 

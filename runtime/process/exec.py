@@ -66,6 +66,7 @@ def launch(
         launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
         affinity.set_initial(launched.launcher_pid, process.exec_cpu_affinity)
         sub.join(of_state(state), launched.launcher_pid, sub_cgroups, state.init_pid)
+        _join_rdt_groups(state, launched.launcher_pid)
         affinity.set_final(launched.launcher_pid, process.exec_cpu_affinity)
         plan = planner.exec_plan(
             process,
@@ -88,6 +89,14 @@ def launch(
         if pid_file:
             pidfile.write(pid_file, pid)
         return pid
+
+
+def _join_rdt_groups(state: State, pid: int) -> None:
+    """What *pid* forks has the container's share of cache and memory bandwidth too."""
+    if state.rdt_joined:
+        from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
+
+        resctrl_group.join(state.rdt_joined, pid, at=resctrl_group.root())
 
 
 def _linux_of(state: State) -> Linux:

@@ -6,13 +6,14 @@ import pytest
 
 from runtime import resctrl_group
 from runtime.errors import SetupFailed, UnsupportedField
+from runtime.resctrl_group import Groups
 from runtime.undo import Undo
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Path:
     """Groups whose files the kernel would make are there already."""
-    for group in (".", "gold", "gold/mon_groups/c1", "silver"):
+    for group in (".", "gold", "silver"):
         directory = tmp_path / group
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("tasks", "schemata"):
@@ -20,26 +21,31 @@ def at(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(at: Path, pid: int = 17, **wanted: object) -> list[str]:
+def made(at: Path, **wanted: object) -> Groups:
     with Undo() as undo:
-        return resctrl_group.make(wanted, "c1", pid, at=at, undo=undo)
+        return resctrl_group.make(wanted, "c1", at=at, undo=undo)
 
 
 def test_a_named_group_is_joined_and_left_there(at: Path) -> None:
-    assert made(at, closID="gold") == []
-    assert (at / "gold/tasks").read_text() == "17"
+    assert made(at, closID="gold") == Groups([str(at / "gold")], [])
     assert (at / "gold/schemata").read_text() == ""
 
 
 def test_the_root_group_is_named_by_a_slash(at: Path) -> None:
-    assert made(at, closID="/") == []
-    assert (at / "tasks").read_text() == "17"
+    assert made(at, closID="/") == Groups([str(at)], [])
 
 
-def test_schemata_are_written_in_their_order(at: Path) -> None:
+def test_schemata_are_written_in_their_order_to_a_file_that_is_not_cut(at: Path) -> None:
     wanted = {"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20", "schemata": ("L2:0=3",)}
+    (at / "silver/schemata").write_text("." * 40)
     made(at, closID="silver", **wanted)
-    assert (at / "silver/schemata").read_text() == "L3:0=f\nMB:0=20\nL2:0=3\n"
+    lines = "L3:0=f\nMB:0=20\nL2:0=3\n"
+    assert (at / "silver/schemata").read_text() == lines.ljust(40, ".")
+
+
+def test_a_container_without_a_name_for_it_has_a_group_of_its_own(at: Path) -> None:
+    own = [str(at / "c1")]
+    assert made(at) == Groups(own, own)
 
 
 def test_a_group_without_schemata_has_to_be_there(at: Path) -> None:
@@ -90,11 +96,13 @@ def test_what_was_made_for_one_container_is_removed(at: Path) -> None:
 
 
 def test_monitoring_of_a_container_has_its_group(at: Path) -> None:
-    assert made(at, closID="gold", enableMonitoring=True) == []
-    assert (at / "gold/mon_groups/c1/tasks").read_text() == "17"
+    (at / "gold/mon_groups").mkdir()
+    gold, monitored = str(at / "gold"), str(at / "gold/mon_groups/c1")
+    # the kernel lets a process be monitored only below the group that it is in
+    assert made(at, closID="gold", enableMonitoring=True) == Groups([gold, monitored], [monitored])
 
 
 def test_a_host_without_it_is_named() -> None:
     why = r"linux.intelRdt: the resctrl filesystem is not"
     with pytest.raises(UnsupportedField, match=why), Undo() as undo:
-        resctrl_group.make({}, "c1", 17, at=None, undo=undo)
+        resctrl_group.make({}, "c1", at=None, undo=undo)
