@@ -1,12 +1,7 @@
-"""The runtime's side of a process that it starts in a container: spawn, talk, hand over, or undo.
-
-The interpreter is started from a read-only clone of its mount, so that a container that gets hold
-of /proc/PID/exe cannot write to the host's python (CVE-2019-5736).
-"""
+"""The runtime's side of a process that it starts in a container: spawn, talk, hand over, undo."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
@@ -17,7 +12,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
 from runtime.errors import ContainerError, ExecFailed, HookFailed, SetupFailed
 from runtime.oserrors import failing, sentence
 from runtime.process.channel import (
@@ -31,8 +25,8 @@ from runtime.process.channel import (
     Failed,
     UnexpectedMessage,
 )
+from runtime.process.sealed import sealed
 from runtime.process.stdio import Stdio
-from runtime.syscalls import mount_setattr, open_tree
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
@@ -235,7 +229,7 @@ def _occupy_standard_descriptors() -> None:
 def _spawn(
     module: str, streams: list[int], channel_fd: int, keep: tuple[int, ...], stack: ExitStack
 ) -> int:
-    interpreter_fd = _sealed_interpreter()
+    interpreter_fd = sealed(os.path.realpath(interpreter()))
     stack.callback(os.close, interpreter_fd)
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     # Onto itself: only takes away close-on-exec, in the child alone.
@@ -259,33 +253,6 @@ def _spawn(
 def interpreter() -> str:
     """The python below the virtual environment: of the same version, so marshal(3) is the same."""
     return str(getattr(sys, "_base_executable", sys.executable))
-
-
-def _sealed_interpreter() -> int:
-    """Our interpreter in a mount that nobody can write to, or make writable.
-
-    An ordinary user makes no mount, and root in his container is he himself, who could write to a
-    file of his: what is started is then a copy in memory (memfd_create(2)).
-    """
-    path = os.path.realpath(interpreter())
-    try:
-        fd = open_tree(AT_FDCWD, path)
-    except PermissionError:
-        if os.stat(path).st_uid == os.geteuid():
-            return _sealed_copy(path)
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
-    mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
-    return fd
-
-
-def _sealed_copy(path: str) -> int:
-    fd = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(path, "rb") as source:
-        while os.sendfile(fd, source.fileno(), None, 1 << 24):
-            pass
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
 
 
 def _reap(pid: int) -> int | None:
