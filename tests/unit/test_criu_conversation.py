@@ -221,6 +221,7 @@ def test_an_interrupt_while_waiting_refuses_the_next_notification(
     fake: Starter, options: DumpOptions, tmp_path: Path
 ) -> None:
     started, interrupted = tmp_path / "started", tmp_path / "interrupted"
+    main = threading.get_ident()  # the one that waits; the kernel might choose another
     criu = fake(
         [
             *VERSION,
@@ -235,7 +236,7 @@ def test_an_interrupt_while_waiting_refuses_the_next_notification(
     def interrupt() -> None:
         while not started.exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(main, signal.SIGINT)
         time.sleep(0.1)
         interrupted.touch()
 
