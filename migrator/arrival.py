@@ -19,7 +19,7 @@ from pathlib import Path
 
 from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
 from migrator.errors import MigrationError, ProtocolError
-from migrator.messages import Filled
+from migrator.messages import RESTORE_TIMEOUT_S, Filled
 from migrator.pages import Receiver
 from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.leaves import ADDRESS_LIMIT
@@ -36,8 +36,6 @@ WORK = "work"
 SPARE = 2
 #: less than a source waits for a restore: in pre-copy it stands still meanwhile
 FILL_TIMEOUT_S = 240.0
-#: with all of its pages; by then a source that says nothing has given up
-RESTORE_TIMEOUT_S = 300.0
 
 
 class Served:
@@ -79,7 +77,7 @@ class Served:
         A restore touches pages itself (the kernel writes to each thread's rseq area), and would
         wait for them for ever.
         """
-        deadline = time.monotonic() + RESTORE_TIMEOUT_S
+        deadline = time.monotonic() + RESTORE_TIMEOUT_S  # a silent source has given up by then
 
         def wait() -> None:
             while not self._settled.wait(0.05):

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 A = TypeVar("A")
 GREETING_TIMEOUT_S = 30.0
-#: a restore that takes longer is given up: its source stands still meanwhile
-RESTORE_TIMEOUT_S = 300.0
 RESOLVE_TIMEOUT_S = 120.0
 
 
@@ -134,7 +132,7 @@ class DestinationAgent:
 
         alive: raises when the source's own part is lost meanwhile.
         """
-        return self._expect(m.Restored, timeout_s=RESTORE_TIMEOUT_S, alive=alive)
+        return self._expect(m.Restored, timeout_s=m.RESTORE_TIMEOUT_S, alive=alive)
 
     def commit(self, held: dict[str, Any], *, timeout_s: float) -> m.Running:
         """Tell it to run; PeerLost leaves the outcome open."""

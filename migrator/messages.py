@@ -25,6 +25,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+#: from Restore to Restored, with all of its pages: the source stands still meanwhile, and then
+#: gives up
+RESTORE_TIMEOUT_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
