@@ -141,8 +141,8 @@ class Pagemap:
     def written(self, start: int, end: int, *, protect: bool) -> list[Run]:
         """Present anonymous pages written since they were protected; *protect*: protects them.
 
-        Finding and protecting is one step for each page: no write falls between. Raises
-        PermissionError where part of the range is not registered for asynchronous
+        Runs rise, and may touch. Finding and protecting is one step for each page: no write falls
+        between. Raises PermissionError where part of the range is not registered for asynchronous
         write-protection; an unknown part of it is then protected.
         """
         flags = _CHECK_WPASYNC | (_WP_MATCHING if protect else 0)
@@ -156,7 +156,7 @@ class Pagemap:
             anyof=_THERE,
             back=PAGE_IS_WRITTEN,
         )
-        return normalized((low, high) for low, high, _ in found)
+        return [(low, high) for low, high, _ in found]
 
     def all_registered(self, start: int, end: int) -> bool:
         """Whether every mapping in the range has asynchronous write-protection; no page is read."""
