@@ -15,6 +15,7 @@ from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, ProtocolError
 from migrator.page_batches import Contents, prefixes, split
 from migrator.page_channel import PEER, PageChannel
+from migrator.page_compared import Compared
 from migrator.page_compression import Compressor, Flow
 from migrator.page_records import (
     MAX_FORGET,
@@ -30,7 +31,7 @@ from migrator.page_records import (
 from runtime.memory.compression import available
 from runtime.memory.contents import HASH_SIZE, ZERO_HASH, PageHash, split_hashes
 from runtime.memory.hash_table import HashTable, joined
-from runtime.memory.runs import Run, minus, normalized, union
+from runtime.memory.runs import Run, union
 from runtime.memory.store_errors import MissingPages
 
 #: a destination that still asks for the same pages after that many answers is not sound
@@ -73,9 +74,7 @@ class Sender:
         self._channel = PageChannel(stream, limiter or Limiter(None), self.flow)
         self._contents = Contents(ZERO_HASH)
         self._readers: dict[int, Read] = {}
-        #: by space: what was found to be there as it is here, and what was sent since
-        self._verified: dict[int, list[Run]] = {}
-        self._changed: dict[int, list[Run]] = {}
+        self._compared = Compared()
         #: what was read and is not sent yet: runs of one space, their pages side by side
         self._pages = memoryview(bytearray(MAX_PAGES * PAGE))
         self._batch: list[Run] = []
@@ -122,8 +121,8 @@ class Sender:
     def send_gone(self, space: int) -> None:
         """Tell that *space* is not there any more."""
         self._send_batch()
-        for kept in (self._readers, self._verified, self._changed):
-            kept.pop(space, None)
+        self._readers.pop(space, None)
+        self._compared.drop(space)
         self.table.drop(space)
         self._channel.put(pack(Kind.GONE, space=space))
 
@@ -131,7 +130,7 @@ class Sender:
         """Wait until all that was sent is in the store there; say how fast that went."""
         self._settle([])
         now = time.monotonic()
-        self._changed = {space: normalized(runs) for space, runs in self._changed.items()}
+        self._compared.compact()
         sent = self.flow.since(self._marked)
         since = self._channel.busy_since or now
         self._marked, self._channel.busy_since = self.flow.copy(), None
@@ -140,7 +139,7 @@ class Sender:
     def verify_sent(self) -> dict[int, list[Run]]:
         """`verify` all that was sent and not verified since."""
         self._send_batch()
-        return self.verify({space: normalized(runs) for space, runs in self._changed.items()})
+        return self.verify(self._compared.since())
 
     def verify(self, spaces: Mapping[int, Sequence[Run]]) -> dict[int, list[Run]]:
         """Compare what is in the store there with what was sent, by the digest of these runs.
@@ -150,7 +149,7 @@ class Sender:
         well. Raises MigrationError naming the space whose pages are not what was sent.
         """
         self._send_batch()
-        wanted = {space: self._unverified(space, runs) for space, runs in spaces.items()}
+        wanted = {space: self._compared.left(space, runs) for space, runs in spaces.items()}
         asked = [
             (space, runs[at : at + MAX_RUNS])
             for space, runs in wanted.items()
@@ -172,13 +171,8 @@ class Sender:
                 )
         for space, runs in wanted.items():
             if space not in missing:
-                self._verified[space] = union(self._verified[space], runs)
+                self._compared.equal(space, runs)
         return missing
-
-    def _unverified(self, space: int, runs: Sequence[Run]) -> list[Run]:
-        changed = normalized(self._changed.pop(space, ()))
-        self._verified[space] = minus(self._verified.get(space, []), changed)
-        return minus(list(runs), self._verified[space])
 
     def say_whole(self) -> None:
         """Let the pages be used there: they are verified, and nothing more is sent."""
@@ -216,7 +210,7 @@ class Sender:
         while hole_end < end and read(self._pages[:PAGE], hole_end) < PAGE:
             hole_end += PAGE
         self.table.forget(space, start, hole_end)
-        self._changed.setdefault(space, []).append((start, hole_end))
+        self._compared.gone(space, (start, hole_end))
         for at in range(start, hole_end, MAX_FORGET * PAGE):
             pages = min((hole_end - at) // PAGE, MAX_FORGET)
             self._channel.put(pack(Kind.FORGET, space=space, address=at, pages=pages))
@@ -241,7 +235,7 @@ class Sender:
             return
         else:
             runs, view, hashes = self._without_same(runs, view, hashes, former)
-        self._changed.setdefault(space, []).extend(runs)
+        self._compared.sent(space, runs)
         groups = self._contents.groups(hashes)
         first = 0
         for (kind, pages), pieces in zip(groups, split(runs, groups), strict=True):

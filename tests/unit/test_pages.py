@@ -249,6 +249,22 @@ def test_pages_that_cannot_be_read_any_more_are_forgotten(connect, store):
     assert_equal(store, memory)
 
 
+def test_what_is_not_there_any_more_is_not_verified(connect, store):
+    memory = Memory(noise(600))
+    link = connect()
+    link.sender.send_run(1, *memory.run, memory.read)
+    assert link.sender.verify_sent() == {}
+    for hole in (range(10, 20), range(15, 30)):
+        memory.holes |= set(hole)
+        link.sender.send_run(1, *memory.run, memory.read)
+        assert link.sender.verify_sent() == {}
+    memory.holes -= {12}
+    link.sender.send_run(1, BASE + 12 * PAGE, BASE + 13 * PAGE, memory.read)
+    there = [(BASE, BASE + 10 * PAGE), (BASE + 12 * PAGE, BASE + 14 * PAGE)]
+    assert link.sender.verify({1: there}) == {1: [(BASE + 13 * PAGE, BASE + 14 * PAGE)]}
+    assert_equal(store, memory)
+
+
 def test_what_is_forgotten_last_stays_forgotten(connect, store):
     memory = Memory(noise(10))
     link = connect()
