@@ -13,6 +13,8 @@ from criu_rpc.errors import BadImages
 
 #: the one link that CRIU makes: to the images of the round before
 PARENT = "parent"
+#: of a server that listens in the directory where criu works, which may be this one
+LAZY_PAGES_SOCKET = "lazy-pages.socket"
 
 _INVENTORY = "inventory.img"
 # alone of all images it has no common magic before its own (image.c)
@@ -99,6 +101,7 @@ def _checked(directory: Path, entry: os.DirEntry[str]) -> str:
     """The entry's name."""
     mode = entry.stat(follow_symlinks=False).st_mode
     is_parent = entry.name == PARENT and stat.S_ISLNK(mode)
-    if not (stat.S_ISREG(mode) or is_parent):
+    is_server = entry.name == LAZY_PAGES_SOCKET and stat.S_ISSOCK(mode)
+    if not (stat.S_ISREG(mode) or is_parent or is_server):
         raise BadImages(directory / entry.name, "is not a plain file, as every image is")
     return entry.name

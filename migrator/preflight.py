@@ -79,7 +79,7 @@ def objections(plan: Plan, container: Container) -> list[str]:
         found.append(
             "its terminal leads to a process of this host: make it with process.terminal false"
         )
-    found += immovable.objections(container.spec)
+    found += immovable.objections(container.spec, container.processes())
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")
     return found + list(_traced(container))

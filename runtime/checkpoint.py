@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from criu_rpc import (
@@ -19,7 +19,6 @@ from criu_rpc import (
     DumpOptions,
     DumpStats,
     Handler,
-    ManageCgroups,
     NetworkLock,
     Notification,
     Script,
@@ -27,6 +26,7 @@ from criu_rpc import (
     first_of,
 )
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
+from runtime.checkpoint_options import CheckpointOptions
 from runtime.container import Container
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
@@ -42,36 +42,9 @@ from runtime.state import Status, lock
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["Checkpoint", "CheckpointOptions", "checkpoint", "unlock"]
+
 _SEIZE_AT_MOST = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointOptions:
-    """How a container is dumped; names are those of runc's options."""
-
-    image_path: Path
-    #: for logs and statistics; image_path when None
-    work_path: Path | None = None
-    leave_running: bool = False
-    tcp_established: bool = False
-    tcp_skip_in_flight: bool = False
-    ext_unix_sk: bool = False
-    shell_job: bool = False
-    file_locks: bool = False
-    link_remap: bool = False
-    #: the content of tmpfs mounts is packed by us, not by CRIU's tar: quicker, but such images are
-    #: restored by this program alone
-    own_tmpfs: bool = False
-    #: its network namespace is described in the record, where that can be done, and CRIU leaves it
-    #: alone, running in it (`Checkpoint.place`): quicker, and for this program alone
-    own_network: bool = False
-    ghost_limit_bytes: int | None = None
-    timeout_s: int | None = None
-    manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
-    #: None: what works on this host
-    network_lock: NetworkLock | None = None
-    #: of the program; None: where find_criu looks
-    criu: str | None = field(default=None, compare=False)
 
 
 def checkpoint(
@@ -248,6 +221,13 @@ class Checkpoint:
             self._note_positions()
         elif notification.script == Script.POST_DUMP:
             self._note_network()
+        elif notification.script == Script.STATUS_READY:
+            self._say_ready()
+
+    def _say_ready(self) -> None:
+        if self.options.status_fd is not None:
+            os.write(self.options.status_fd, b"\0")
+            os.close(self.options.status_fd)
 
     def _note_positions(self) -> None:
         before = self.record.descriptors
@@ -301,6 +281,9 @@ class Checkpoint:
             shell_job=options.shell_job,
             file_locks=options.file_locks,
             link_remap=options.link_remap,
+            auto_dedup=options.auto_dedup,
+            page_server=options.page_server,
+            lazy_pages=options.lazy_pages,
             ghost_limit_bytes=options.ghost_limit_bytes,
             timeout_s=options.timeout_s,
             orphan_pts_master=True,
@@ -342,7 +325,7 @@ def _check_status(container: Container) -> bool:
     status = container.status()
     if status not in (Status.RUNNING, Status.PAUSED):
         raise WrongStatus(container.id, status, ("running", "paused"))
-    for why in objections(container.spec):
+    for why in objections(container.spec, container.processes()):
         raise CheckpointFailed(container.id, why)
     return status is Status.PAUSED
 

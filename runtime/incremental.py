@@ -65,7 +65,7 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
     parent = _parent(container, options, parent_path)
     if (status := container.status()) is not Status.RUNNING:
         raise WrongStatus(container.id, status, ("running",))
-    for why in objections(container.spec):
+    for why in objections(container.spec, container.processes()):
         raise CheckpointFailed(container.id, why)
     with lock(container.dir), _failing(container), ExitStack() as stack:
         stack.enter_context(written(options.image_path, options.work_path))

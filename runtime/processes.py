@@ -37,13 +37,16 @@ def end(pids: Iterable[int]) -> None:
         pidfd.reap(pid)
 
 
+def tasks_of(pid: int) -> list[int]:
+    """Its threads; none when it has ended."""
+    with suppress(OSError):
+        return [int(task) for task in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
 def thread_count(pids: Iterable[int]) -> int:
     """How many tasks *pids* have in all."""
-    count = 0
-    for pid in pids:
-        with suppress(OSError):
-            count += len(os.listdir(f"/proc/{pid}/task"))
-    return count
+    return sum(len(tasks_of(pid)) for pid in pids)
 
 
 def _parent(pid: int) -> int | None:

@@ -63,6 +63,8 @@ class RestoreOptions:
     lazy_pages: bool = False
     #: systemd makes its cgroup; so it does for one that was dumped with such a cgroup
     systemd_cgroup: bool = False
+    #: pages that newer images have are freed in older ones
+    auto_dedup: bool = False
     #: of the program; None: where find_criu looks
     criu: str | None = None
 

@@ -171,6 +171,7 @@ class RestorePlan:
             lsm_profile=options.lsm_profile,
             lsm_mount_context=options.lsm_mount_context,
             lazy_pages=options.lazy_pages,
+            auto_dedup=options.auto_dedup,
             orphan_pts_master=True,
         )
 

@@ -227,8 +227,9 @@ _CRIU_OPTIONS = (
         show_default=True,
         help="What CRIU does about cgroups below the container's own.",
     ),
-    refused("--lazy-pages"),
-    refused("--auto-dedup"),
+    click.option(
+        "--auto-dedup", is_flag=True, help="Free pages in the images that newer ones have."
+    ),
     refused("--empty-ns", flag=False),
 )
 

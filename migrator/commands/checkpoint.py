@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,11 @@ from migrator.commands._common import (
     criu_options,
     id_argument,
     pass_settings,
-    refused,
     verb,
 )
+
+if TYPE_CHECKING:
+    from criu_rpc import PageServer
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -26,6 +28,19 @@ def _size(ctx: click.Context, option: click.Parameter, text: str | None) -> int 
     if match := re.fullmatch(r"(\d+)([KMG]?)", text, re.IGNORECASE):
         return int(match[1]) * _UNITS[match[2].upper()]
     raise click.BadParameter(f"{text!r} is not a size such as 1M", ctx, option)
+
+
+def _page_server(
+    ctx: click.Context, option: click.Parameter, text: str | None
+) -> PageServer | None:
+    if text is None:
+        return None
+    from criu_rpc import PageServer
+
+    address, _, port = text.rpartition(":")
+    if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise click.BadParameter(f"{text!r} is not of the form ADDRESS:PORT", ctx, option)
+    return PageServer(address.strip("[]"), int(port))
 
 
 @verb()
@@ -61,8 +76,23 @@ def _size(ctx: click.Context, option: click.Parameter, text: str | None) -> int 
     metavar="PATH",
     help="A --pre-dump before, relative to the image path: what it has is not copied again.",
 )
-@refused("--page-server", flag=False)
-@refused("--status-fd", flag=False)
+@click.option(
+    "--page-server",
+    metavar="ADDRESS:PORT",
+    callback=_page_server,
+    help="Send its memory to the page server there; with --lazy-pages: be one, at that address.",
+)
+@click.option(
+    "--lazy-pages",
+    is_flag=True,
+    help="Write all but its memory, and serve that to a restore elsewhere.",
+)
+@click.option(
+    "--status-fd",
+    type=click.IntRange(min=0),
+    metavar="FD",
+    help="Write a zero byte to this descriptor when its memory is being served.",
+)
 @pass_settings
 def command(
     settings: Settings,
@@ -72,6 +102,7 @@ def command(
     manage_cgroups_mode: str,
     pre_dump: bool,
     parent_path: str | None,
+    lazy_pages: bool,
     **options: Any,
 ) -> None:
     """Write the memory, files and connections of a running CONTAINER to an image directory.
@@ -82,6 +113,10 @@ def command(
     Most of the memory can be written while it runs: with --pre-dump, once or several times, each
     with the one before as --parent-path, and the last of them as that of the checkpoint itself.
     """
+    if lazy_pages and not options["page_server"]:
+        raise click.UsageError("--lazy-pages needs --page-server: where its memory is served")
+    if (lazy_pages or options["page_server"]) and (pre_dump or parent_path):
+        raise click.UsageError("--page-server goes neither with --pre-dump nor with --parent-path")
     from criu_rpc import ManageCgroups, NetworkLock
     from runtime import incremental
     from runtime.checkpoint import CheckpointOptions, checkpoint
@@ -92,6 +127,7 @@ def command(
         manage_cgroups_mode=ManageCgroups[manage_cgroups_mode.upper()],
         network_lock=NetworkLock[network_lock.upper()] if network_lock else None,
         criu=settings.criu,
+        lazy_pages=lazy_pages,
         **options,
     )
     container = Container.load(settings.root, container_id)

@@ -58,6 +58,9 @@ def _pairs(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) 
 @click.option("--tcp-close", is_flag=True, help="Have its connections come up closed.")
 @click.option("--lsm-profile", metavar="TYPE:NAME", help="Security profile of its processes.")
 @click.option("--lsm-mount-context", metavar="CONTEXT", help="SELinux context of its mounts.")
+@click.option(
+    "--lazy-pages", is_flag=True, help="Its memory comes from a lazy-pages server in the work path."
+)
 @click.option("--no-subreaper", is_flag=True, expose_value=False, hidden=True)
 @click.option("--network-lock", expose_value=False, hidden=True)  # the images say which it was
 @console_socket_option

@@ -97,6 +97,19 @@ def test_a_created_container_is_refused(migratory: Migratory) -> None:
     assert not migratory.images.exists()
 
 
+def test_what_criu_would_not_restore_is_refused_before(migratory: Migratory) -> None:
+    migratory.start()
+    pid = str(migratory.container.state.init_pid)
+    subprocess.run(
+        ["chrt", "-R", "-d", "-T", "1000000", "-P", "99000000", "-D", "99000000", "-p", "0", pid],
+        check=True,
+    )
+    with pytest.raises(CheckpointFailed, match=f"process {pid} is scheduled by SCHED_DEADLINE"):
+        migratory.checkpoint()
+    assert migratory.container.status() is Status.RUNNING
+    assert not migratory.images.exists()
+
+
 @pytest.mark.needs_nftables
 @pytest.mark.parametrize("lock", ["NFTABLES", "IPTABLES"])
 def test_a_failure_leaves_it_running_and_unlocked(migratory: Migratory, lock: str) -> None:

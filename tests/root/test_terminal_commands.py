@@ -226,3 +226,21 @@ def test_output_is_not_lost_when_nobody_reads_fast(box: Box, window: Window) -> 
     time.sleep(0.2)
     assert window.screen.shows("2999\r\n3000\r\nend")
     assert window.ends(run) == 0
+
+
+@pytest.mark.needs_criu
+def test_a_restore_in_the_foreground_shows_its_terminal(
+    box: Box, window: Window, console: ConsoleSocket, room: Path
+) -> None:
+    box.program("sh", "-c", "stty -echo; echo ready; read word; echo $word; exit 5", terminal=True)
+    detached = ("run", "--detach", "--console-socket", str(console.path))
+    assert migrator(box, *detached, "--bundle", str(box.bundle.path), box.id).returncode == 0
+    _, screen = console.receive()
+    with screen:
+        assert screen.shows("ready")
+        images = ("--image-path", str(room / "images"))
+        assert migrator(box, "checkpoint", *images, box.id).returncode == 0
+    restoring = window.run("restore", *images, "--bundle", str(box.bundle.path), box.id)
+    window.screen.type("word\n")
+    assert window.screen.shows("word")
+    assert window.ends(restoring) == 5

@@ -111,6 +111,8 @@ def test_the_version_names_the_program_on_its_first_line(
         (["state", "--bogus"], "no such option"),
         (["--log-format", "xml", "list"], "'xml' is not one of 'text', 'json'"),
         (["restore", "--no-pivot", "a"], "--no-pivot is not supported yet"),
+        (["checkpoint", "--lazy-pages", "a"], "--lazy-pages needs --page-server"),
+        (["checkpoint", "--page-server", "host", "a"], "'host' is not of the form ADDRESS:PORT"),
         (["create", "--preserve-fds", "-1", "a"], "-1 is not in the range x>=0"),
         (["kill", "a", "FOO"], "'FOO' is no signal: give a name such as TERM, or a number"),
     ],
