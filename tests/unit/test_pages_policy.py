@@ -108,7 +108,8 @@ TEXT = TEXT[:MIB]
 def test_auto_compresses_on_a_slow_link():
     stream = Stream(12 * MIB)
     stream.send(TEXT, 40)
-    assert stream.used == ["none", "zstd"]
+    # which of the codecs: their speed is measured, and this machine may be busy
+    assert stream.used in (["none", "zstd"], ["none", "lz4"])
     assert stream.flow.bytes_sent < 30 * MIB
 
 
@@ -122,9 +123,7 @@ def test_auto_changes_its_mind_twice_at_most():
     stream = Stream(12 * MIB)
     for data, mib in ((TEXT, 100), (os.urandom(MIB), 900), (TEXT, 1100)):
         stream.send(data, mib)
-    # which of the codecs: their speed is measured, and this machine may be busy
-    assert stream.used[0] == "none"
-    assert stream.used[1] in available()
+    assert stream.used[:2] in (["none", "zstd"], ["none", "lz4"])
     assert len(stream.used) <= 3
     assert stream.flow.page_bytes > DECIDE_AT[-1]
 
