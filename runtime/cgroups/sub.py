@@ -50,6 +50,9 @@ def join(cgroup: CgroupManager, pid: int, wanted: SubCgroups, init_pid: int) -> 
 
 
 def _below(cgroup: CgroupManager, wanted: SubCgroups) -> list[Path]:
+    if wanted and not cgroup.paths:
+        why = f"no process comes into {next(iter(wanted.values()))}: the container has no cgroup"
+        raise CgroupError("of the container", why)
     for name in wanted:
         if name and name not in cgroup.paths:
             raise CgroupError(f"controller {name}", f"unknown controller {name}: not mounted here")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cgroups import sub
+from runtime.cgroups.absent import NoCgroups
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
 from runtime.errors import CgroupError
@@ -72,6 +73,12 @@ def test_a_process_comes_into_the_one_below_for_the_controllers_named(tmp_path: 
 def test_one_that_is_not_below_is_refused(wanted: dict[str, str], why: str, tmp_path: Path) -> None:
     with pytest.raises(CgroupError, match=why):
         sub.join(v1(tmp_path), 7, wanted, init_pid=0)
+
+
+def test_below_none_there_is_none() -> None:
+    sub.join(NoCgroups(), 7, {}, init_pid=0)
+    with pytest.raises(CgroupError, match="no process comes into a: the container has no cgroup"):
+        sub.join(NoCgroups(), 7, {"": "a"}, init_pid=0)
 
 
 def test_on_v2_only_one_that_is_wanted_must_take_it(tmp_path: Path) -> None:
