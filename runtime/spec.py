@@ -59,9 +59,10 @@ __all__ = [
 
 CONFIG_FILE = "config.json"
 
-# What a process that is added to a container has of the container's own, unless it says otherwise.
+# What a process that is added to a container has of the container's own, unless it says otherwise;
+# the labels too: runtime/process/exec.py sees to them for every caller.
 _OF_THE_CONTAINER = (
-    *("capabilities", "rlimits", "oomScoreAdj", "apparmorProfile", "selinuxLabel"),
+    *("capabilities", "rlimits", "oomScoreAdj"),
     *("ioPriority", "scheduler", "execCPUAffinity"),
 )
 

@@ -70,7 +70,7 @@ class Process(NamedTuple):
     no_new_privileges: bool = False
     #: None: keep the runtime's
     oom_score_adj: int | None = None
-    #: "": keep the runtime's
+    #: "": keep the runtime's, or in a further process the container's
     apparmor_profile: str = ""
     selinux_label: str = ""
     #: these three checked, with the names of the specification: runtime/scheduling.py reads them

@@ -49,7 +49,8 @@ def launch(
 
     It is our child, or with *detach* somebody else's to wait for: a zombie of ours would keep the
     container's init from ending (pid_namespaces(7)). The caller holds the container's lock. In a
-    paused container it starts when that is resumed.
+    paused container it starts when that is resumed. Where it names no AppArmor profile or SELinux
+    label, it has the container's.
     """
     takes = taker(process, terminal)
     status = derive_status(state, directory)
@@ -69,7 +70,7 @@ def launch(
         _join_rdt_groups(state, launched.launcher_pid)
         affinity.set_final(launched.launcher_pid, process.exec_cpu_affinity)
         plan = planner.exec_plan(
-            process,
+            _labelled(process, state),
             linux,
             state,
             pidfd=init,
@@ -97,6 +98,18 @@ def _join_rdt_groups(state: State, pid: int) -> None:
         from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
 
         resctrl_group.join(state.rdt_joined, pid, at=resctrl_group.root())
+
+
+def _labelled(process: Process, state: State) -> Process:
+    """*process*, confined as the container is unless it says otherwise; the kernel has no default.
+
+    Without a label it would go on as the runtime is, which nothing confines.
+    """
+    own = state.spec.get("process") or {}
+    return process._replace(
+        apparmor_profile=process.apparmor_profile or own.get("apparmorProfile") or "",
+        selinux_label=process.selinux_label or own.get("selinuxLabel") or "",
+    )
 
 
 def _linux_of(state: State) -> Linux:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from runtime import UnsupportedField
 from runtime.constants import AT_FDCWD, CLONE_NEWNS, MS_PRIVATE
 from runtime.process import labels
 from runtime.syscalls import mount_setattr, move_mount, open_tree, unshare
+from tests.bundles import merged
 from tests.containers import Box, eventually
 from tests.migratory import Migratory
 
@@ -80,6 +82,16 @@ def test_a_label_that_nothing_enforces_here_is_refused_by_name(
     box.update(**sections)
     with pytest.raises(UnsupportedField, match=f"{field} is not enabled on this host"):
         box.create()
+
+
+@pytest.mark.skipif(Path("/sys/kernel/security/lsm").exists(), reason="has security modules")
+def test_a_further_process_has_the_labels_of_the_container_whoever_adds_it(box: Box) -> None:
+    container = box.start()
+    for field, label in (("apparmorProfile", "mig-test"), ("selinuxLabel", "a:b:c:s0")):
+        config = merged(container.state.spec, {"process": {field: label}})
+        replace(container.state, spec=config).save(container.dir)
+        with pytest.raises(UnsupportedField, match=f"process.{field}: .* is not enabled on this"):
+            box.exec(container, "true", apparmor_profile="", selinux_label="")
 
 
 def test_without_apparmor_unconfined_asks_for_nothing(box: Box) -> None:
