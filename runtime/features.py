@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runtime import mount_options, spec
+from runtime import mount_options, scheduling, spec
 from runtime.capabilities import NAMES
 from runtime.criu_config import CONFIG_ANNOTATION
 from runtime.default_spec import OCI_VERSION, default_spec
@@ -60,7 +60,16 @@ def _linux() -> dict[str, Any]:
         },
         "apparmor": _enabled(process={"apparmorProfile": "profile"}),
         "selinux": _enabled(process={"selinuxLabel": "label"}),
-        "intelRdt": _enabled(linux={"intelRdt": {"closID": "group"}}),
+        "memoryPolicy": {
+            "modes": sorted(scheduling.MEMORY_MODES),
+            "flags": sorted(scheduling.MEMORY_FLAGS),
+        },
+        "intelRdt": {
+            **_enabled(linux={"intelRdt": {"closID": "group"}}),
+            "schemata": _carried_out(linux={"intelRdt": {"schemata": ["L3:0=f"]}}),
+            "monitoring": _carried_out(linux={"intelRdt": {"enableMonitoring": True}}),
+        },
+        "netDevices": _enabled(linux={"netDevices": {"eth0": {}}}),
         "mountExtensions": {"idmap": _enabled(mounts=[_IDMAPPED])},
     }
 

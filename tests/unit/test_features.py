@@ -72,6 +72,7 @@ def test_each_capability_is_accepted() -> None:
         ("apparmor", {"process": {"apparmorProfile": "some"}}),
         ("selinux", {"process": {"selinuxLabel": "some"}}),
         ("intelRdt", {"linux": {"intelRdt": {"closID": "some"}}}),
+        ("netDevices", {"linux": {"netDevices": {"eth0": {}}}}),
     ],
 )
 def test_a_feature_is_enabled_where_its_field_is_carried_out(
@@ -95,6 +96,23 @@ def test_each_word_of_seccomp_is_accepted() -> None:
     asked = {"architectures": said["archs"], "flags": said["supportedFlags"], "syscalls": calls}
     listener = {"listenerPath": "/agent"}
     accept(linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", **asked, **listener}})
+
+
+def test_each_word_of_a_memory_policy_is_accepted() -> None:
+    said = LINUX["memoryPolicy"]
+    assert {"MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_BIND"} < set(said["modes"])
+    for mode in said["modes"]:
+        nodes = {} if mode in ("MPOL_DEFAULT", "MPOL_LOCAL") else {"nodes": "0"}
+        accept(linux={"memoryPolicy": {"mode": mode, "flags": said["flags"], **nodes}})
+
+
+@pytest.mark.parametrize(
+    ("feature", "field"),
+    [("schemata", {"schemata": ["L3:0=f"]}), ("monitoring", {"enableMonitoring": True})],
+)
+def test_of_intel_rdt_is_said_what_is_carried_out(feature: str, field: dict[str, Any]) -> None:
+    assert LINUX["intelRdt"][feature]
+    accept(linux={"intelRdt": field})
 
 
 def test_both_versions_of_cgroups_have_a_manager() -> None:
