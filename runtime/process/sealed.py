@@ -29,7 +29,7 @@ def sealed(path: str) -> int:
 
     That of an overlay without an upper layer, where nothing could be written to; else that of a
     read-only mount. An ordinary user makes neither, and root in his container is he himself, who
-    could write to a file of his: what is started is then a copy in memory.
+    could write to the file where it is his or his group's: what is started is a copy in memory.
     """
     logger.debug("runc exeseal: using /proc/self/exe clone: %s cannot be written through it", path)
     with suppress(OSError):  # no overlayfs, or none on top of what the program lies on
@@ -37,9 +37,7 @@ def sealed(path: str) -> int:
     try:
         fd = open_tree(AT_FDCWD, path)
     except PermissionError:
-        if os.stat(path).st_uid == os.geteuid():
-            return _copied(path)
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+        return _copied(path)
     mount_setattr(fd, attr_set=MOUNT_ATTR_RDONLY)
     return fd
 

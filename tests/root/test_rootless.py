@@ -42,11 +42,11 @@ class User:
             check=False,
         )
 
-    def start(self, container_id: str) -> str:
+    def start(self, container_id: str, *command: str) -> str:
         """Start a container that goes on; returns what went wrong. No pipe of ours goes with it."""
         with (self.runtime_directory / "log").open("w+") as log:
             subprocess.run(
-                [*self.prefix, MIGRATOR, "run", "--detach", container_id],
+                [*self.prefix, MIGRATOR, *(command or ("run", "--detach")), container_id],
                 env={"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(self.runtime_directory)},
                 cwd=self.bundle.path,
                 stdin=subprocess.DEVNULL,
@@ -116,6 +116,13 @@ def test_a_container_of_roots_with_the_same_id_is_not_in_the_way(
         assert user.run("run", name).stdout == "fine\n"
     finally:
         subprocess.run([*of_root, "delete", "--force", name], check=True, **quiet)
+
+
+def test_what_is_started_is_no_file_that_the_user_could_write_to(user: User, name: str) -> None:
+    user.program("exec sleep 60")
+    assert not user.start(name, "create")
+    pid = json.loads(user.run("state", name).stdout)["pid"]
+    assert os.readlink(f"/proc/{pid}/exe") == "/memfd:python (deleted)"
 
 
 def test_without_a_user_namespace_it_says_what_helps(user: User, name: str) -> None:
