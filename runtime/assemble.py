@@ -89,7 +89,6 @@ class Assembly:
         hooks: InProcessHooks,
     ) -> None:
         self.spec = load(bundle)
-        check(self.spec)
         self._rootless = not is_host_root() if rootless is None else rootless
         state = first_state(
             container_id, bundle, self.spec, networks, systemd_cgroup=systemd_cgroup
@@ -102,6 +101,7 @@ class Assembly:
 
     def activate(self, listen_fds: int, *, notify: bool) -> None:
         """Tell its process of what a service manager gives it (sd_listen_fds(3), sd_notify(3))."""
+        check(self.spec, notify=notify)
         process = self.spec.process
         env = process.env
         if listen_fds:

@@ -30,8 +30,8 @@ class Readiness:
     def __init__(self, state: State, manager: str, init: int) -> None:
         self._init_pid = state.init_pid
         self._manager = manager
-        self._init = os.dup(init)
         self._own = socket.socket(fileno=pidfd_getfd(init, state.notify_fd))
+        self._init = os.dup(init)
 
     @classmethod
     def of(cls, state: State, manager: str) -> Readiness | None:

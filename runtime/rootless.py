@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.cgroups import CgroupManager, manager, of_state
 from runtime.errors import CgroupError, SetupFailed
+from runtime.oserrors import sentence
+from runtime.seccomp.words import NOTIFY, listens
 
 if TYPE_CHECKING:
     from runtime.spec_model import Spec
@@ -33,12 +35,24 @@ def is_host_root() -> bool:
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == _ALL_IDS
 
 
-def check(spec: Spec) -> None:
-    """Raise SetupFailed where an ordinary user cannot make the container of *spec*."""
-    if os.geteuid() != 0 and not spec.linux.namespace("user"):
+def check(spec: Spec, *, notify: bool) -> None:
+    """Raise SetupFailed where an ordinary user cannot make the container of *spec*.
+
+    notify: who starts it is to take a descriptor out of its init, as the agent of a seccomp filter
+    is to have one. Nobody may trace init, so that takes CAP_SYS_PTRACE (pidfd_getfd(2)).
+    """
+    if os.geteuid() == 0:
+        return
+    if not spec.linux.namespace("user"):
         remedy = "`migrator spec --rootless` writes a config.json with one"
         why = f"rootless container requires user namespaces: {remedy}"
         raise SetupFailed("creating a container", why)
+    if notify:
+        why = "only root can listen to what the container says: unset NOTIFY_SOCKET"
+        raise SetupFailed("making the notify socket", why)
+    if listens(spec.linux.seccomp):
+        why = f"only root can give it to an agent: use no {NOTIFY} in linux.seccomp"
+        raise SetupFailed("handing over the seccomp listener", why)
 
 
 def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, CgroupManager]:

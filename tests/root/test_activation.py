@@ -6,11 +6,13 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runtime import Container
+from runtime import Container, SetupFailed
+from runtime.readiness import Readiness
 from tests.clients.apart import MIGRATOR
 from tests.containers import Box
 
@@ -66,6 +68,13 @@ def test_a_start_does_not_wait_for_a_container_that_has_ended(
     container = box.create(notify=True)
     container.start(manager=manager.getsockname())
     container.wait()
+
+
+def test_what_cannot_be_taken_out_of_its_init_leaves_no_descriptor(waiting: Container) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SetupFailed, match="taking the notify socket"):
+        Readiness.of(replace(waiting.state, notify_fd=1000), "/no/manager")
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_the_socket_can_be_written_by_every_user_of_the_container(

@@ -125,6 +125,20 @@ def test_what_is_started_is_no_file_that_the_user_could_write_to(user: User, nam
     assert os.readlink(f"/proc/{pid}/exe") == "/memfd:python (deleted)"
 
 
+def test_what_only_root_could_take_out_of_its_init_is_refused(user: User, name: str) -> None:
+    user.program("true")
+    seccomp = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": "/no/agent",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+    }
+    user.bundle.update(linux={"seccomp": seccomp})
+    assert "handing over the seccomp listener: only root can" in user.run("run", name).stderr
+    user.bundle.update(linux={"seccomp": None})
+    user.prefix += ["env", f"NOTIFY_SOCKET={user.runtime_directory}/none"]
+    assert "making the notify socket: only root can" in user.run("run", name).stderr
+
+
 def test_without_a_user_namespace_it_says_what_helps(user: User, name: str) -> None:
     spec = user.bundle.spec
     spec["linux"]["namespaces"] = [{"type": "mount"}]
