@@ -71,11 +71,13 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         cgroup.create()
         return replace(state, cgroup_paths=paths), cgroup
     except CgroupError as exc:
-        if not isinstance(exc.__cause__, PermissionError):
+        cause = exc.__cause__
+        if not isinstance(cause, PermissionError):
             raise
         if spec.linux.cgroups_path:
-            why = f"unable to apply cgroup configuration: {exc.why.lower()}"
-            raise CgroupError(exc.path, why) from exc.__cause__
+            denied = sentence("", cause.strerror or str(cause))
+            why = f"unable to apply cgroup configuration: {denied}"
+            raise CgroupError(exc.path, why) from cause
     own_pids = spec.linux.namespace("pid")
     if own_pids is None or own_pids.path:
         logger.warning(
