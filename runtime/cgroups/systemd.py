@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
 from runtime.cgroups.unit_properties import Property, of_annotations, properties
 from runtime.cgroups.units import Unit
@@ -42,8 +43,13 @@ class _UnitManager(CgroupManager):
         self._wished = of_annotations(annotations)
 
     def _make(self) -> None:
-        if self._directory_of_unit.is_dir():
-            self._fill()
+        """Nothing yet, and nothing of another's: a slice that is there would be stopped with us.
+
+        A scope lives no longer than its processes, so one without is none's.
+        """
+        if self.unit.is_slice and self._directory_of_unit.is_dir():
+            why = "there is such a slice already: choose another linux.cgroupsPath"
+            raise CgroupError(self.unit.name, why)
 
     @abstractmethod
     def _fill(self) -> None:
@@ -51,7 +57,7 @@ class _UnitManager(CgroupManager):
 
     def join(self, pid: int) -> None:
         """Move *pid* in; the first one starts the unit."""
-        if not self._directory_of_unit.is_dir():
+        if not tree.processes(self._directory_of_unit):
             with _bus(self.unit) as bus:
                 bus.start([*self._described(pid), *self._wished])
             self._fill()

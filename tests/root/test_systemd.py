@@ -1,6 +1,7 @@
 """Containers as units of systemd: what it shows, what stays as it was when it sets limits anew."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_without_a_bus_it_is_refused(box: Box, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(CgroupError, match=r"no system bus to systemd .*cgroupfs"):
         box.create(systemd_cgroup=True)
     assert not (box.root / box.id).exists()
+
+
+@pytest.mark.needs_cgroup_v2_tree
+def test_a_slice_that_is_there_is_anothers(name: str) -> None:
+    root = detect().v2
+    assert root is not None
+    cgroup = SystemdV2({"": root / "migrator" / f"{name}.slice"}, {})
+    cgroup.paths[""].mkdir(parents=True)
+    try:
+        with pytest.raises(CgroupError, match=rf"{name}\.slice: there is such a slice already"):
+            cgroup.create()
+        assert cgroup.exists()
+    finally:
+        tree.remove(cgroup.paths[""], time.monotonic() + 1)
 
 
 @pytest.mark.needs_cgroup_v2_tree
