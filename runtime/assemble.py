@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Init opens it for writing as the container's user, whoever that is.
+# Init opens it for writing as the container's user, whoever that is, by a descriptor: others could
+# come to it by its path, which the directory's mode forbids.
 _FIFO_MODE = 0o622
 _ANSWER_MODE = 0o644
 

@@ -15,13 +15,14 @@ from runtime.undo import Undo
 def reserve(root: Path, container_id: str, undo: Undo) -> Path:
     """Take the id: make its state directory, and hold its lock until *undo* ends.
 
+    Nobody else may enter it: who can open its fifos could keep `start` waiting, or answer for init.
     Raises ContainerExists when it is taken.
     """
     directory = root / container_id
     with failing("making the state directory"):
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            directory.mkdir(mode=0o711)
+            directory.mkdir(mode=0o700)
         except FileExistsError:
             raise ContainerExists(container_id) from None
     undo.on_error(release, directory)

@@ -45,7 +45,7 @@ def room(name: str) -> Iterator[Path]:
 def state_root(room: Path) -> Path:
     """Where a runtime under test keeps its state, instead of /run/migrator."""
     path = room / "state"
-    path.mkdir(mode=0o711)
+    path.mkdir(mode=0o700)
     return path
 
 

@@ -68,6 +68,16 @@ def test_the_oci_state_has_what_the_specification_wants(box: Box) -> None:
     assert [each.id for each in Container.list_all(box.root)] == [box.id]
 
 
+def test_nobody_else_can_hold_up_its_start(box: Box) -> None:
+    for path in (box.root.parent, box.root):
+        path.chmod(0o755)
+    fifo = box.create().dir / "exec.fifo"
+    script = "import os, sys; os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
+    argv = ["/usr/bin/python3", "-c", script, str(fifo)]
+    tried = subprocess.run(argv, user=65534, group=65534, stderr=subprocess.PIPE, text=True)
+    assert "Permission denied" in tried.stderr
+
+
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 0)])
 @pytest.mark.usefixtures("traceless")
 def test_run_returns_the_exit_status_of_the_program(box: Box, script: str, status: int) -> None:

@@ -371,7 +371,7 @@ def test_images_of_another_runtime_can_be_restored(dumped: Migratory) -> None:
 
 def test_the_state_directory_is_private(dumped: Migratory) -> None:
     container = dumped.restore()
-    assert stat.S_IMODE(container.dir.stat().st_mode) == 0o711
+    assert stat.S_IMODE(container.dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((container.dir / "state.json").stat().st_mode) == 0o600
 
 
