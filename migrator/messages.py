@@ -60,6 +60,8 @@ class Preflight:
     criu_version: list[int]
     cpuinfo: str
     cgroup_version: str
+    #: its cgroup is a unit of systemd's
+    systemd: bool
     namespaces: list[str]
     bridges: list[str]
     mount_sources: list[str]

@@ -35,6 +35,9 @@ from runtime.memory.injection import tracer_of
 from runtime.network import bridge_exists, network_lock
 from runtime.state import check_id
 
+# sd_booted(3)
+_SYSTEMD = Path("/run/systemd/system")
+
 
 def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
     """What the destination must offer for *container*; *criu* is the source's, already started."""
@@ -51,6 +54,7 @@ def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
         criu_version=list(criu.version()),
         cpuinfo=_cpuinfo(criu),
         cgroup_version=cgroup_version(),
+        systemd=state.systemd_cgroup,
         namespaces=[entry["path"] for entry in _namespaces(container) if entry.get("path")],
         bridges=sorted({plan.bridges.get(name, name) for name in _bridges(container)}),
         mount_sources=list(_mount_sources(container)),
@@ -203,6 +207,8 @@ def _processor(criu: Criu, cpuinfo: str) -> str | None:
 def _cgroups(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
     if (here := cgroup_version()) != needs.cgroup_version:
         yield f"it has cgroup {here}, the source {needs.cgroup_version}: boot both with the same"
+    if needs.systemd and not _SYSTEMD.is_dir():
+        yield "it does not run systemd, which has to make the cgroup: create it without that"
 
 
 def _bridges_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:

@@ -61,8 +61,8 @@ class RestoreOptions:
     lsm_mount_context: str | None = None
     #: a server listens at lazy-pages.socket in work_path, which gives the pages that are PE_LAZY
     lazy_pages: bool = False
-    #: systemd makes its cgroup; so it does for one that was dumped with such a cgroup
-    systemd_cgroup: bool = False
+    #: whether systemd makes its cgroup; None: as where it was dumped
+    systemd_cgroup: bool | None = None
     #: pages that newer images have are freed in older ones
     auto_dedup: bool = False
     #: of the program; None: where find_criu looks

@@ -61,6 +61,7 @@ class RestorePlan:
         networks = Networks()
         if own and not own.path:
             networks = options.place(record.networks, container_id)
+        systemd = options.systemd_cgroup
         plan = cls(
             options=options.dumped_with(record),
             spec=spec,
@@ -70,7 +71,7 @@ class RestorePlan:
                 bundle,
                 spec,
                 networks,
-                systemd_cgroup=options.systemd_cgroup or record.systemd_cgroup,
+                systemd_cgroup=record.systemd_cgroup if systemd is None else systemd,
             ),
             networks=networks,
             namespaces=externals.namespaces_by_path(spec),

@@ -39,7 +39,8 @@ class Settings:
     root: Path
     criu: str | None = None
     debug: bool = False
-    systemd_cgroup: bool = False
+    #: None: not said
+    systemd_cgroup: bool | None = None
     #: None: whether who calls is the host's root decides
     rootless: bool | None = None
 
@@ -193,7 +194,7 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
             from runtime.network import combine
 
             options["networks"] = combine(networks, routes, network_file)
-        options["systemd_cgroup"] = settings.systemd_cgroup
+        options["systemd_cgroup"] = bool(settings.systemd_cgroup)
         options["rootless"] = settings.rootless
         return function(root=settings.root, stdio=Stdio.inherited(), **options)
 

@@ -116,8 +116,8 @@ def _version_lines(criu: str | None) -> Iterator[str]:
 )
 @click.option("--debug", is_flag=True, help="Log every step, and where an error comes from.")
 @click.option(
-    "--systemd-cgroup",
-    is_flag=True,
+    "--systemd-cgroup/--no-systemd-cgroup",
+    default=None,
     help="Have systemd make cgroups; linux.cgroupsPath is slice:prefix:name.",
 )
 @click.option(
@@ -146,7 +146,7 @@ def group(
     debug: bool,
     rootless: str,
     criu: str | None,
-    systemd_cgroup: bool,
+    systemd_cgroup: bool | None,
 ) -> None:
     """Run containers, and move them to another host while they run.
 

@@ -369,6 +369,18 @@ def test_images_of_another_runtime_can_be_restored(dumped: Migratory) -> None:
     assert dumped.counts()
 
 
+def test_systemd_makes_the_cgroup_again_unless_that_is_not_wished(
+    dumped: Migratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+    record = dumped.images / "migrator.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"systemd_cgroup": True}))
+    with pytest.raises(CgroupError, match="no system bus to systemd"):
+        dumped.restore()
+    dumped.restore(systemd_cgroup=False)
+    assert dumped.counts()
+
+
 def test_the_state_directory_is_private(dumped: Migratory) -> None:
     container = dumped.restore()
     assert stat.S_IMODE(container.dir.stat().st_mode) == 0o700

@@ -1,0 +1,28 @@
+"""What a destination is asked before anything is touched."""
+
+from pathlib import Path
+
+from migrator import preflight
+from migrator.messages import Preflight
+
+
+def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> None:
+    wanted = Preflight(
+        container="mig-test",
+        bundle=str(tmp_path),
+        rootfs=str(tmp_path / "rootfs"),
+        rootfs_mode="shared",
+        rootfs_bytes=0,
+        memory_bytes=0,
+        machine="",
+        criu_version=[0, 0, 0],
+        cpuinfo="",
+        cgroup_version="",
+        systemd=True,
+        namespaces=[],
+        bridges=[],
+        mount_sources=[],
+    )
+    reasons = preflight.check(wanted, tmp_path, str(tmp_path / "no criu"))
+    told = any("it does not run systemd" in each for each in reasons)
+    assert told is not Path("/run/systemd/system").is_dir()  # sd_booted(3)
