@@ -14,7 +14,7 @@ import pytest
 from runtime import Container, SetupFailed
 from runtime.readiness import Readiness
 from tests.clients.apart import MIGRATOR
-from tests.containers import Box
+from tests.containers import Box, eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -58,7 +58,8 @@ def test_a_start_waits_until_the_container_is_ready_and_says_so(
         assert not started.done()
         os.close(*barrier)
         started.result(WITHIN_S)
-    assert (box.bundle.rootfs / "tmp/told").read_text() == "/run/notify/notify.sock\n"
+    told = box.bundle.rootfs / "tmp/told"  # it said so before its program had begun
+    assert eventually(lambda: told.exists() and told.read_text() == "/run/notify/notify.sock\n")
 
 
 def test_a_start_does_not_wait_for_a_container_that_has_ended(
