@@ -104,6 +104,7 @@ class Relay:
 
     def finish(self) -> None:
         """Carry the rest of what the container has said."""
+        self._outward.resume()  # it may have been opened again, for its last words
         self._outward.drain()
 
     def resize(self) -> None:

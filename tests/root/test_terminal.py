@@ -373,8 +373,3 @@ def test_a_foreground_run_reads_what_it_is_given(box: Box) -> None:
     box.program("sh", "-c", "read line; echo got $line", terminal=True)
     assert Container.run(box.root, box.id, box.bundle.path, stdio=Stdio(given, out)) == 0
     assert out.read_bytes() == b"words\ngot words\n"  # the first is the terminal's echo
-
-
-def test_output_goes_on_after_the_terminal_was_closed_and_opened_again(box: Box) -> None:
-    script = "exec 0<&- 1>&- 2>&-; sleep 0.2; echo back > /dev/console; sleep 0.2"
-    assert shown(box, script) == ["back"]

@@ -6,20 +6,21 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers import Box
+from tests.containers import Box, eventually
 from tests.terminals import ConsoleSocket, Screen
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
 PROGRAM = str(Path(sys.executable).with_name("migrator"))
 TIMEOUT_S = 30
+# <asm/unistd.h>; poll is ppoll where there is but that
+WRITE, POLL = {"x86_64": ("1", "7"), "aarch64": ("64", "73")}[os.uname().machine]
 
 
 class Window:
@@ -221,10 +222,27 @@ def test_an_exec_that_does_not_fit_is_refused(box: Box) -> None:
         assert why in done.stderr
 
 
+def asleep_in(process: subprocess.Popen[bytes]) -> list[str]:
+    """Number and arguments of the call that *process* sleeps in (proc_pid_syscall(5))."""
+    return Path(f"/proc/{process.pid}/syscall").read_text().split()
+
+
 def test_output_is_not_lost_when_nobody_reads_fast(box: Box, window: Window) -> None:
-    run = window.run("run", *of(box, "seq 3000; echo end"))
-    time.sleep(0.2)
-    assert window.screen.shows("2999\r\n3000\r\nend")
+    run = window.run("run", *of(box, "seq 30000; echo end"))  # more than both terminals hold
+    assert eventually(lambda: asleep_in(run)[0] == WRITE)  # ours takes no more
+    assert window.screen.shows("29999\r\n30000\r\nend")
+    assert window.ends(run) == 0
+
+
+def test_output_goes_on_after_the_terminal_was_closed_and_opened_again(
+    box: Box, window: Window
+) -> None:
+    script = "exec 0<&- 1>&- 2>&-; until test -e /go; do sleep 0.01; done; echo back >/dev/console"
+    run = window.run("run", *of(box, script))
+    # It has met the end of the terminal when it polls but for the process, signals and our input.
+    assert eventually(lambda: asleep_in(run)[:3:2] == [POLL, "0x3"])
+    (box.bundle.rootfs / "go").touch()
+    assert window.screen.shows("back\r\n")
     assert window.ends(run) == 0
 
 
