@@ -273,7 +273,8 @@ def on_the_host(box: Box) -> Iterator[Box]:
     spec["linux"]["namespaces"] = without_namespace(spec, "mount")
     box.bundle.write(spec)
     yield box
-    if box.bundle.rootfs.is_mount():
+    # Path.is_mount() does not see what is bound onto itself.
+    if str(box.bundle.rootfs) in leftovers.mount_points():
         subprocess.run(["umount", "-R", "-l", box.bundle.rootfs], check=True)
 
 
