@@ -139,7 +139,7 @@ class RemotePages:
             self._stream = socket(AF_UNIX, SOCK_STREAM, 0, accept(self._listener_fd))
             self._stream.setblocking(False)
         try:
-            found = self._receive()
+            self._receive(found)
             self._ask_ahead()
             self._send()
         except (OSError, BrokenProtocol):
@@ -241,15 +241,14 @@ class RemotePages:
             with suppress(BlockingIOError):
                 self._unsent = self._unsent[self._stream.send(self._unsent) :]
 
-    def _receive(self) -> list[tuple[int, int, int]]:
-        found: list[tuple[int, int, int]] = []
+    def _receive(self, found: list[tuple[int, int, int]]) -> None:
+        """Add what has come to *found*, also when the stream then turns out to have ended."""
         left = _ONCE
         while self._stream is not None and left > 0:
             try:
                 left -= self._receive_some(found)
             except BlockingIOError:
                 break
-        return found
 
     def _receive_some(self, found: list[tuple[int, int, int]]) -> int:
         assert self._stream is not None
