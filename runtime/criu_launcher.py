@@ -41,7 +41,6 @@ def start_criu(
     inherit = _inherit(plan, streams, undo)
     ours, theirs = (end.detach() for end in socket.socketpair())
     channel = Channel(ours)
-    undo.callback(channel.close)
     python = [interpreter(), "-I", "-S", "-X", "utf8", "-c", _START]
     try:
         criu = undo.enter_context(
@@ -53,8 +52,12 @@ def start_criu(
                 within=within,
             )
         )
+    except BaseException:
+        channel.close()
+        raise
     finally:
         os.close(theirs)
+    undo.callback(channel.close)  # before criu's end: it may be waiting for its plan
     place(criu.pid)
     _await_ready(channel, plan)
     return criu
