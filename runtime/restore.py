@@ -7,10 +7,8 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -19,7 +17,6 @@ from pathlib import Path
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from runtime import affinity, descriptors, hook_points, namespaces, processes, records, tmpfs
 from runtime.cgroups import delegation, of_state
-from runtime.constants import TIOCGPTN
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
 from runtime.delete import destroy_cgroup
@@ -29,7 +26,7 @@ from runtime.network.announcement import announce
 from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
 from runtime.network.recreate import Recreated
-from runtime.process import pidfile
+from runtime.process import pidfile, pty
 from runtime.process.terminal import in_foreground, taker
 from runtime.process.waiting import signals_held, wait_forwarding
 from runtime.reserve import reserve
@@ -235,8 +232,7 @@ class _Prepared:
         if self._terminal is None or not fds:
             why = "it has a terminal, and process.terminal is not true"
             raise RestoreFailed(self.plan.state.id, why)
-        number = int.from_bytes(fcntl.ioctl(fds[0], TIOCGPTN, bytes(4)), sys.byteorder)
-        self._terminal.adopt(f"/dev/pts/{number}", os.dup(fds[0]))
+        self._terminal.adopt(pty.path_of(fds[0]), os.dup(fds[0]))
 
     def _adopt(self, pid: int | None) -> None:
         """Note who init is; it is our own child (criu_opts.rst_sibling)."""

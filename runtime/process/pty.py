@@ -41,20 +41,25 @@ def make(root_fd: int, plan: TerminalPlan, channel: Channel, *, proc_fd: int) ->
     """
     master_fd = _open_multiplexer(root_fd, proc_fd)
     ioctl(master_fd, TIOCSPTLCK, bytes(4))
-    number = int.from_bytes(ioctl(master_fd, TIOCGPTN, bytes(4)), byteorder)
     # Not by its path, where something else may lie.
     slave_fd = ioctl(master_fd, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if plan["height"] and plan["width"]:
         ioctl(master_fd, TIOCSWINSZ, _window(plan["height"], plan["width"]))
     if plan["console"]:
         _mount_console(root_fd, slave_fd)
-    channel.send(TERMINAL, f"/dev/pts/{number}")
+    channel.send(TERMINAL, path_of(master_fd))
     passing.send(channel.fd, b"\0", master_fd)
     os.close(master_fd)
     for fd in (0, 1, 2):
         os.dup2(slave_fd, fd)
     os.close(slave_fd)
     ioctl(0, TIOCSCTTY, 0)
+
+
+def path_of(master_fd: int) -> str:
+    """Of the terminal whose master that is, in its container. Raises OSError."""
+    number = int.from_bytes(ioctl(master_fd, TIOCGPTN, bytes(4)), byteorder)
+    return f"/dev/pts/{number}"
 
 
 def _open_multiplexer(root_fd: int, proc_fd: int) -> int:
