@@ -33,6 +33,7 @@ from runtime import Container, immovable
 from runtime.cgroups.detect import cgroup_version
 from runtime.memory.injection import tracer_of
 from runtime.network import bridge_exists, network_lock
+from runtime.processes import tasks_of
 from runtime.state import check_id
 
 # sd_booted(3)
@@ -93,8 +94,7 @@ def _traced(container: Container) -> Iterator[str]:
     """Neither CRIU nor the tracker can stop what a debugger holds."""
     for pid in container.processes():
         with suppress(FileNotFoundError, ProcessLookupError):
-            tasks = map(int, os.listdir(f"/proc/{pid}/task"))
-            if tracer := max(map(tracer_of, tasks), default=0):
+            if tracer := max(map(tracer_of, tasks_of(pid)), default=0):
                 yield f"process {pid} is traced by process {tracer}, which has to let go first"
 
 
