@@ -144,7 +144,8 @@ def _make_pair(
     if rtnetlink.index_in(inside, network.name) is not None:
         raise NetworkError(network.name, "exists already in the container's network namespace")
     name = network.host_end(container_id)
-    bridge = host.link("get", ifname=network.bridge)[0]
+    with rtnetlink.failing_as(network.bridge, "read its index"):
+        bridge = host.link("get", ifname=network.bridge)[0]
     attributes = _both_ends(network, mtu=network.mtu or bridge.get("mtu"))
     peer = {"ifname": network.name, **attributes}
     if network.mac_address:
@@ -230,5 +231,8 @@ def label(container_id: str) -> str:
 
 
 def _label_of(host: Any, name: str) -> str | None:
-    links = host.link("get", ifname=name)
+    """None where it has none, and where the kernel has just removed it."""
+    links: list[Any] = []
+    with rtnetlink.failing_as(name, "read its alias", unless=(errno.ENODEV,)):
+        links = host.link("get", ifname=name)
     return links[0].get("ifalias") if links else None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from runtime.network import (
     in_netns,
     link_exists,
     network_lock,
+    rtnetlink,
     setup,
     teardown,
 )
@@ -241,6 +243,23 @@ def test_teardown_of_a_container_that_has_ended_loads_no_netlink_library(name: s
     )
     run(sys.executable, "-c", program)
     assert not link_exists(networks.veths[0].host_interface_name)
+
+
+def test_an_interface_that_goes_while_it_is_torn_down_is_no_fault(
+    fresh_netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = Networks((ETH0,)).complete("one")
+    end = networks.veths[0].host_interface_name
+    setup(networks, fresh_netns, "one")
+    connect = rtnetlink.connect
+
+    def connect_late() -> AbstractContextManager[Any]:
+        run("ip", "link", "delete", end)
+        return connect()
+
+    monkeypatch.setattr(rtnetlink, "connect", connect_late)
+    teardown(networks, "one")
+    assert not link_exists(end)
 
 
 def test_teardown_leaves_another_containers_interface_alone(fresh_netns: Path) -> None:
