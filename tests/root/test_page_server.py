@@ -146,8 +146,9 @@ def test_the_command_connects_a_server_that_it_has_left_behind(hosts: Hosts) -> 
 def test_a_page_server_that_stays_away_is_given_up(hosts: Hosts) -> None:
     source = hosts.serve()
     lazy = hosts.fetch("--give-up-after", "1")
-    source.kill()
+    source.send_signal(signal.SIGSTOP)  # silent, but not lost: not given up before criu has come
     criu = hosts.restore()
+    source.kill()
     assert lazy.wait(20) == 1
     assert "the source was not heard of" in said_by(lazy)
     assert criu.wait(20) == 1
