@@ -9,7 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from runtime.checkpoint_options import CheckpointOptions
     from runtime.container import Container
+    from runtime.container_process import ContainerProcess
     from runtime.errors import (
         BundleError,
         CgroupError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
+    from runtime.restore_options import RestoreOptions
     from runtime.spec_model import CommandHook, Process, Spec
     from runtime.state import State, Status
     from runtime.stats import Stats
@@ -54,6 +57,9 @@ _MODULES = {
     "path_of": "namespaces",
     "clone_flags": "namespaces",
     "Container": "container",
+    "ContainerProcess": "container_process",
+    "CheckpointOptions": "checkpoint_options",
+    "RestoreOptions": "restore_options",
     "Stdio": "process.stdio",
     "Terminal": "process.terminal",
     "State": "state",
@@ -95,11 +101,13 @@ __all__ = [
     "BundleError",
     "CgroupError",
     "CheckpointFailed",
+    "CheckpointOptions",
     "CommandHook",
     "Container",
     "ContainerBusy",
     "ContainerError",
     "ContainerExists",
+    "ContainerProcess",
     "CorruptState",
     "ExecFailed",
     "HookFailed",
@@ -118,6 +126,7 @@ __all__ = [
     "PressureLevel",
     "Process",
     "RestoreFailed",
+    "RestoreOptions",
     "Route",
     "SetupFailed",
     "Spec",

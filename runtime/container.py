@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -21,13 +21,17 @@ from runtime.state import State, Status, check_id, derive_status, lock
 
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
-    from runtime.cgroups.sub import SubCgroups
+    from runtime.checkpoint_options import CheckpointOptions
+    from runtime.container_process import ContainerProcess
     from runtime.create import Creation
+    from runtime.execute import Execution
     from runtime.hook_points import InProcessHooks
-    from runtime.notifications import Notifications, PressureLevel, Source
+    from runtime.incremental import Written
+    from runtime.notifications import Notifications, PressureLevel
+    from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
-    from runtime.readiness import Readiness
+    from runtime.restore_options import RestoreOptions
     from runtime.spec_model import Process, Spec
     from runtime.stats import Stats
 
@@ -92,6 +96,7 @@ class Container:
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
         from runtime.process.terminal import in_foreground  # noqa: PLC0415 - lazy: 1 ms
         from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
+        from runtime.start import begin  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
         terminal = how.get("terminal")
@@ -106,7 +111,7 @@ class Container:
             # From before it runs: what it does may have somebody send us a signal at once.
             with terminal, signals_held(), ExitStack() as stack:
                 relay = terminal.relayed(how.get("stdio") or Stdio(), stack)
-                if ready := container._start(manager):
+                if ready := begin(container, manager):
                     ready.pass_on_beside()
                 status = wait_forwarding(container.state.init_pid, relay)
         if not keep:
@@ -158,29 +163,10 @@ class Container:
         sd_notify(3), who listens there is told when the container says that it is ready; this
         returns then.
         """
-        if ready := self._start(manager):
+        from runtime.start import begin  # noqa: PLC0415 - lazy: 5 ms
+
+        if ready := begin(self, manager):
             ready.pass_on()
-
-    def _start(self, manager: str) -> Readiness | None:
-        from runtime.hook_points import HookName  # noqa: PLC0415 - lazy: 1 ms
-        from runtime.start import run_poststart, start  # noqa: PLC0415 - lazy: 5 ms
-        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
-
-        with Undo() as undo:
-            with failing(f"starting container {self.id}"), self._locked():
-                ready = self._readiness(manager)
-                if ready:
-                    undo.on_error(ready.close)
-                start(self.state, self.dir)
-            run_poststart(self.state, self.hooks.get(HookName.POSTSTART, ()))
-        return ready
-
-    def _readiness(self, manager: str) -> Readiness | None:
-        if not (manager and self.state.notify_fd):
-            return None
-        from runtime.readiness import Readiness  # noqa: PLC0415 - lazy: 5 ms, and seldom needed
-
-        return Readiness.of(self.state, manager)
 
     def exec(
         self,
@@ -188,53 +174,48 @@ class Container:
         *,
         stdio: Stdio | None = None,
         terminal: Terminal | None = None,
-        pid_file: Path | None = None,
-        preserve_fds: int = 0,
         detach: bool = False,
-        ignore_paused: bool = False,
-        sub_cgroups: SubCgroups | None = None,
-        pidfd_socket: Path | None = None,
+        **how: Unpack[Execution],
     ) -> int:
         """Run *process* inside, wait for it, and return its exit status; our signals go to it.
 
         What its terminal says goes to *stdio*. detach: return 0 once it has started; its terminal
-        is then *terminal*'s; sub_cgroups: those below the container's that it is put into, by
-        controller; pidfd_socket: a unix socket, who listens there gets it as a pidfd.
+        is then *terminal*'s. Raises ContainerError; it then does not run.
         """
-        from runtime.process import exec as executing  # noqa: PLC0415 - lazy: 5 ms
+        from runtime import execute  # noqa: PLC0415 - lazy: 10 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
-        from runtime.process.terminal import in_foreground, sized  # noqa: PLC0415 - lazy: 1 ms
-        from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
-        from runtime.reserve import preserved  # noqa: PLC0415 - lazy: 1 ms
-        from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
-        keep, stdio = preserved(preserve_fds), stdio or Stdio()
-        if not detach:
-            terminal = in_foreground(terminal)
-            process = sized(process, stdio) if process.terminal else process
-        with Undo() as held:
-            if terminal is not None:
-                held.on_error(terminal.close)
-            # What is started in a paused container only comes up after `resume`, which locks too.
-            with nullcontext() if ignore_paused else self._locked():
-                pid = executing.launch(
-                    self.state,
-                    self.dir,
-                    process,
-                    stdio=stdio,
-                    terminal=terminal,
-                    pid_file=pid_file,
-                    keep=keep,
-                    detach=detach,
-                    ignore_paused=ignore_paused,
-                    sub_cgroups=sub_cgroups or {},
-                    pidfd_socket=pidfd_socket,
-                    before_it_runs=lambda: held.enter_context(signals_held()),
-                )
-            if terminal is None or detach:
-                return 0
-            held.enter_context(terminal)
-            return wait_forwarding(pid, terminal.relayed(stdio, held))
+        return execute.execute(
+            self, process, stdio=stdio or Stdio(), terminal=terminal, detach=detach, **how
+        )
+
+    def spawn(
+        self,
+        process: Process,
+        *,
+        io: IO | None = None,
+        terminal: Terminal | None = None,
+        **how: Unpack[Execution],
+    ) -> ContainerProcess:
+        """Start *process* inside, and return once it runs; it has to be waited for.
+
+        io: pipes to it, else its standard streams are /dev/null; terminal: has the other end of
+        its terminal, if it has one. Raises ContainerError; it then does not run.
+        """
+        from runtime import execute  # noqa: PLC0415 - lazy: 10 ms
+
+        return execute.spawn(self, process, io=io, terminal=terminal, **how)
+
+    def init_process(
+        self, *, io: IO | None = None, terminal: Terminal | None = None
+    ) -> ContainerProcess:
+        """Its first process, with the other ends that it was created with; NotRunning."""
+        from runtime.container_process import ContainerProcess  # noqa: PLC0415 - lazy: 2 ms
+
+        with pidfd.init_of(self.state) as init:
+            if init is None:
+                raise NotRunning(self.id, self.status())
+            return ContainerProcess(self.state.init_pid, os.dup(init), io=io, terminal=terminal)
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.
@@ -259,7 +240,7 @@ class Container:
 
     def pause(self) -> None:
         """Freeze all processes of a running container."""
-        with self._locked():
+        with self.locked():
             status = self.status()
             if status is Status.PAUSED:
                 raise Paused(self.id)
@@ -269,7 +250,7 @@ class Container:
 
     def resume(self) -> None:
         """Let the processes of a paused container go on."""
-        with self._locked():
+        with self.locked():
             if (status := self.status()) is not Status.PAUSED:
                 raise NotPaused(self.id, status)
             self.cgroup.thaw()
@@ -285,7 +266,7 @@ class Container:
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
         from runtime.update import updated  # noqa: PLC0415 - lazy: 10 ms
 
-        with self._locked(), failing(f"updating container {self.id}"), Undo() as undo:
+        with self.locked(), failing(f"updating container {self.id}"), Undo() as undo:
             if not (status := self.status()).has_init:
                 raise NotRunning(self.id, status)
             if schemata := tuple(schemata):
@@ -319,30 +300,56 @@ class Container:
 
         Raises NotRunning, CgroupError where the host has no memory controller.
         """
-        from runtime.notifications import oom_source  # noqa: PLC0415 - lazy: 5 ms
+        from runtime import notifications  # noqa: PLC0415 - lazy: 5 ms
 
-        return self._notified(oom_source)
+        return notifications.watch(self, notifications.oom_source)
 
     def notify_memory_pressure(self, level: PressureLevel | str) -> Notifications:
         """Be told whenever its memory is as scarce as *level*, until it has ended; close it.
 
         Raises as notify_oom does, and ValueError for what is no level.
         """
-        from runtime.notifications import PressureLevel, pressure_source  # noqa: PLC0415 - lazy: 5 ms
+        from runtime import notifications  # noqa: PLC0415 - lazy: 5 ms
 
-        wanted = PressureLevel(level)
-        return self._notified(lambda paths: pressure_source(paths, wanted))
+        wanted = notifications.PressureLevel(level)
+        return notifications.watch(self, partial(notifications.pressure_source, level=wanted))
 
-    def _notified(self, source: Callable[[Mapping[str, Path]], Source]) -> Notifications:
-        from runtime.notifications import Notifications  # noqa: PLC0415 - lazy: 5 ms
+    def checkpoint(self, options: CheckpointOptions, *, parent_path: str | None = None) -> None:
+        """Write it to an image directory, and remove it unless it is left running.
 
-        with (
-            failing(f"watching the memory of container {self.id}"),
-            pidfd.init_of(self.state) as init,
-        ):
-            if init is None:
-                raise NotRunning(self.id, self.status())
-            return Notifications(source(self.cgroup.paths), os.dup(init))
+        parent_path: of the last `pre_dump`, relative to the new directory. Raises WrongStatus,
+        CheckpointFailed, ContainerBusy; it then runs as before, and no image is left.
+        """
+        from runtime import checkpoint, incremental  # noqa: PLC0415 - lazy: 60 ms
+
+        if parent_path is None:
+            checkpoint.checkpoint(self, options)
+        else:
+            incremental.checkpoint(self, options, parent_path)
+
+    def pre_dump(self, options: CheckpointOptions, *, parent_path: str | None = None) -> Written:
+        """Copy its memory into an image directory while it runs on, for a later `checkpoint`.
+
+        parent_path: of the `pre_dump` before. Raises as `checkpoint` does.
+        """
+        from runtime import incremental  # noqa: PLC0415 - lazy: 60 ms
+
+        return incremental.pre_dump(self, options, parent_path)
+
+    @classmethod
+    def restore(
+        cls, root: Path, container_id: str, bundle: Path, options: RestoreOptions
+    ) -> Container:
+        """Make a container from an image directory, as it ran; returns when it runs.
+
+        It is our child, as a created one. Raises RestoreFailed, ContainerExists, InvalidNetwork and
+        the like; nothing is then left of it.
+        """
+        from runtime.restore import Restore  # noqa: PLC0415 - lazy: 60 ms
+
+        restoring = Restore(root, container_id, bundle, options)
+        restoring.prepare()
+        return restoring.run()
 
     def processes(self) -> list[int]:
         """The pids of all processes in it, as this host numbers them."""
@@ -384,8 +391,8 @@ class Container:
         delete(root, container_id, force=force)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock, with the state as it is now."""
+    def locked(self) -> Iterator[None]:
+        """Hold its lock, with the state as it is now: no other command changes it meanwhile."""
         with lock(self.dir):
             self.state = State.load(self.dir)
             yield

@@ -19,6 +19,8 @@ from runtime.state import State, check_id
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runtime.hook_points import InProcessHooks
     from runtime.network import Networks
     from runtime.process.terminal import Terminal
@@ -38,7 +40,9 @@ class Creation(TypedDict, total=False):
     pidfd_socket: Path | None
     #: how many descriptors after the standard three the process gets
     preserve_fds: int
-    #: how many it gets before those, as sockets to serve: sd_listen_fds(3)
+    #: descriptors of ours that it gets after those, whatever their numbers here
+    extra_fds: Sequence[int]
+    #: how many it gets before all of them, as sockets to serve: sd_listen_fds(3)
     listen_fds: int
     #: it has a socket to say that it is ready, which `start` listens to: sd_notify(3)
     notify: bool
@@ -65,6 +69,7 @@ def create(
     pid_file: Path | None = None,
     pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
+    extra_fds: Sequence[int] = (),
     listen_fds: int = 0,
     notify: bool = False,
     no_pivot: bool = False,
@@ -78,14 +83,14 @@ def create(
     Raises ContainerError; nothing is then left of it.
     """
     check_id(container_id)
-    keep = preserved(listen_fds + preserve_fds)
+    fds = preserved(listen_fds + preserve_fds, extra_fds)
     try:
         with Undo() as undo, failing(f"creating container {container_id}"):
             listener = undo.enter_context(pidfd.listening(pidfd_socket))
             directory = reserve(root, container_id, undo)
             # Started before all else: its interpreter takes as long to come up as we to read the
             # spec and to make the cgroups, what we import for that included.
-            init = undo.enter_context(Launched.spawn(INIT, stdio or Stdio(), keep=keep))
+            init = undo.enter_context(Launched.spawn(INIT, stdio or Stdio(), fds=fds))
             from runtime.assemble import Assembly  # noqa: PLC0415 - lazy: 20 ms, on the other CPU
 
             assembly = Assembly(
@@ -99,7 +104,7 @@ def create(
                 hooks=hooks or {},
             )
             assembly.activate(listen_fds, notify=notify)
-            assembly.make(init, undo, terminal=terminal, preserve_fds=len(keep), no_pivot=no_pivot)
+            assembly.make(init, undo, terminal=terminal, preserve_fds=len(fds), no_pivot=no_pivot)
             init.hand_over(listener)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms

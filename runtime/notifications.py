@@ -10,15 +10,20 @@ import os
 import select
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from runtime import pidfd
 from runtime.cgroups import counters, tree
-from runtime.errors import CgroupError
+from runtime.errors import CgroupError, NotRunning
 from runtime.inotify import IN_MODIFY, inotify_add_watch, inotify_init
+from runtime.oserrors import failing
+
+if TYPE_CHECKING:
+    from runtime.container import Container
 
 _BUFFER_BYTES = 4096
 
@@ -157,6 +162,17 @@ class Notifications:
         while not self.ended:
             for _ in range(self.wait()):
                 yield None
+
+
+def watch(container: Container, source: Callable[[Mapping[str, Path]], Source]) -> Notifications:
+    """Be told of what *source* tells of *container*, which is asked for its cgroups; NotRunning."""
+    with (
+        failing(f"watching the memory of container {container.id}"),
+        pidfd.init_of(container.state) as init,
+    ):
+        if init is None:
+            raise NotRunning(container.id, container.status())
+        return Notifications(source(container.cgroup.paths), os.dup(init))
 
 
 def oom_source(paths: Mapping[str, Path]) -> Source:

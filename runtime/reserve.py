@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import ContainerExists, SetupFailed
@@ -40,16 +41,17 @@ def release(directory: Path) -> None:
     directory.rmdir()
 
 
-def preserved(count: int) -> tuple[int, ...]:
-    """The *count* descriptors after the standard three; SetupFailed when one is not open.
+def preserved(count: int, extra_fds: Sequence[int] = ()) -> tuple[int, ...]:
+    """The *count* descriptors after the standard three, and *extra_fds*.
 
-    To be asked before anything is opened: nothing of ours must come to be among them.
+    To be asked before anything is opened: nothing of ours must come to be among them. Raises
+    SetupFailed when one is not open.
     """
-    fds = tuple(range(3, 3 + count))
+    fds = (*range(3, 3 + count), *extra_fds)
     for fd in fds:
         try:
             fcntl.fcntl(fd, fcntl.F_GETFD)
         except OSError:
             why = f"descriptor {fd} is not open"
-            raise SetupFailed(f"preserving {count} descriptors", why) from None
+            raise SetupFailed(f"preserving {len(fds)} descriptors", why) from None
     return fds

@@ -8,15 +8,45 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime import hook_points, pidfd
 from runtime.delete import hooks_of
 from runtime.errors import HookFailed, SetupFailed, WrongStatus
 from runtime.hook_points import HookName, InProcessHook
+from runtime.oserrors import failing
 from runtime.process.channel import Channel, ChannelClosed, Failed
 from runtime.process.parent import failure
 from runtime.seccomp.words import listens, of_spec
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, derive_status
+from runtime.undo import Undo
+
+if TYPE_CHECKING:
+    from runtime.container import Container
+    from runtime.readiness import Readiness
+
+
+def begin(container: Container, manager: str) -> Readiness | None:
+    """Start the program of *container*, and run its poststart hooks.
+
+    manager: see Container.start; what is returned waits for the container to say that it is ready.
+    """
+    with Undo() as undo:
+        with failing(f"starting container {container.id}"), container.locked():
+            ready = _readiness(container.state, manager)
+            if ready:
+                undo.on_error(ready.close)
+            start(container.state, container.dir)
+        run_poststart(container.state, container.hooks.get(HookName.POSTSTART, ()))
+    return ready
+
+
+def _readiness(state: State, manager: str) -> Readiness | None:
+    if not (manager and state.notify_fd):
+        return None
+    from runtime.readiness import Readiness  # noqa: PLC0415 - lazy: 5 ms, and seldom needed
+
+    return Readiness.of(state, manager)
 
 
 def start(state: State, directory: Path) -> None:

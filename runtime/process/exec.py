@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from runtime.errors import NotRunning, Paused
 from runtime.oserrors import failing
 from runtime.process import pidfile, planner
 from runtime.process.channel import READY
-from runtime.process.parent import JOIN, Launched
+from runtime.process.parent import FIRST_EXTRA, JOIN, Launched
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal, taker
 from runtime.seccomp.words import listens
@@ -40,7 +40,7 @@ def launch(
     before_it_runs: Callable[[], object],
     sub_cgroups: SubCgroups,
     pid_file: Path | None = None,
-    keep: tuple[int, ...] = (),
+    extra_fds: Sequence[int] = (),
     detach: bool = False,
     ignore_paused: bool = False,
     pidfd_socket: Path | None = None,
@@ -64,7 +64,7 @@ def launch(
         listener = stack.enter_context(pidfd.listening(pidfd_socket))
         linux = _linux_of(state)
         agent = _agent(state, linux.seccomp, status, stack)
-        launched = stack.enter_context(Launched.spawn(JOIN, stdio, keep=(*keep, init)))
+        launched = stack.enter_context(Launched.spawn(JOIN, stdio, fds=(*extra_fds, init)))
         affinity.set_initial(launched.launcher_pid, process.exec_cpu_affinity)
         sub.join(of_state(state), launched.launcher_pid, sub_cgroups, state.init_pid)
         _join_rdt_groups(state, launched.launcher_pid)
@@ -73,10 +73,10 @@ def launch(
             _labelled(process, state),
             linux,
             state,
-            pidfd=init,
+            pidfd=FIRST_EXTRA + len(extra_fds),
             namespaces=namespaces.different(state.init_pid),
             detach=detach,
-            preserve_fds=len(keep),
+            preserve_fds=len(extra_fds),
         )
         pid = launched.tell(plan)
         launched.hand_over(listener)

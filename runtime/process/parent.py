@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -30,6 +31,7 @@ from runtime.process.stdio import Stdio
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from socket import socket
 
     from runtime.process.id_maps import IdMaps
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 INIT = "init"
 JOIN = "join"
+#: the first descriptor after the standard three
+FIRST_EXTRA = 3
 
 _PACKAGES = str(Path(__file__).parents[2])
 _START = (
@@ -66,10 +70,10 @@ class Launched:
         self._pidfds = [os.pidfd_open(launcher_pid)]
 
     @classmethod
-    def spawn(cls, module: str, stdio: Stdio, *, keep: tuple[int, ...] = ()) -> Self:
+    def spawn(cls, module: str, stdio: Stdio, *, fds: Sequence[int] = ()) -> Self:
         """Start the interpreter; it waits for its plan.
 
-        module: INIT or JOIN; keep: descriptors that it inherits under their numbers.
+        module: INIT or JOIN; fds: descriptors of ours that are its own from FIRST_EXTRA on.
         """
         _occupy_standard_descriptors()
         with ExitStack() as stack:
@@ -80,7 +84,7 @@ class Launched:
             channel = Channel(ours)
             with Undo() as undo, failing(f"starting {interpreter()}"):
                 undo.on_error(channel.close)
-                return cls(_spawn(module, streams, theirs, keep, stack), channel)
+                return cls(_spawn(module, streams, theirs, fds, stack), channel)
 
     def __enter__(self) -> Self:
         return self
@@ -227,13 +231,19 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _spawn(
-    module: str, streams: list[int], channel_fd: int, keep: tuple[int, ...], stack: ExitStack
+    module: str, streams: list[int], channel_fd: int, fds: Sequence[int], stack: ExitStack
 ) -> int:
-    interpreter_fd = sealed(os.path.realpath(interpreter()))
-    stack.callback(os.close, interpreter_fd)
+    numbers = range(FIRST_EXTRA, FIRST_EXTRA + len(fds))
+    sealed_fd = sealed(os.path.realpath(interpreter()))
+    stack.callback(os.close, sealed_fd)
+    # None may be where another one is put before it.
+    interpreter_fd, channel_fd, *fds = (
+        _out_of(numbers, fd, stack) for fd in (sealed_fd, channel_fd, *fds)
+    )
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in zip(numbers, fds, strict=True)]
     # Onto itself: only takes away close-on-exec, in the child alone.
-    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (channel_fd, *keep)]
+    actions.append((os.POSIX_SPAWN_DUP2, channel_fd, channel_fd))
     python = interpreter()
     argv = [
         python,
@@ -244,10 +254,19 @@ def _spawn(
         "-c",
         _START.format(module),
         _PACKAGES,
-        *map(str, (channel_fd, *keep)),
+        *map(str, (channel_fd, *numbers)),
     ]
     path = f"/proc/self/fd/{interpreter_fd}"
     return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())
+
+
+def _out_of(numbers: range, fd: int, stack: ExitStack) -> int:
+    """*fd*, or a copy where it has one of *numbers*."""
+    if fd not in numbers:
+        return fd
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, numbers.stop)
+    stack.callback(os.close, copy)
+    return copy
 
 
 def interpreter() -> str:

@@ -83,6 +83,16 @@ class Terminal:
         relay.resize()
         return relay
 
+    def resize(self, height: int, width: int) -> None:
+        """Give it a size, in characters; SetupFailed when it is not with us (ioctl_tty(2))."""
+        step = "resizing the terminal"
+        if self.master_fd is None:
+            raise SetupFailed(step, "it is not with us")
+        from termios import tcsetwinsize  # noqa: PLC0415 - lazy: 1 ms
+
+        with failing(step):
+            tcsetwinsize(self.master_fd, (height, width))
+
     def close(self) -> None:
         """Hang up, if the terminal is still with us; without effect the second time."""
         connection, self._connection = self._connection, None

@@ -1,0 +1,113 @@
+"""A process that the caller holds (Container.spawn), and descriptors of its that go along."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from runtime import IO, Container, Process, SetupFailed, Terminal
+from tests.containers import Box, with_descriptors
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_busybox,
+    pytest.mark.usefixtures("traceless"),
+]
+
+
+@pytest.fixture
+def running(box: Box) -> Iterator[Container]:
+    container = box.start()
+    yield container
+    container.delete(force=True)
+
+
+def shell(container: Container, script: str, **changes: Any) -> Process:
+    return container.spec.process._replace(args=("sh", "-c", script), **changes)
+
+
+def test_it_talks_through_pipes_until_its_input_ends(running: Container) -> None:
+    with running.spawn(shell(running, "cat; echo end >&2; exit 3"), io=IO()) as process:
+        assert process.io is not None
+        process.io.stdin.write(b"heard")
+        process.close_stdin()
+        assert process.wait(30) == 3
+        assert (process.io.stdout.read(), process.io.stderr.read()) == (b"heard", b"end\n")
+        assert process.wait() == process.exit_status == 3
+
+
+def test_it_is_signalled_and_says_which_signal_has_ended_it(running: Container) -> None:
+    with running.spawn(shell(running, "exec sleep inf")) as process:
+        with pytest.raises(TimeoutError, match="still runs"):
+            process.wait(0)
+        assert process.signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert not process.signal(signal.SIGTERM)
+
+
+def test_its_terminal_has_the_size_that_it_is_given(running: Container) -> None:
+    script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done"
+    with running.spawn(shell(running, script, terminal=True), terminal=Terminal()) as process:
+        assert process.terminal is not None
+        master = process.terminal.master_fd
+        assert master is not None
+        assert b"ready" in os.read(master, 100)
+        process.resize(33, 44)
+        assert b"33 44" in os.read(master, 100)
+        assert process.wait(30) == 0
+
+
+def test_without_a_terminal_there_is_nothing_to_resize(running: Container) -> None:
+    with running.spawn(shell(running, "true")) as process:
+        with pytest.raises(SetupFailed, match="resizing the terminal"):
+            process.resize(1, 1)
+        assert process.wait() == 0
+
+
+def test_what_cannot_run_leaves_nothing_to_wait_for(running: Container) -> None:
+    with IO() as io, pytest.raises(SetupFailed, match="no-such-program"):
+        running.spawn(running.spec.process._replace(args=("no-such-program",)), io=io)
+
+
+def test_init_is_held_too_by_who_did_not_start_it(box: Box, running: Container) -> None:
+    loaded = Container.load(box.root, running.id)
+    with loaded.init_process() as init:
+        assert init.pid == running.state.init_pid
+        assert init.signal(signal.SIGKILL)
+        assert init.wait(30) == 128 + signal.SIGKILL  # this process is the one that made it
+
+
+@pytest.mark.parametrize("order", [(3, 4, 5), (5, 3, 4), (4, 4, 3), (5, 4, 9)])
+def test_descriptors_are_given_along_in_the_order_of_the_list(
+    box: Box, order: tuple[int, ...]
+) -> None:
+    """Whatever numbers they have here: those of ours that stand in their way are moved."""
+    box.program("sh", "-c", "cat <&3; cat <&4; cat <&5; echo; ls /proc/$$/fd; true")
+    with ExitStack() as stack:
+        files = [box.bundle.path / f"{number}" for number in range(3, 10)]
+        for file in files:
+            file.write_text(file.name)
+        fds = [stack.enter_context(file.open()).fileno() for file in files]
+        outcome = with_descriptors(fds, lambda: box.run(extra_fds=order))
+    said, *left = outcome.out.split()
+    assert said == "".join(map(str, dict.fromkeys(order)))
+    assert left == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_further_process_gets_descriptors_too(box: Box, running: Container) -> None:
+    reading_fd, writing_fd = os.pipe()
+    try:
+        with running.spawn(shell(running, "echo said >&4"), extra_fds=(0, writing_fd)) as process:
+            assert process.wait(30) == 0
+        assert os.read(reading_fd, 10) == b"said\n"
+    finally:
+        os.close(reading_fd)
+        os.close(writing_fd)
+
+
+def test_a_descriptor_that_is_not_open_is_named_before_anything_is_made(box: Box) -> None:
+    with pytest.raises(SetupFailed, match="descriptor 999 is not open"):
+        box.create(extra_fds=(999,))
