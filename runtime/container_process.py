@@ -6,7 +6,7 @@ libcontainer's Process after Start, libcontainerd's processes. pidfd_open(2), wa
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from runtime import pidfd
@@ -21,8 +21,8 @@ class ContainerProcess:
     """A process by its pidfd, so never another one of the same pid; a context manager.
 
     What we have started ourselves has to be waited for: until then, the container's first process
-    does not end either (pid_namespaces(7)). Closing leaves it running, but hangs up its terminal
-    and closes our ends of its pipes.
+    does not end either (pid_namespaces(7)). Then only its terminal and our ends of its pipes are
+    left to be closed, if it has any. Closing before leaves it running.
     """
 
     def __init__(
@@ -32,9 +32,10 @@ class ContainerProcess:
         self.pid, self.io, self.terminal = pid, io, terminal
         #: as a shell reports it; None until it has been waited for, and for who is no child of ours
         self.exit_status: int | None = None
+        #: -1 once it has ended, and that is known
         self._pidfd = pidfd_
         self._stack = ExitStack()
-        self._stack.callback(os.close, pidfd_)
+        self._stack.callback(self._release)
         if terminal is not None:
             self._stack.push(terminal)
         if io is not None:
@@ -56,12 +57,12 @@ class ContainerProcess:
         self._stack.close()
 
     def fileno(self) -> int:
-        """Its pidfd, which is readable when it has ended: for a loop of the caller's own."""
+        """Its pidfd, readable when it has ended, for a loop of the caller's own; -1 after that."""
         return self._pidfd
 
     def signal(self, number: int) -> bool:
         """Send it a signal; False when it has ended."""
-        return pidfd.send(self._pidfd, number)
+        return self._pidfd >= 0 and pidfd.send(self._pidfd, number)
 
     def resize(self, height: int, width: int) -> None:
         """Give its terminal a size, in characters; SetupFailed when that is not with us."""
@@ -79,13 +80,19 @@ class ContainerProcess:
 
         Raises TimeoutError after *timeout_s*.
         """
+        if self._pidfd < 0:
+            return self.exit_status
         if not pidfd.await_end(self._pidfd, timeout_s):
             raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
-        try:
+        with suppress(ChildProcessError):  # somebody else's, or somebody else has waited for it
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        except ChildProcessError:  # it was waited for before, or is no child of ours
-            return self.exit_status
-        assert ended is not None, "only WNOHANG has it return without an answer"
-        killed = ended.si_code != os.CLD_EXITED
-        self.exit_status = ended.si_status + (128 if killed else 0)
+            assert ended is not None, "only WNOHANG has it return without an answer"
+            killed = ended.si_code != os.CLD_EXITED
+            self.exit_status = ended.si_status + (128 if killed else 0)
+        self._release()
         return self.exit_status
+
+    def _release(self) -> None:
+        fd, self._pidfd = self._pidfd, -1
+        if fd >= 0:
+            os.close(fd)

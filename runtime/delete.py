@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime import hook_points, pidfd
+from runtime import hook_points, pidfd, processes
 from runtime.cgroups import CgroupManager, manager, of_state, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
 from runtime.hook_points import HookName
@@ -80,14 +80,22 @@ def destroy(state: State, directory: Path) -> None:
 def _kill_init(state: State, cgroup: CgroupManager) -> None:
     with pidfd.init_of(state) as init:
         if init is not None:
+            further = _further(state.init_pid, cgroup)
             pidfd.send(init, signal.SIGKILL)
             if cgroup.exists() and cgroup.frozen():
                 cgroup.thaw()  # cgroup v1: the signal takes effect only now
+            processes.end(further)
             if not pidfd.await_end(init, _KILL_WITHIN_S):
                 why = f"process {state.init_pid} does not end: it may wait for a device"
                 raise SetupFailed(f"killing container {state.id}", why)
     if state.init_pid:
         pidfd.reap(state.init_pid)
+
+
+def _further(init_pid: int, cgroup: CgroupManager) -> list[int]:
+    """Those that exec has started: while one is a zombie of ours, init does not end."""
+    pids = cgroup.processes() if cgroup.exists() else []
+    return processes.strangers(init_pid, pids)
 
 
 def destroy_cgroup(cgroup: CgroupManager) -> None:

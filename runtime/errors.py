@@ -5,6 +5,8 @@ ContainerError                  something failed for one container, or for the h
 ├── NoSuchContainer             no state directory of that id below the root
 ├── ContainerExists             the id is taken
 ├── ContainerBusy               another command holds the container's lock
+├── NoSuchProcess               a supervisor knows no process of that name in the container
+├── ProcessExists               the name is taken in the container
 ├── CorruptState                state.json is there and cannot be used
 ├── WrongStatus                 the verb does not apply to a container in this status
 │   ├── NotRunning
@@ -84,6 +86,26 @@ class ContainerBusy(ContainerError):
             "try again when that has ended"
         )
         self.container_id = container_id
+
+
+class NoSuchProcess(ContainerError):
+    """No process of that name runs in the container, or somebody else has started it."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(f"container {container_id} has no process {name} that was started here")
+        self.container_id = container_id
+        self.name = name
+
+
+class ProcessExists(ContainerError):
+    """A process of that name runs in the container; nothing was started."""
+
+    def __init__(self, container_id: str, name: str) -> None:
+        super().__init__(
+            f"container {container_id} has a process {name} already: choose another name"
+        )
+        self.container_id = container_id
+        self.name = name
 
 
 class CorruptState(ContainerError):

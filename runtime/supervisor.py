@@ -1,0 +1,275 @@
+"""Containers and their processes as a program keeps them that runs many: libcontainerd, no daemon.
+
+Processes have names, the first is INIT. What happens is told as events, by a loop of the caller's:
+
+    supervisor = Supervisor(Path("/run/migrator"))
+    supervisor.create("web", Path("/bundles/web"))
+    supervisor.start("web")
+    for event in supervisor:
+        print(event)
+
+Nothing ends with this object: the containers run on, and another one can `attach` to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
+
+from runtime.container import Container
+from runtime.errors import ContainerError, NoSuchProcess, ProcessExists
+from runtime.events import INIT, Change, Event, EventQueue
+from runtime.state import Status
+
+if TYPE_CHECKING:
+    from runtime.checkpoint_options import CheckpointOptions
+    from runtime.container_process import ContainerProcess
+    from runtime.create import Creation
+    from runtime.execute import Execution
+    from runtime.notifications import Notifications
+    from runtime.process.pipes import IO
+    from runtime.process.terminal import Terminal
+    from runtime.restore_options import RestoreOptions
+    from runtime.spec_model import Process
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["INIT", "Change", "Event", "Summary", "Supervisor"]
+
+_END_WITHIN_S = 10.0
+
+
+class Summary(NamedTuple):
+    """One process in a container."""
+
+    pid: int
+    command: str
+    #: "" for those that the container has started itself
+    name: str = ""
+
+
+class Supervisor:
+    """The containers below one state root that this program cares for; a context manager.
+
+    The processes that it returns are waited for here; their pipes and terminals are the caller's
+    to close. Verbs may be called while another thread waits for events.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._containers: dict[str, Container] = {}
+        self._processes: dict[str, dict[str, ContainerProcess]] = {}
+        self._oom: dict[str, Notifications] = {}
+        self._had_oom: set[str] = set()
+        self._events = EventQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Care for nothing more; the containers run on, without our ends of their pipes."""
+        for container_id in list(self._containers):
+            self._forget(container_id)
+        self._events.close()
+
+    def container(self, container_id: str) -> Container:
+        """One of those that are cared for, for all that is no event: stats, set, processes ..."""
+        return self._containers.get(container_id) or Container.load(self.root, container_id)
+
+    def process(self, container_id: str, name: str = INIT) -> ContainerProcess:
+        """A process that runs, to signal or resize it or to close its input; NoSuchProcess."""
+        try:
+            return self._processes[container_id][name]
+        except KeyError:
+            raise NoSuchProcess(container_id, name) from None
+
+    def create(
+        self,
+        container_id: str,
+        bundle: Path,
+        *,
+        io: IO | None = None,
+        **how: Unpack[Creation],
+    ) -> ContainerProcess:
+        """Make a container; its process waits for `start`. Raises as Container.create does.
+
+        io: pipes to it.
+        """
+        if io is not None:
+            how["stdio"] = io.stdio
+        container = Container.create(self.root, container_id, bundle, **how)
+        if io is not None:
+            io.hand_over()
+        return self._care(container, Change.CREATE, io, how.get("terminal"))
+
+    def start(self, container_id: str) -> None:
+        """Let its program run; when that cannot be, it has ended. Raises as Container.start."""
+        init = self.process(container_id)
+        self._events.unwatch(init.fileno())  # its end is told of after its start
+        try:
+            self.container(container_id).start()
+            self._events.tell(Event(container_id, Change.START, pid=init.pid))
+        finally:
+            self._events.watch(init.fileno(), partial(self._ended, container_id, INIT))
+
+    def exec(
+        self,
+        container_id: str,
+        name: str,
+        process: Process,
+        *,
+        io: IO | None = None,
+        terminal: Terminal | None = None,
+        **how: Unpack[Execution],
+    ) -> ContainerProcess:
+        """Run a further process, called *name*. Raises ProcessExists, and as Container.spawn."""
+        if name in self._processes.get(container_id, ()):
+            raise ProcessExists(container_id, name)
+        container = self.container(container_id)
+        started = container.spawn(process, io=io, terminal=terminal, **how)
+        self._keep(container, name, started, Change.START_PROCESS)
+        return started
+
+    def attach(
+        self, container_id: str, *, io: IO | None = None, terminal: Terminal | None = None
+    ) -> ContainerProcess:
+        """Care for a container that somebody else has made, or an earlier run of this program.
+
+        Raises NoSuchContainer, NotRunning.
+        """
+        container = Container.load(self.root, container_id)
+        return self._care(container, Change.RESTORE, io, terminal)
+
+    def restore(self, container_id: str, bundle: Path, options: RestoreOptions) -> ContainerProcess:
+        """Make a container from an image directory. Raises as Container.restore does."""
+        container = Container.restore(self.root, container_id, bundle, options)
+        return self._care(container, Change.RESTORE, None, options.terminal)
+
+    def checkpoint(self, container_id: str, options: CheckpointOptions) -> None:
+        """Write it to an image directory, and remove it unless it is left running."""
+        self.container(container_id).checkpoint(options)
+        self._events.tell(Event(container_id, Change.CHECKPOINT))
+        if not options.leave_running:
+            self._gone(container_id)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze all its processes."""
+        self.container(container_id).pause()
+        self._events.tell(Event(container_id, Change.PAUSE))
+
+    def resume(self, container_id: str) -> None:
+        """Let them go on."""
+        self.container(container_id).resume()
+        self._events.tell(Event(container_id, Change.RESUME))
+
+    def summary(self, container_id: str) -> list[Summary]:
+        """Every process in it, with the name of those that were started from here."""
+        kept = self._processes.get(container_id, {})
+        names = {process.pid: name for name, process in kept.items()}
+        found = []
+        for pid in self.container(container_id).processes():
+            with suppress(OSError):  # it has ended meanwhile
+                command = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+                found.append(Summary(pid, command, names.get(pid, "")))
+        return found
+
+    def delete(self, container_id: str, *, force: bool = False) -> None:
+        """Remove it; *force* ends its processes before. StillRunning without."""
+        container = self.container(container_id)
+        if force:
+            self._end(container)
+        container.delete(force=force)
+        self._gone(container_id)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there may be an event; ask with `wait(0)` then."""
+        return self._events.fileno()
+
+    def wait(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None when there was none within *timeout_s*."""
+        return self._events.wait(timeout_s)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Every event, until no container is cared for any more."""
+        while self._containers or self._events:
+            event = self.wait()
+            assert event is not None, "it waits for ever"
+            yield event
+
+    def _care(
+        self, container: Container, change: Change, io: IO | None, terminal: Terminal | None
+    ) -> ContainerProcess:
+        init = container.init_process(io=io, terminal=terminal)
+        self._containers[container.id] = container
+        try:
+            self._oom[container.id] = oom = container.notify_oom()
+            self._events.watch(oom.fileno(), partial(self._heed_oom, container.id))
+        except ContainerError as exc:  # no memory controller, or no cgroup at all
+            logger.debug("nobody tells when the memory of %s runs out: %s", container.id, exc)
+        self._keep(container, INIT, init, change)
+        return init
+
+    def _keep(
+        self, container: Container, name: str, process: ContainerProcess, change: Change
+    ) -> None:
+        self._processes.setdefault(container.id, {})[name] = process
+        self._events.tell(Event(container.id, change, name, process.pid))
+        self._events.watch(process.fileno(), partial(self._ended, container.id, name))
+
+    def _ended(self, container_id: str, name: str) -> None:
+        process = self._processes[container_id].pop(name)
+        self._events.unwatch(process.fileno())
+        if name != INIT:
+            change, oom_killed = Change.EXIT_PROCESS, False
+        else:
+            self._heed_oom(container_id)
+            change, oom_killed = Change.EXIT, container_id in self._had_oom
+        status = process.wait()
+        self._events.tell(Event(container_id, change, name, process.pid, status, oom_killed))
+
+    def _heed_oom(self, container_id: str) -> None:
+        if not (oom := self._oom.get(container_id)):
+            return
+        for _ in range(oom.wait(0)):
+            self._had_oom.add(container_id)
+            self._events.tell(Event(container_id, Change.OOM))
+        if oom.ended:
+            self._events.unwatch(oom.fileno())
+            self._oom.pop(container_id).close()
+
+    def _end(self, container: Container) -> None:
+        """Kill what was started from here, and tell of each end."""
+        kept = dict(reversed(self._processes.get(container.id, {}).items()))
+        for process in kept.values():
+            process.signal(signal.SIGKILL)
+        if kept and container.status() is Status.PAUSED:
+            container.resume()  # cgroup v1: a frozen process ends only then
+        for name, process in kept.items():
+            with suppress(TimeoutError):  # whoever is to remove the container says why
+                process.wait(_END_WITHIN_S)
+                self._ended(container.id, name)
+
+    def _gone(self, container_id: str) -> None:
+        """All in it has ended: tell of those ends that nobody has heard of, then of its own."""
+        for name in reversed(list(self._processes.get(container_id, ()))):
+            self._ended(container_id, name)
+        self._events.tell(Event(container_id, Change.DELETE))
+        self._forget(container_id)
+
+    def _forget(self, container_id: str) -> None:
+        self._containers.pop(container_id, None)
+        self._had_oom.discard(container_id)
+        if oom := self._oom.pop(container_id, None):
+            self._events.unwatch(oom.fileno())
+            oom.close()
+        for process in self._processes.pop(container_id, {}).values():
+            self._events.unwatch(process.fileno())
+            process.close()

@@ -1,0 +1,210 @@
+"""Many containers kept by one program, which is told what happens to them (runtime.Supervisor)."""
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import (
+    IO,
+    Change,
+    CheckpointOptions,
+    ContainerError,
+    Event,
+    NoSuchProcess,
+    NotRunning,
+    Process,
+    ProcessExists,
+    RestoreOptions,
+    Status,
+    StillRunning,
+    Supervisor,
+    Terminal,
+)
+from tests.containers import Box, eventually
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_busybox,
+    pytest.mark.usefixtures("traceless"),
+]
+
+
+@pytest.fixture
+def supervisor(box: Box) -> Iterator[Supervisor]:
+    with Supervisor(box.root) as supervisor:
+        yield supervisor
+    box.remove_all()
+
+
+def changes(supervisor: Supervisor, last: Change) -> list[Event]:
+    """The events up to *last*, which has to come."""
+    found: list[Event] = []
+    while not found or found[-1].change is not last:
+        event = supervisor.wait(30)
+        assert event is not None, found
+        found.append(event)
+    return found
+
+
+def shell(supervisor: Supervisor, box: Box, script: str) -> Process:
+    base = supervisor.container(box.id).spec.process
+    return base._replace(args=("sh", "-c", script))
+
+
+def start(supervisor: Supervisor, box: Box) -> None:
+    supervisor.create(box.id, box.bundle.path)
+    supervisor.start(box.id)
+    changes(supervisor, Change.START)
+
+
+def test_the_life_of_a_container_is_told_from_create_to_delete(
+    box: Box, supervisor: Supervisor
+) -> None:
+    box.program("sh", "-c", "read line; echo $line; exit 7")
+    with supervisor.create(box.id, box.bundle.path, io=IO()) as init:
+        assert init.io is not None
+        supervisor.start(box.id)
+        init.io.stdin.write(b"heard\n")
+        events = changes(supervisor, Change.EXIT)
+        assert init.io.stdout.read() == b"heard\n"
+        supervisor.delete(box.id)
+        events += changes(supervisor, Change.DELETE)
+    assert events == [
+        Event(box.id, Change.CREATE, pid=init.pid),
+        Event(box.id, Change.START, pid=init.pid),
+        Event(box.id, Change.EXIT, pid=init.pid, exit_status=7),
+        Event(box.id, Change.DELETE),
+    ]
+
+
+def test_further_processes_have_names_and_ends_of_their_own(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    with supervisor.exec(box.id, "cat", shell(supervisor, box, "cat; exit 4"), io=IO()) as cat:
+        with pytest.raises(ProcessExists, match="cat already"):
+            supervisor.exec(box.id, "cat", shell(supervisor, box, "true"))
+        named = {each.name: each for each in supervisor.summary(box.id)}
+        assert (named["init"].command, named["cat"].pid) == ("sleep", cat.pid)
+        supervisor.process(box.id, "cat").close_stdin()
+        *_, told = changes(supervisor, Change.EXIT_PROCESS)
+        assert told == Event(box.id, Change.EXIT_PROCESS, "cat", cat.pid, 4)
+    with pytest.raises(NoSuchProcess, match="no process cat"):
+        supervisor.process(box.id, "cat")
+    assert supervisor.container(box.id).status() is Status.RUNNING
+
+
+def test_a_terminal_is_resized_by_the_name_of_its_process(box: Box, supervisor: Supervisor) -> None:
+    start(supervisor, box)
+    script = shell(supervisor, box, "read line; stty size")._replace(terminal=True)
+    with supervisor.exec(box.id, "shell", script, terminal=Terminal()) as process:
+        supervisor.process(box.id, "shell").resize(11, 22)
+        assert process.terminal is not None
+        assert process.terminal.master_fd is not None
+        os.write(process.terminal.master_fd, b"\n")
+        changes(supervisor, Change.EXIT_PROCESS)
+        assert b"11 22" in os.read(process.terminal.master_fd, 100)
+
+
+def test_pause_and_resume_are_told(box: Box, supervisor: Supervisor) -> None:
+    start(supervisor, box)
+    supervisor.pause(box.id)
+    supervisor.resume(box.id)
+    assert [event.change for event in changes(supervisor, Change.RESUME)] == ["pause", "resume"]
+
+
+def test_it_is_not_deleted_while_it_runs_but_by_force(box: Box, supervisor: Supervisor) -> None:
+    start(supervisor, box)
+    with supervisor.exec(box.id, "more", shell(supervisor, box, "exec sleep inf")) as more:
+        supervisor.pause(box.id)
+        with pytest.raises(StillRunning):
+            supervisor.delete(box.id)
+        supervisor.delete(box.id, force=True)
+        events = changes(supervisor, Change.DELETE)
+    assert [event.change for event in events[-3:]] == ["exit-process", "exit", "delete"]
+    assert [event.exit_status for event in events[-3:-1]] == [137, 137]
+    assert events[-3].pid == more.pid
+    assert supervisor.wait(0) is None
+
+
+def test_the_oom_killer_is_told_of_and_the_exit_says_so(box: Box, supervisor: Supervisor) -> None:
+    box.update(linux={"resources": {"memory": {"limit": 32 << 20, "swap": 32 << 20}}})
+    box.program("sh", "-c", "exec tail /dev/zero")
+    supervisor.create(box.id, box.bundle.path)
+    supervisor.start(box.id)
+    events = changes(supervisor, Change.EXIT)
+    assert Event(box.id, Change.OOM) in events
+    assert (events[-1].oom_killed, events[-1].exit_status) == (True, 128 + signal.SIGKILL)
+
+
+def test_a_program_that_cannot_be_executed_is_an_error_and_an_exit(
+    box: Box, supervisor: Supervisor
+) -> None:
+    broken = box.bundle.rootfs / "bin/broken"
+    broken.write_text("neither a script nor a program")
+    broken.chmod(0o755)
+    box.program("broken")
+    supervisor.create(box.id, box.bundle.path)
+    with pytest.raises(ContainerError, match="broken"):
+        supervisor.start(box.id)
+    assert [each.change for each in changes(supervisor, Change.EXIT)] == ["create", "exit"]
+
+
+def test_one_made_elsewhere_can_be_cared_for_and_is_left_running(
+    box: Box, supervisor: Supervisor
+) -> None:
+    container = box.start()
+    with Supervisor(box.root) as other:
+        other.attach(box.id)
+        assert changes(other, Change.RESTORE)[0].pid == container.state.init_pid
+    assert container.status() is Status.RUNNING
+    supervisor.attach(box.id)
+    container.signal(signal.SIGKILL)
+    assert changes(supervisor, Change.EXIT)[-1].process == "init"
+    with pytest.raises(NotRunning):
+        supervisor.attach(box.id)
+
+
+@pytest.mark.needs_criu
+def test_a_checkpoint_ends_it_and_a_restore_cares_for_it_again(
+    box: Box, supervisor: Supervisor, room: Path
+) -> None:
+    start(supervisor, box)
+    images = room / "images"
+    supervisor.checkpoint(box.id, CheckpointOptions(image_path=images))
+    told = [event.change for event in changes(supervisor, Change.DELETE)]
+    assert told == ["checkpoint", "exit", "delete"]
+    supervisor.restore(box.id, box.bundle.path, RestoreOptions(image_path=images))
+    assert changes(supervisor, Change.RESTORE)[0].pid
+    supervisor.container(box.id).signal(signal.SIGTERM)
+    supervisor.container(box.id).signal(signal.SIGKILL)
+    assert changes(supervisor, Change.EXIT)[-1].exit_status == 137
+
+
+def test_events_end_with_the_last_container(box: Box, supervisor: Supervisor) -> None:
+    box.program("true")
+    supervisor.create(box.id, box.bundle.path)
+    supervisor.start(box.id)
+    for event in supervisor:
+        if event.change is Change.EXIT:
+            supervisor.delete(event.container_id)
+    assert supervisor.wait(0) is None
+
+
+def test_a_loop_of_the_callers_own_is_woken(box: Box, supervisor: Supervisor) -> None:
+    assert not select.select([supervisor], [], [], 0)[0]
+    supervisor.create(box.id, box.bundle.path)
+    assert select.select([supervisor], [], [], 30)[0] == [supervisor]
+    assert supervisor.wait(0) is not None
+
+
+def test_delete_does_not_wait_for_those_that_this_process_has_to_reap(box: Box) -> None:
+    container = box.start()
+    with container.spawn(container.spec.process._replace(args=("sleep", "inf"))) as process:
+        assert eventually(lambda: len(container.processes()) == 2)
+        container.delete(force=True)
+        assert process.wait(0) is None
