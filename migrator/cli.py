@@ -1,7 +1,8 @@
 """The command line's beginning and end: a fast start, one line and an exit code for every error.
 
 Only this module prints errors and chooses exit codes (docs/commands.md has their table). What is
-imported here is part of every command's time: click and the command come when they are needed.
+imported here is part of every command's time: the command comes when it is known, and click when
+a command line is not plainly right (migrator.commands._options).
 """
 
 from __future__ import annotations
@@ -41,36 +42,49 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
-    import click  # noqa: PLC0415 - lazy: 35 ms
-
     from migrator import log  # noqa: PLC0415 - lazy: 5 ms
-    from migrator.commands._group import group  # noqa: PLC0415 - imports click
+    from migrator.commands._globals import OPTIONS, apply  # noqa: PLC0415 - lazy: 1 ms
+    from migrator.commands._options import Misunderstood, read  # noqa: PLC0415 - lazy: 1 ms
+    from migrator.commands._verb import find  # noqa: PLC0415 - lazy: 1 ms
 
     if instruction := os.environ.get(COMPLETION_VARIABLE):
-        from click.shell_completion import shell_complete  # noqa: PLC0415 - lazy: 10 ms
-
-        return shell_complete(group, {}, "migrator", COMPLETION_VARIABLE, instruction)
+        return _complete(instruction)
+    words = list(arguments) or ["--help"]
+    name = ""
     log.configure()
-    ctx = None
     try:
-        with group.make_context("migrator", list(arguments) or ["--help"]) as ctx:
-            return group.invoke(ctx) or 0
-    except click.exceptions.Exit as exc:
-        return exc.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        try:
+            said, left = read(OPTIONS, words, interspersed=False)
+            name = left[0] if left else ""
+            verb = find(name)
+            values = verb.read(left[1:])
+        except Misunderstood:
+            from migrator.commands._group import invoke  # noqa: PLC0415 - lazy: imports click
+
+            return invoke(words)
+        return verb(apply(**said), values)
+    except KeyboardInterrupt:
         _print_error("interrupted")
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the one handler: every error gets its line and code
-        return _report(exc, ctx.invoked_subcommand if ctx else None)
+        return _report(exc, name)
 
 
-def _report(exc: Exception, command: str | None) -> int:
+def _complete(instruction: str) -> int:
+    from click.shell_completion import shell_complete  # noqa: PLC0415 - lazy: 40 ms
+
+    from migrator.commands._group import group  # noqa: PLC0415 - imports click
+
+    return shell_complete(group, {}, "migrator", COMPLETION_VARIABLE, instruction)
+
+
+def _report(exc: Exception, command: str) -> int:
     if isinstance(exc, BrokenPipeError) and _nobody_reads_our_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
     message, code = described(exc)
     _print_error(message, exc)
-    return FAILED_OF.get(command or "", code) if code == FAILED else code
+    return FAILED_OF.get(command, code) if code == FAILED else code
 
 
 def _print_error(message: str, exc: Exception | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +93,7 @@ class Assembly:
         state = first_state(
             container_id, bundle, self.spec, networks, systemd_cgroup=systemd_cgroup
         )
-        self.state = state if new_keyring else replace(state, keyring="")
+        self.state = state if new_keyring else state._replace(keyring="")
         self._networks = networks
         self._directory = directory
         self._in_process = hooks
@@ -204,7 +203,7 @@ class Assembly:
 
     def _save(self, **changes: Any) -> None:
         """Note what has become known, so that delete finds it whatever happens to us."""
-        self.state = replace(self.state, **changes)
+        self.state = self.state._replace(**changes)
         self.state.save(self._directory)
 
     def _make_network(self, networks: Networks, pid: int, undo: Undo) -> None:

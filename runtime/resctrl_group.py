@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,7 +46,7 @@ def enter(state: State, spec: Spec, pid: int, undo: Undo) -> State:
     at = root()
     groups = make(spec.linux.intel_rdt, state.id, at=at, undo=undo)
     join(groups.joined, pid, at=at)
-    return replace(state, rdt_joined=groups.joined, rdt_groups=groups.made)
+    return state._replace(rdt_joined=groups.joined, rdt_groups=groups.made)
 
 
 def make(wanted: Mapping[str, Any], container_id: str, *, at: Path | None, undo: Undo) -> Groups:

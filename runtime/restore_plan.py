@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,7 +96,7 @@ class RestorePlan:
 
     def change_state(self, **changes: Any) -> None:
         """Note what has become known."""
-        self.state = replace(self.state, **changes)
+        self.state = self.state._replace(**changes)
 
     def place_plan(self) -> dict[str, Any]:
         """What the launcher is told: see runtime/process/plan.py, RestorePlan."""

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         cgroup = manager("", paths=paths)
         _check_owner(cgroup)
         cgroup.create()
-        return replace(state, cgroup_paths=paths), cgroup
+        return state._replace(cgroup_paths=paths), cgroup
     except CgroupError as exc:
         cause = exc.__cause__
         if not isinstance(cause, PermissionError):
@@ -87,7 +86,7 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         )
     cgroup = manager("", paths={})
     cgroup.set(_limits(spec.linux.resources))
-    return replace(state, cgroup_paths={}), cgroup
+    return state._replace(cgroup_paths={}), cgroup
 
 
 def _check_owner(cgroup: CgroupManager) -> None:

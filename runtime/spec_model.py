@@ -2,10 +2,9 @@
 
 Named as the specification names them, in snake_case; defaults are what an absent field means.
 Named tuples and not frozen dataclasses: making these classes is part of every command's start-up,
-and a dataclass costs 1 ms here where a named tuple costs 0.15 ms.
+and a dataclass costs 1 ms here where a named tuple costs 0.1 ms; that with annotations that are
+evaluated at once, since as texts each would be compiled (typing.NamedTuple).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path

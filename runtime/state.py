@@ -6,19 +6,16 @@ kernel, so that a container that died while nobody looked is seen as stopped.
 OCI runtime-spec "State"; libcontainer State and BaseState.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Self, get_args, get_origin
 
 from runtime.cgroups.freezer import is_frozen
 from runtime.errors import ContainerBusy, CorruptState, InvalidId, NoSuchContainer
@@ -49,9 +46,13 @@ class Status(StrEnum):
         return self in (Status.CREATED, Status.RUNNING, Status.PAUSED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """The facts of one container; change one with dataclasses.replace, then save."""
+# Shared by all states: who wants others gives the state others.
+_NO_ITEMS: list[Any] = []
+_NO_FIELDS: dict[str, Any] = {}
+
+
+class State(NamedTuple):
+    """The facts of one container; change one with _replace, then save."""
 
     id: str
     oci_version: str
@@ -65,28 +66,26 @@ class State:
     #: clock ticks since boot: tells init from a later process of the same pid
     init_start_time: int = 0
     #: libcontainer's Network and Route objects
-    networks: list[dict[str, Any]] = field(default_factory=list)
-    routes: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = _NO_ITEMS
+    routes: list[dict[str, Any]] = _NO_ITEMS
     #: cgroup v1: controller -> directory; v2: the one directory, under ""
-    cgroup_paths: dict[str, str] = field(default_factory=dict)
+    cgroup_paths: dict[str, str] = _NO_FIELDS
     #: its cgroup is a unit of systemd's
     systemd_cgroup: bool = False
     #: namespace type (as the spec names it) -> path
-    namespace_paths: dict[str, str] = field(default_factory=dict)
+    namespace_paths: dict[str, str] = _NO_FIELDS
     #: what init's descriptors 0 to 2 pointed at when it started
-    external_descriptors: list[str] = field(default_factory=list)
+    external_descriptors: list[str] = _NO_ITEMS
     #: linux.resources since the last update; empty when those of the spec still hold
-    updated_resources: dict[str, Any] = field(default_factory=dict)
+    updated_resources: dict[str, Any] = _NO_FIELDS
     #: the descriptor of its init that is its notify socket, until it is started; 0: none
     notify_fd: int = 0
     #: name of the session keyring of its processes; "": that of who started them
     keyring: str = ""
     #: directories of resctrl that were made for it, to be removed with it
-    rdt_groups: list[str] = field(default_factory=list)
+    rdt_groups: list[str] = _NO_ITEMS
     #: those whose tasks its processes are, in the order in which they can be joined
-    rdt_joined: list[str] = field(default_factory=list)
-
-    _PATHS: ClassVar[tuple[str, ...]] = ("bundle", "rootfs")
+    rdt_joined: list[str] = _NO_ITEMS
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -111,13 +110,13 @@ class State:
 
     def save(self, directory: Path) -> None:
         """Write state.json of *directory* atomically; on failure the former one stands."""
-        # Not asdict: it copies all of the spec, three times in a create.
-        data = {"version": _FORMAT} | {each.name: getattr(self, each.name) for each in fields(self)}
-        data |= {name: str(data[name]) for name in self._PATHS}
+        data = {"version": _FORMAT, **self._asdict()} | {
+            name: str(getattr(self, name)) for name in _PATHS
+        }
         write_atomic(directory / STATE_FILE, json.dumps(data, separators=(",", ":")).encode())
 
     @classmethod
-    def load(cls, directory: Path) -> State:
+    def load(cls, directory: Path) -> Self:
         """Read state.json of *directory*, whose name is the container's id.
 
         Raises NoSuchContainer when there is no such file, CorruptState when it cannot be used.
@@ -134,16 +133,7 @@ class State:
         return cls(**values)
 
 
-_SHAPES: Mapping[str, type] = {
-    "str": str,
-    "int": int,
-    "bool": bool,
-    "Path": str,
-    "dict[str, Any]": dict,
-    "dict[str, str]": dict,
-    "list[str]": list,
-    "list[dict[str, Any]]": list,
-}
+_PATHS = ("bundle", "rootfs")
 # Fields that an older runtime of this format does not write.
 _ADDED = frozenset(
     (
@@ -151,7 +141,6 @@ _ADDED = frozenset(
         *("systemd_cgroup", "notify_fd"),
     )
 )
-_ITEMS: Mapping[str, type] = {"dict[str, str]": str, "list[str]": str, "list[dict[str, Any]]": dict}
 
 
 def _checked(data: object, container_id: str) -> dict[str, Any]:
@@ -160,24 +149,31 @@ def _checked(data: object, container_id: str) -> dict[str, Any]:
         raise ValueError("not a JSON object")
     if data.get("version") != _FORMAT:
         raise ValueError(f"format version is {data.get('version')!r}, this runtime's is {_FORMAT}")
-    values = {f.name: _checked_field(data, f.name, str(f.type)) for f in fields(State)}
+    kinds = State.__annotations__
+    values = {name: _checked_field(data, name, kind) for name, kind in kinds.items()}
     if values["id"] != container_id:
         raise ValueError(f"it is the state of container {values['id']!r}")
-    return values | {name: Path(values[name]) for name in State._PATHS}
+    return values | {name: Path(values[name]) for name in _PATHS}
 
 
-def _checked_field(data: dict[str, Any], name: str, annotation: str) -> Any:
+def _checked_field(data: dict[str, Any], name: str, kind: Any) -> Any:
     if name not in data and name in _ADDED:
-        return _SHAPES[annotation]()
+        return State._field_defaults[name]
     if name not in data:
         raise ValueError(f"field {name!r} is missing")
-    value, shape = data[name], _SHAPES[annotation]
+    value, shape = data[name], _shape(kind)
     if not isinstance(value, shape) or isinstance(value, bool) is not (shape is bool):
         raise ValueError(f"field {name!r} is not of type {shape.__name__}")
-    item = _ITEMS.get(annotation, object)
+    item = _shape(get_args(kind)[-1]) if get_args(kind) else object
     if not all(isinstance(each, item) for each in _items(value)):
         raise ValueError(f"field {name!r} has an item that is not of type {item.__name__}")
     return value
+
+
+def _shape(kind: Any) -> type:
+    """What JSON has for it."""
+    shape: type = {Path: str, Any: object}.get(kind) or get_origin(kind) or kind
+    return shape
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ def updated(state: State, cgroup: CgroupManager, changes: Mapping[str, Any], und
     resources = parse_resources(wanted, _WHERE)
     touched = [name for name in changes if name != "devices" and name in resources]
     cgroup.update(resources, touched, undo)
-    return replace(state, updated_resources=wanted)
+    return state._replace(updated_resources=wanted)
 
 
 def checked(changes: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:

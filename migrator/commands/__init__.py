@@ -1,12 +1,18 @@
 """The commands, one module each, with the line that `migrator --help` shows for it.
 
 The table is all that is read to show the help: a module is imported when its command is run, and
-must have the click command under the name `command`. The module of `a-b` is `a_b`.
+must have the command under the name `command`. The module of `a-b` is `a_b`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import click
+
+    from migrator.commands._verb import Verb
 
 
 class Entry(NamedTuple):
@@ -48,3 +54,9 @@ COMMANDS: dict[str, Entry] = {
     "scenario": Entry(_TRYING, "Run a story: a workload that is moved while a client watches."),
     "completion": Entry(_SHELL, "Print the completion script of a shell."),
 }
+
+
+def load(name: str) -> Verb | click.Group:
+    """Import the module of a command."""
+    command: Verb | click.Group = import_module(f"{__name__}.{name.replace('-', '_')}").command
+    return command

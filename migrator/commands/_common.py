@@ -1,81 +1,31 @@
-"""What commands share: global settings, how options are read, and options of several of them."""
+"""What commands share: the container that they are about, and options of several of them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from migrator.commands._command import Command
+from migrator.commands._options import DIRECTORY, FILE, Argument, Kind, Option, choice, integer
+from migrator.commands._verb import pass_settings, taking
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
+    from migrator.commands._globals import Settings
     from runtime.process.terminal import Terminal
 
 
-def _default_root() -> Path:
-    """Where containers keep their state: an ordinary user's below the own runtime directory."""
-    runtime_directory = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime_directory and os.geteuid() != 0:
-        return Path(runtime_directory, "migrator")
-    return Path("/run/migrator")
+def _ids(root: Path) -> Iterator[str]:
+    return (state.parent.name for state in root.glob("*/state.json"))
 
 
-DEFAULT_ROOT = _default_root()
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The global options that commands read."""
-
-    root: Path
-    criu: str | None = None
-    debug: bool = False
-    #: None: not said
-    systemd_cgroup: bool | None = None
-    #: None: whether who calls is the host's root decides
-    rootless: bool | None = None
-
-
-def pass_settings(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the Settings as its first argument."""
-    return click.pass_obj(function)
-
-
-def verb(
-    *, passes_arguments: bool = False, **settings: Any
-) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function the command of its module; its docstring is the help.
-
-    passes_arguments: what follows the first argument belongs to another program, options and all.
-    """
-    context = {"allow_interspersed_args": not passes_arguments}
-    return click.command(cls=Command, context_settings=context, **settings)
-
-
-def _ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    root = Path(ctx.find_root().params["root"])
-    ids = sorted(state.parent.name for state in root.glob("*/state.json"))
-    return [CompletionItem(name) for name in ids if name.startswith(incomplete)]
-
-
-id_argument = click.argument("container_id", metavar="CONTAINER", shell_complete=_ids)
+ID = Argument("container_id", metavar="CONTAINER", complete=_ids)
 
 
 def on_container(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the container that its first argument names."""
 
-    @id_argument
+    @taking(ID)
     @pass_settings
     @wraps(function)
     def load(settings: Settings, container_id: str, **options: Any) -> Any:
@@ -86,89 +36,82 @@ def on_container(function: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
-def refused(
-    *names: str, why: str = "is not supported yet", flag: bool = True
-) -> Callable[..., Any]:
-    """An option of runc's that is not carried out, and says so instead of being skipped."""
-
-    def refuse(_: click.Context, option: click.Parameter, value: object) -> None:
-        if value:
-            raise click.UsageError(f"{max(option.opts, key=len)} {why}")
-
-    return click.option(*names, is_flag=flag, expose_value=False, hidden=True, callback=refuse)
-
-
-def _terminal(_: click.Context, __: click.Parameter, path: Path | None) -> Terminal | None:
-    if path is None:
-        return None
+def _terminal(path: str) -> Terminal:
     from runtime.process.terminal import Terminal
 
-    return Terminal(path)
+    return Terminal(FILE.convert(path))
 
 
-console_socket_option = click.option(
-    "--console-socket",
+CONSOLE_SOCKET = Option(
     "terminal",
-    type=FILE,
+    "--console-socket",
+    kind=Kind(_terminal),
     metavar="SOCKET",
-    callback=_terminal,
     help="Send its terminal to who listens at this socket.",
 )
 
 
-pidfd_socket_option = click.option(
+PIDFD_SOCKET = Option(
     "--pidfd-socket",
-    type=FILE,
+    kind=FILE,
     metavar="SOCKET",
     help="Send a pidfd of its process to who listens at this socket.",
 )
 
 
-_CREATION_OPTIONS = (
-    click.argument("container_id", metavar="CONTAINER"),
-    click.option(
-        "-b",
-        "--bundle",
-        type=DIRECTORY,
-        default=".",
-        help="Where config.json and the rootfs are.  [default: the current directory]",
-    ),
-    click.option("--pid-file", type=FILE, help="Write the process id of its init to this file."),
-    click.option(
-        "--preserve-fds",
-        type=click.IntRange(min=0),
-        default=0,
-        metavar="N",
-        help="Pass on N descriptors after the standard three.",
-    ),
-    click.option(
-        "--network",
+NO_SUBREAPER = Option("--no-subreaper", flag=True, unused=True)
+
+BUNDLE = Option(
+    "-b",
+    "--bundle",
+    kind=DIRECTORY,
+    default=".",
+    help="Where config.json and the rootfs are.  [default: the current directory]",
+)
+
+PID_FILE = Option("--pid-file", kind=FILE, help="Write the process id of its init to this file.")
+
+PRESERVE_FDS = Option(
+    "--preserve-fds",
+    kind=integer(at_least=0),
+    default=0,
+    metavar="N",
+    help="Pass on N descriptors after the standard three.",
+)
+
+_CREATION = (
+    Argument("container_id", metavar="CONTAINER"),
+    BUNDLE,
+    PID_FILE,
+    PRESERVE_FDS,
+    Option(
         "networks",
+        "--network",
         multiple=True,
         metavar="TYPE,KEY=VALUE,...",
         help="An interface: veth,name=eth0,bridge=br0,address=10.1.0.2/24,gateway=10.1.0.1 ...",
     ),
-    click.option(
-        "--route",
+    Option(
         "routes",
+        "--route",
         multiple=True,
         metavar="KEY=VALUE,...",
         help="A route: destination=10.2.0.0/16,gateway=10.1.0.9,interface_name=eth0 ...",
     ),
-    click.option(
-        "--network-file", type=FILE, help='The same as JSON: {"networks": [...], "routes": [...]}.'
+    Option(
+        "--network-file",
+        kind=FILE,
+        help='The same as JSON: {"networks": [...], "routes": [...]}.',
     ),
-    console_socket_option,
-    pidfd_socket_option,
-    click.option(
-        "--no-pivot", is_flag=True, help="Move the rootfs over the root, for an initramfs."
-    ),
-    click.option(
-        "--no-new-keyring",
+    CONSOLE_SOCKET,
+    PIDFD_SOCKET,
+    Option("--no-pivot", flag=True, help="Move the rootfs over the root, for an initramfs."),
+    Option(
         "new_keyring",
-        is_flag=True,
+        "--no-new-keyring",
+        flag=True,
+        value=False,
         default=True,
-        flag_value=False,
         help="Leave its processes the session keyring of ours.",
     ),
 )
@@ -177,6 +120,7 @@ _CREATION_OPTIONS = (
 def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the arguments of Container.create, from the options that all creators have."""
 
+    @taking(*_CREATION)
     @pass_settings
     @wraps(function)
     def ask(
@@ -198,45 +142,33 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
         options["rootless"] = settings.rootless
         return function(root=settings.root, stdio=Stdio.inherited(), **options)
 
-    decorated: Callable[..., Any] = ask
-    for option in reversed(_CREATION_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+    return ask
 
 
-_CRIU_OPTIONS = (
-    click.option(
+CRIU = (
+    Option(
         "--image-path",
-        type=DIRECTORY,
+        kind=DIRECTORY,
         default="checkpoint",
         show_default=True,
         help="The image directory.",
     ),
-    click.option(
+    Option(
         "--work-path",
-        type=DIRECTORY,
+        kind=DIRECTORY,
         help="For CRIU's log and statistics.  [default: the image directory]",
     ),
-    click.option("--tcp-established", is_flag=True, help="Carry TCP connections."),
-    click.option("--ext-unix-sk", is_flag=True, help="Allow unix sockets connected to outside."),
-    click.option("--shell-job", is_flag=True, help="Allow a terminal or session from outside."),
-    click.option("--file-locks", is_flag=True, help="Carry file locks."),
-    click.option(
+    Option("--tcp-established", flag=True, help="Carry TCP connections."),
+    Option("--ext-unix-sk", flag=True, help="Allow unix sockets connected to outside."),
+    Option("--shell-job", flag=True, help="Allow a terminal or session from outside."),
+    Option("--file-locks", flag=True, help="Carry file locks."),
+    Option(
         "--manage-cgroups-mode",
-        type=click.Choice(["ignore", "soft", "full", "strict"]),
+        kind=choice("ignore", "soft", "full", "strict"),
         default="ignore",
         show_default=True,
         help="What CRIU does about cgroups below the container's own.",
     ),
-    click.option(
-        "--auto-dedup", is_flag=True, help="Free pages in the images that newer ones have."
-    ),
-    refused("--empty-ns", flag=False),
+    Option("--auto-dedup", flag=True, help="Free pages in the images that newer ones have."),
+    Option("--empty-ns", refused="is not supported yet"),
 )
-
-
-def criu_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that checkpoint and restore share."""
-    for option in reversed(_CRIU_OPTIONS):
-        function = option(function)
-    return function

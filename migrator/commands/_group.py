@@ -1,18 +1,17 @@
-"""`migrator` itself: its global options, and the choice of the command (see migrator.commands)."""
+"""`migrator` as click has it: help, completion, and what is unusual or wrong in a command line."""
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from migrator import log
-from migrator.commands import COMMANDS
-from migrator.commands._command import Group
-from migrator.commands._common import DEFAULT_ROOT, FILE, Settings
+from migrator.commands import COMMANDS, load
+from migrator.commands._command import Group, of_parameters, of_verb
+from migrator.commands._globals import OPTIONS, apply
+from migrator.commands._verb import Verb
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 _TITLE = "runc - Open Container Initiative runtime"
 #: whose command line ours is
 _RUNC_VERSION = "1.4.0"
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Commands(Group):
@@ -35,13 +33,11 @@ class Commands(Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module."""
+        """Import the command's module: most have declared it, those with subcommands by click."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"migrator.commands.{cmd_name.replace('-', '_')}")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
+        command = load(cmd_name)
+        return of_verb(cmd_name, command) if isinstance(command, Verb) else command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -97,67 +93,41 @@ def _version_lines(criu: str | None) -> Iterator[str]:
         yield "criu: none found"
 
 
-@click.command(cls=Commands, context_settings=_CONTEXT)
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
-    default=DEFAULT_ROOT,
-    show_default=True,
-    metavar="DIR",
-    help="Where containers keep their state.",
-)
-@click.option("--log", "log_path", type=FILE, metavar="FILE", help="Append messages to FILE.")
-@click.option(
-    "--log-format",
-    type=click.Choice(list(log.FORMATS)),
-    default="text",
-    show_default=True,
-    help="Of the log file; without one, of standard error.",
-)
-@click.option("--debug", is_flag=True, help="Log every step, and where an error comes from.")
-@click.option(
-    "--systemd-cgroup/--no-systemd-cgroup",
-    default=None,
-    help="Have systemd make cgroups; linux.cgroupsPath is slice:prefix:name.",
-)
-@click.option(
-    "--rootless",
-    type=click.Choice(["true", "false", "auto"]),
-    default="auto",
-    show_default=True,
-    help="Whether containers may do without cgroups that are refused.",
-)
-@click.option("--criu", metavar="FILE", is_eager=True, help="The criu to use (or $MIGRATOR_CRIU).")
-@click.option(
-    "-v",
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Show the versions of migrator and of the OCI specification, and which criu is used.",
-)
-@click.pass_context
-def group(
-    ctx: click.Context,
-    root: Path,
-    log_path: Path | None,
-    log_format: str,
-    debug: bool,
-    rootless: str,
-    criu: str | None,
-    systemd_cgroup: bool | None,
-) -> None:
-    """Run containers, and move them to another host while they run.
+def _configure(**values: Any) -> None:
+    click.get_current_context().obj = apply(**values)
 
-    Containers are made from OCI bundles by commands with runc's names and options; then
-    `migrator migrate CONTAINER user@host` moves one over SSH.
-    """
-    log.configure(path=log_path, form=log_format, debug=debug)
-    ctx.obj = Settings(
-        root=root,
-        criu=criu,
-        debug=debug,
-        rootless=None if rootless == "auto" else rootless == "true",
-        systemd_cgroup=systemd_cgroup,
-    )
+
+group = Commands(
+    "migrator",
+    params=[
+        *of_parameters(OPTIONS),
+        click.Option(
+            ["-v", "--version"],
+            is_flag=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the versions of migrator and of the OCI specification, and the criu in use.",
+        ),
+    ],
+    callback=_configure,
+    help=inspect.cleandoc(
+        """
+        Run containers, and move them to another host while they run.
+
+        Containers are made from OCI bundles by commands with runc's names and options; then
+        `migrator migrate CONTAINER user@host` moves one over SSH.
+        """
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def invoke(words: list[str]) -> int:
+    """Carry out a command line, or say what is wrong with it; the exit code."""
+    try:
+        with group.make_context("migrator", words) as ctx:
+            return group.invoke(ctx) or 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.Abort as exc:
+        raise KeyboardInterrupt from exc

@@ -8,46 +8,46 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from migrator.commands._common import FILE
+from migrator.commands._options import FILE, Kind, Option, integer
+from migrator.commands._verb import option, taking
+from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
     from migrator.page_link import Address, Certificates
 
 
-def _parsed(_: click.Context, __: click.Parameter, text: str | None) -> Address | None:
+def _address(text: str) -> Address:
     from migrator.page_link import Address
 
-    try:
-        return None if text is None else Address.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+    return Address.parse(text)
 
 
 def address_option(name: str, **settings: Any) -> Callable[[Any], Any]:
     """An option for the address of a page server, which is passed on as `address`."""
-    return click.option("address", name, metavar="ADDRESS:PORT", callback=_parsed, **settings)
+    return option("address", name, kind=Kind(_address), metavar="ADDRESS:PORT", **settings)
 
 
-status_fd = click.option(
-    "--status-fd", type=int, metavar="FD", help="Write a byte here when it listens."
+STATUS_FD = Option(
+    "--status-fd", kind=integer(), metavar="FD", help="Write a byte here when it listens."
 )
-criu_daemon = click.option("--criu-daemon", is_flag=True, help="Have CRIU's own server do it.")
+CRIU_DAEMON = Option("--criu-daemon", flag=True, help="Have CRIU's own server do it.")
 
-_TLS_OPTIONS = (
-    click.option("--tls-cert", type=FILE, help="Our certificate (PEM)."),
-    click.option("--tls-key", type=FILE, help="Its key."),
-    click.option("--tls-ca", type=FILE, help="Who signed the other side's certificate."),
-    click.option("--plain", is_flag=True, help="No TLS, though memory goes over a network."),
+_TLS = (
+    Option("--tls-cert", kind=FILE, help="Our certificate (PEM)."),
+    Option("--tls-key", kind=FILE, help="Its key."),
+    Option("--tls-ca", kind=FILE, help="Who signed the other side's certificate."),
+    Option("--plain", flag=True, help="No TLS, though memory goes over a network."),
 )
 
 
 def tls_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `certificates`, None for no TLS; and `plain`."""
+    """Give a command with Settings `certificates`, None for no TLS; and `plain`."""
 
+    @taking(*_TLS)
     @wraps(function)
     def ask(
+        settings: Settings,
         tls_cert: Path | None,
         tls_key: Path | None,
         tls_ca: Path | None,
@@ -61,23 +61,20 @@ def tls_options(function: Callable[..., Any]) -> Callable[..., Any]:
             check = not tls_no_cn_verify
             certificates = Certificates(tls_cert, tls_key, tls_ca, check_name=check)
         elif tls_cert or tls_key or tls_ca:
-            raise click.UsageError("TLS needs all of --tls-cert, --tls-key and --tls-ca")
-        return function(certificates=certificates, **options)
+            raise UsageProblem("TLS needs all of --tls-cert, --tls-key and --tls-ca")
+        return function(settings, certificates=certificates, **options)
 
-    decorated: Callable[..., Any] = ask
-    for option in reversed(_TLS_OPTIONS):
-        decorated = option(decorated)
-    return decorated
+    return ask
 
 
 def check_privacy(address: Address, certificates: Certificates | None, *, plain: bool) -> None:
-    """Memory goes over a network unencrypted only when that is wanted. Raises UsageError."""
+    """Memory goes over a network unencrypted only when that is wanted. Raises UsageProblem."""
     if certificates is not None and plain:
-        raise click.UsageError("--plain and certificates exclude each other")
+        raise UsageProblem("--plain and certificates exclude each other")
     if certificates is not None or address.is_local:
         return
     if not plain:
-        raise click.UsageError(
+        raise UsageProblem(
             f"memory would go to or from {address} for all to read and change: give --tls-cert, "
             "--tls-key and --tls-ca, or --plain for a network that is nobody else's"
         )

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
+from migrator.errors import UsageProblem
 from runtime.container import Container
 from runtime.spec import load_process, parse_process
 from runtime.spec_model import Process
@@ -34,7 +33,7 @@ def process_for(
     if file is not None:
         return load_process(file, container.state.spec["process"])
     if not args:
-        raise click.UsageError("missing argument COMMAND, or --process FILE")
+        raise UsageProblem("missing argument COMMAND, or --process FILE")
     base: dict[str, Any] = container.state.spec["process"]
     owner = dict(base.get("user") or {})
     if user is not None:
@@ -61,7 +60,7 @@ def process_for(
 def _user(text: str) -> dict[str, int]:
     uid, colon, gid = text.partition(":")
     if not uid.isdecimal() or (colon and not gid.isdecimal()):
-        raise click.UsageError(f"--user {text!r}: give a number, or two as UID:GID")
+        raise UsageProblem(f"--user {text!r}: give a number, or two as UID:GID")
     return {"uid": int(uid), **({"gid": int(gid)} if colon else {})}
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from migrator.commands._common import Settings, pass_settings, verb
+from typing import TYPE_CHECKING
+
+from migrator.commands._verb import pass_settings, verb
+
+if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
 
 
 @verb()

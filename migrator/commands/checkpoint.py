@@ -6,90 +6,77 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from migrator.commands._common import (
-    Settings,
-    criu_options,
-    id_argument,
-    pass_settings,
-    verb,
-)
+from migrator.commands._common import CRIU, ID
+from migrator.commands._options import Kind, choice, integer
+from migrator.commands._verb import option, pass_settings, taking, verb
+from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
     from criu_rpc import PageServer
+    from migrator.commands._globals import Settings
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def _size(ctx: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
+def _size(text: str) -> int:
     if match := re.fullmatch(r"(\d+)([KMG]?)", text, re.IGNORECASE):
         return int(match[1]) * _UNITS[match[2].upper()]
-    raise click.BadParameter(f"{text!r} is not a size such as 1M", ctx, option)
+    raise ValueError(f"{text!r} is not a size such as 1M")
 
 
-def _page_server(
-    ctx: click.Context, option: click.Parameter, text: str | None
-) -> PageServer | None:
-    if text is None:
-        return None
+def _page_server(text: str) -> PageServer:
     from criu_rpc import PageServer
 
     address, _, port = text.rpartition(":")
     if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise click.BadParameter(f"{text!r} is not of the form ADDRESS:PORT", ctx, option)
+        raise ValueError(f"{text!r} is not of the form ADDRESS:PORT")
     return PageServer(address.strip("[]"), int(port))
 
 
 @verb()
-@id_argument
-@criu_options
-@click.option("--leave-running", is_flag=True, help="Let it run on.")
-@click.option("--tcp-skip-in-flight", is_flag=True, help="Leave half-open connections out.")
-@click.option("--link-remap", is_flag=True, help="Keep open files that have no name any more.")
-@click.option(
+@taking(ID, *CRIU)
+@option("--leave-running", flag=True, help="Let it run on.")
+@option("--tcp-skip-in-flight", flag=True, help="Leave half-open connections out.")
+@option("--link-remap", flag=True, help="Keep open files that have no name any more.")
+@option(
     "--network-lock",
-    type=click.Choice(["iptables", "nftables", "skip"]),
+    kind=choice("iptables", "nftables", "skip"),
     help="How packets are held back meanwhile.  [default: what works here]",
 )
-@click.option(
+@option(
     "ghost_limit_bytes",
     "--ghost-limit",
     metavar="SIZE",
-    callback=_size,
+    kind=Kind(_size),
     help="Largest open file without a name that is carried.  [default: 1M]",
 )
-@click.option(
+@option(
     "timeout_s",
     "--timeout",
-    type=click.IntRange(min=1),
+    kind=integer(at_least=1),
     metavar="SECONDS",
     help="How long to try to stop its processes.  [default: 10]",
 )
-@click.option(
-    "--pre-dump", is_flag=True, help="Only copy its memory, for a later checkpoint; it runs on."
-)
-@click.option(
+@option("--pre-dump", flag=True, help="Only copy its memory, for a later checkpoint; it runs on.")
+@option(
     "--parent-path",
     metavar="PATH",
     help="A --pre-dump before, relative to the image path: what it has is not copied again.",
 )
-@click.option(
+@option(
     "--page-server",
     metavar="ADDRESS:PORT",
-    callback=_page_server,
+    kind=Kind(_page_server),
     help="Send its memory to the page server there; with --lazy-pages: be one, at that address.",
 )
-@click.option(
+@option(
     "--lazy-pages",
-    is_flag=True,
+    flag=True,
     help="Write all but its memory, and serve that to a restore elsewhere.",
 )
-@click.option(
+@option(
     "--status-fd",
-    type=click.IntRange(min=0),
+    kind=integer(at_least=0),
     metavar="FD",
     help="Write a zero byte to this descriptor when its memory is being served.",
 )
@@ -114,9 +101,9 @@ def command(
     with the one before as --parent-path, and the last of them as that of the checkpoint itself.
     """
     if lazy_pages and not options["page_server"]:
-        raise click.UsageError("--lazy-pages needs --page-server: where its memory is served")
+        raise UsageProblem("--lazy-pages needs --page-server: where its memory is served")
     if (lazy_pages or options["page_server"]) and (pre_dump or parent_path):
-        raise click.UsageError("--page-server goes neither with --pre-dump nor with --parent-path")
+        raise UsageProblem("--page-server goes neither with --pre-dump nor with --parent-path")
     from criu_rpc import ManageCgroups, NetworkLock
     from runtime import incremental
     from runtime.checkpoint import CheckpointOptions, checkpoint

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import click
-
-from migrator.commands._common import verb
+from migrator.commands._options import choice
+from migrator.commands._verb import argument, verb
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @verb()
-@click.argument("shell", type=click.Choice(SHELLS))
-@click.pass_context
-def command(ctx: click.Context, shell: str) -> None:
+@argument("shell", kind=choice(*SHELLS))
+def command(shell: str) -> None:
     """Print the completion script of SHELL.
 
     \b
@@ -22,7 +20,9 @@ def command(ctx: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
+    from migrator.cli import COMPLETION_VARIABLE
+    from migrator.commands._group import group
+
     completion = get_completion_class(shell)
     assert completion is not None
-    root = ctx.find_root()
-    click.echo(completion(root.command, {}, "migrator", "_MIGRATOR_COMPLETE").source())
+    print(completion(group, {}, "migrator", COMPLETION_VARIABLE).source())

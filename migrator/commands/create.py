@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from migrator.commands._common import creates_container, verb
+from migrator.commands._common import creates_container
+from migrator.commands._verb import verb
 from runtime.container import Container
 
 

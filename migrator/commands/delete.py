@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import click
+from typing import TYPE_CHECKING
 
-from migrator.commands._common import Settings, id_argument, pass_settings, verb
+from migrator.commands._common import ID
+from migrator.commands._verb import option, pass_settings, taking, verb
 from runtime.container import Container
+
+if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
 
 
 @verb()
-@id_argument
-@click.option("-f", "--force", is_flag=True, help="Kill it first; no error if there is none.")
+@taking(ID)
+@option("-f", "--force", flag=True, help="Kill it first; no error if there is none.")
 @pass_settings
 def command(settings: Settings, container_id: str, force: bool) -> None:
     """Remove a stopped CONTAINER: its state, cgroups and network; its bundle stays."""

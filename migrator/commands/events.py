@@ -7,9 +7,9 @@ import re
 import time
 from typing import Any
 
-import click
-
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
+from migrator.commands._options import Kind
+from migrator.commands._verb import option, verb
 from runtime.container import Container
 from runtime.errors import NotRunning
 
@@ -26,25 +26,18 @@ def seconds(text: str) -> float:
     return found
 
 
-def _interval(_: click.Context, option: click.Parameter, value: str) -> float:
-    try:
-        return seconds(value)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param=option) from exc
-
-
 @verb()
 @on_container
-@click.option(
+@option(
     "--interval",
     "interval_s",
-    callback=_interval,
+    kind=Kind(seconds),
     default="5s",
     show_default=True,
     metavar="DURATION",
     help="Between two looks at the statistics.",
 )
-@click.option("--stats", "once", is_flag=True, help="Print the statistics once, and end.")
+@option("--stats", "once", flag=True, help="Print the statistics once, and end.")
 def command(container: Container, interval_s: float, once: bool) -> None:
     """Print what happens to CONTAINER as JSON, an event on each line, until it has ended.
 
@@ -78,4 +71,4 @@ def _print_stats(container: Container) -> None:
 
 
 def _print(kind: str, container: Container, **data: Any) -> None:
-    click.echo(json.dumps({"type": kind, "id": container.id, **data}, separators=(",", ":")))
+    print(json.dumps({"type": kind, "id": container.id, **data}, separators=(",", ":")), flush=True)

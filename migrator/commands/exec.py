@@ -5,64 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from migrator.commands._common import (
-    FILE,
-    console_socket_option,
-    on_container,
-    pidfd_socket_option,
-    verb,
-)
+from migrator.commands._common import CONSOLE_SOCKET, PIDFD_SOCKET, PRESERVE_FDS, on_container
+from migrator.commands._options import FILE, integer
 from migrator.commands._process import process_for
+from migrator.commands._verb import argument, option, taking, verb
+from migrator.errors import UsageProblem
 from runtime.cgroups.sub import SubCgroups, parse
 from runtime.container import Container
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal
 
 
-def _sub_cgroups(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> SubCgroups:
+def _sub_cgroups(texts: tuple[str, ...]) -> SubCgroups:
     try:
         return parse(texts)
     except ValueError as exc:
-        raise click.UsageError(f"--cgroup: {exc}") from None
+        raise UsageProblem(f"--cgroup: {exc}") from None
 
 
 @verb(passes_arguments=True)
 @on_container
-@click.argument("args", metavar="[COMMAND [ARGUMENT]...]", nargs=-1, type=click.UNPROCESSED)
-@click.option("-p", "--process", "file", type=FILE, help="All of it as JSON: OCI's process object.")
-@click.option("--cwd", metavar="DIR", help="Its working directory.")
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="More environment.")
-@click.option("-u", "--user", metavar="UID[:GID]", help="Who it runs as.")
-@click.option(
-    "-g", "--additional-gids", type=int, multiple=True, metavar="GID", help="More groups."
+@argument("args", metavar="[COMMAND [ARGUMENT]...]", many=True)
+@option("-p", "--process", "file", kind=FILE, help="All of it as JSON: OCI's process object.")
+@option("--cwd", metavar="DIR", help="Its working directory.")
+@option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="More environment.")
+@option("-u", "--user", metavar="UID[:GID]", help="Who it runs as.")
+@option(
+    "-g", "--additional-gids", kind=integer(), multiple=True, metavar="GID", help="More groups."
 )
-@click.option("-c", "--cap", "caps", multiple=True, metavar="CAP_NAME", help="More capabilities.")
-@click.option("--no-new-privs", is_flag=True, help="It can gain none (prctl(2)).")
-@click.option("-t", "--tty", is_flag=True, help="It has a terminal of the container's.")
-@click.option("-d", "--detach", is_flag=True, help="Return once it has started.")
-@click.option("--pid-file", type=FILE, help="Write its process id to this file.")
-@click.option(
-    "--preserve-fds",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Pass on N descriptors after the standard three.",
-)
-@click.option(
+@option("-c", "--cap", "caps", multiple=True, metavar="CAP_NAME", help="More capabilities.")
+@option("--no-new-privs", flag=True, help="It can gain none (prctl(2)).")
+@option("-t", "--tty", flag=True, help="It has a terminal of the container's.")
+@option("-d", "--detach", flag=True, help="Return once it has started.")
+@option("--pid-file", kind=FILE, help="Write its process id to this file.")
+@taking(PRESERVE_FDS)
+@option(
     "sub_cgroups",
     "--cgroup",
     multiple=True,
     metavar="[CONTROLLER,...:]PATH",
-    callback=_sub_cgroups,
     help="The cgroup below the container's that it is put into.",
 )
-@click.option("--apparmor", metavar="PROFILE", help="Its AppArmor profile.")
-@click.option("--process-label", metavar="LABEL", help="Its SELinux label.")
-@click.option("--ignore-paused", is_flag=True, help="In a paused container, start on resume.")
-@console_socket_option
-@pidfd_socket_option
+@option("--apparmor", metavar="PROFILE", help="Its AppArmor profile.")
+@option("--process-label", metavar="LABEL", help="Its SELinux label.")
+@option("--ignore-paused", flag=True, help="In a paused container, start on resume.")
+@taking(CONSOLE_SOCKET, PIDFD_SOCKET)
 def command(
     container: Container,
     terminal: Terminal | None,
@@ -70,7 +57,7 @@ def command(
     preserve_fds: int,
     detach: bool,
     ignore_paused: bool,
-    sub_cgroups: SubCgroups,
+    sub_cgroups: tuple[str, ...],
     pidfd_socket: Path | None,
     **wanted: Any,
 ) -> int:
@@ -86,6 +73,6 @@ def command(
         preserve_fds=preserve_fds,
         detach=detach,
         ignore_paused=ignore_paused,
-        sub_cgroups=sub_cgroups,
+        sub_cgroups=_sub_cgroups(sub_cgroups),
         pidfd_socket=pidfd_socket,
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import click
-
-from migrator.commands._common import verb
+from migrator.commands._verb import verb
 from migrator.version import VERSION
 from runtime.features import features
 
@@ -19,4 +17,4 @@ def command() -> None:
     """
     found = features()
     found["annotations"]["org.migrator.version"] = VERSION
-    click.echo(json.dumps(found, indent=4))
+    print(json.dumps(found, indent=4))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 
-import click
-
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
+from migrator.commands._options import Kind
+from migrator.commands._verb import argument, option, verb
 from runtime.container import Container
 
 
 def signal_number(text: str) -> int:
-    """The number of a signal given by name (TERM, SIGTERM, RTMIN+3) or number; 0 asks for init."""
+    """The number of a signal given by name (TERM, SIGTERM, RTMIN+3) or number; 0 asks for init.
+
+    ValueError for none.
+    """
     name, _, offset = text.upper().removeprefix("SIG").partition("+")
     number = name if name.isdecimal() else signal.Signals.__members__.get(f"SIG{name}", "")
     try:
@@ -19,14 +22,14 @@ def signal_number(text: str) -> int:
     except ValueError:
         found = -1
     if found not in signal.valid_signals() | {0}:
-        raise click.BadParameter(f"{text!r} is no signal: give a name such as TERM, or a number")
+        raise ValueError(f"{text!r} is no signal: give a name such as TERM, or a number")
     return found
 
 
 @verb()
 @on_container
-@click.argument("number", metavar="[SIGNAL]", type=signal_number, default="TERM")
-@click.option("-a", "--all", "everyone", is_flag=True, help="To every process, not to init alone.")
+@argument("number", metavar="[SIGNAL]", kind=Kind(signal_number), default="TERM")
+@option("-a", "--all", "everyone", flag=True, help="To every process, not to init alone.")
 def command(container: Container, number: int, everyone: bool) -> None:
     """Send SIGNAL (a name or a number; TERM if none is given) to the init of CONTAINER."""
     container.signal(number, everyone=everyone)

@@ -8,7 +8,6 @@ import os
 import click
 
 from migrator.commands._command import Command, Group
-from migrator.commands._common import verb
 
 name_option = click.option(
     "--name", default="default", show_default=True, metavar="LAB", help="Which lab."
@@ -58,7 +57,7 @@ def down(name: str) -> None:
     lab.down(name)
 
 
-@verb(passes_arguments=True, name="exec")
+@command.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})
 @name_option
 @click.argument("host")
 @click.argument("arguments", metavar="COMMAND...", nargs=-1, required=True)
@@ -69,9 +68,6 @@ def execute(name: str, host: str, arguments: tuple[str, ...]) -> None:
     given = arguments[1:] if arguments[0] == "--" else arguments
     argv = lab.load(name).host(host).command(*given)
     os.execv(argv[0], argv)
-
-
-command.add_command(execute)
 
 
 @command.command(cls=Command)

@@ -6,60 +6,66 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from migrator.commands._common import DIRECTORY, Settings, pass_settings, verb
+from migrator.commands._options import DIRECTORY, Kind
 from migrator.commands._pages import (
+    CRIU_DAEMON,
+    STATUS_FD,
     address_option,
     check_privacy,
-    criu_daemon,
     criu_options,
     say_ready,
-    status_fd,
     tls_options,
 )
+from migrator.commands._verb import option, pass_settings, taking, verb
+from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
     from migrator.page_client import Link
     from migrator.page_link import Address, Certificates
 
 logger = logging.getLogger(__name__)
 
 
+def _seconds(text: str) -> float:
+    if (seconds := float(text)) <= 0:
+        raise ValueError(f"{text} is not in the range x>0")
+    return seconds
+
+
 @verb()
-@click.option(
+@option(
     "image_path",
     "--image-path",
     "--images-dir",
     "-D",
-    type=DIRECTORY,
+    kind=DIRECTORY,
     default="checkpoint",
     show_default=True,
     help="The image directory that is restored.",
 )
-@click.option(
+@option(
     "work_path",
     "--work-path",
     "--work-dir",
     "-W",
-    type=DIRECTORY,
+    kind=DIRECTORY,
     help="Where criu works, and looks for the server.  [default: the image directory]",
 )
 @address_option(
     "--page-server",
     help="Bring the pages from there: no pages-*.img is here.",
 )
-@click.option(
+@option(
     "--give-up-after",
-    type=click.FloatRange(min=0, min_open=True),
+    kind=Kind(_seconds),
     metavar="SECONDS",
     help="End what was restored when the page server is away so long.  [default: never]",
 )
 @tls_options
-@click.option("--tls-no-cn-verify", is_flag=True, help="Its certificate may be of another name.")
-@criu_daemon
-@status_fd
-@click.option("-d", "--detach", is_flag=True, help="Return when it listens.")
+@option("--tls-no-cn-verify", flag=True, help="Its certificate may be of another name.")
+@taking(CRIU_DAEMON, STATUS_FD)
+@option("-d", "--detach", flag=True, help="Return when it listens.")
 @pass_settings
 def command(
     settings: Settings,
@@ -83,16 +89,16 @@ def command(
     if address is not None:
         check_privacy(address, certificates, plain=plain)
     elif certificates or plain or give_up_after:
-        raise click.UsageError("TLS and --give-up-after are for a --page-server")
+        raise UsageProblem("TLS and --give-up-after are for a --page-server")
     if criu_daemon:
         if give_up_after:
-            raise click.UsageError("CRIU's server has no --give-up-after: it never reconnects")
+            raise UsageProblem("CRIU's server has no --give-up-after: it never reconnects")
         options = ["--page-server", *criu_options(address, certificates)] if address else []
         _by_criu(settings, images, work_dir, options, status_fd, detach=detach)
     elif address is None:
         _from_images(images, work_dir, status_fd, detach=detach)
     elif detach:
-        raise click.UsageError("--detach: the connection to the page server is this command's own")
+        raise UsageProblem("--detach: the connection to the page server is this command's own")
     else:
         _from_page_server(images, work_dir, address, certificates, give_up_after, status_fd)
 

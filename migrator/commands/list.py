@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-import click
-
-from migrator.commands._common import DEFAULT_ROOT, Settings, pass_settings, verb
 from migrator.commands._described import described
+from migrator.commands._globals import DEFAULT_ROOT, Settings
+from migrator.commands._options import choice
+from migrator.commands._verb import option, pass_settings, verb
 from migrator.errors import UsageProblem
 from runtime.container import Container
 from runtime.errors import NoSuchContainer
@@ -18,8 +18,8 @@ COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
 
 @verb()
-@click.option("-f", "--format", "form", type=click.Choice(["table", "json"]), default="table")
-@click.option("-q", "--quiet", is_flag=True, help="Print the ids only.")
+@option("-f", "--format", "form", kind=choice("table", "json"), default="table")
+@option("-q", "--quiet", flag=True, help="Print the ids only.")
 @pass_settings
 def command(settings: Settings, form: str, quiet: bool) -> None:
     """List the containers of this host."""
@@ -37,7 +37,7 @@ def command(settings: Settings, form: str, quiet: bool) -> None:
         rows = [[str(state[column]) for column in COLUMNS] for state in states]
         lines = aligned([[column.upper() for column in COLUMNS], *rows])
     for line in lines:
-        click.echo(line)
+        print(line)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

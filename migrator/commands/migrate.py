@@ -3,114 +3,112 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import click
+from migrator.commands._common import ID
+from migrator.commands._options import PATH, Kind, choice, integer
+from migrator.commands._verb import argument, option, pass_settings, taking, verb
 
-from migrator.commands._common import Settings, id_argument, pass_settings, verb
+if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
 
 
 @verb()
-@id_argument
-@click.argument("destination", metavar="[USER@]HOST[:PORT]")
-@click.option(
-    "bridges", "--bridge", multiple=True, metavar="OLD=NEW", help="Bridge here = bridge there."
-)
-@click.option(
+@taking(ID)
+@argument("destination", metavar="[USER@]HOST[:PORT]")
+@option("bridges", "--bridge", multiple=True, metavar="OLD=NEW", help="Bridge here = bridge there.")
+@option(
     "rootfs_mode",
     "--rootfs",
-    type=click.Choice(["sync", "shared"]),
+    kind=choice("sync", "shared"),
     default="sync",
     show_default=True,
     help="Move the root file system, or find it there on shared storage.",
 )
-@click.option(
+@option(
     "--bundle",
-    type=click.Path(path_type=Path),
+    kind=PATH,
     help="Bundle at the destination.  [default: the same path]",
 )
-@click.option(
+@option(
     "--agent",
     default="migrator",
     show_default=True,
     metavar="COMMAND",
     help="What migrator is called there.",
 )
-@click.option(
+@option(
     "ssh_config",
     "-F",
     "--ssh-config",
-    type=click.Path(path_type=Path),
+    kind=PATH,
     help="In place of ~/.ssh/config and /etc/ssh/ssh_config.",
 )
-@click.option(
-    "-i", "--identity", type=click.Path(path_type=Path), help="Private key to log in with."
-)
-@click.option(
+@option("-i", "--identity", kind=PATH, help="Private key to log in with.")
+@option(
     "--mode",
-    type=click.Choice(["auto", "hybrid", "pre-copy", "post-copy", "cold"]),
+    kind=choice("auto", "hybrid", "pre-copy", "post-copy", "cold"),
     default="auto",
     show_default=True,
     help="How the memory moves: see docs/migration.md.",
 )
-@click.option(
+@option(
     "--downtime",
     default="300ms",
     show_default=True,
     metavar="TIME",
     help="What the copy rounds aim at.",
 )
-@click.option(
+@option(
     "--max-rounds",
-    type=click.IntRange(min=1),
+    kind=integer(at_least=1),
     default=30,
     show_default=True,
     help="Copy rounds at most.",
 )
-@click.option(
+@option(
     "--max-time",
     default="10min",
     show_default=True,
     metavar="TIME",
     help="Time for copy rounds at most.",
 )
-@click.option("--converge", is_flag=True, help="Slow the container down where it outruns the link.")
-@click.option(
+@option("--converge", flag=True, help="Slow the container down where it outruns the link.")
+@option(
     "compression",
     "--compress",
-    type=click.Choice(["auto", "none", "lz4", "zstd"]),
+    kind=choice("auto", "none", "lz4", "zstd"),
     default="auto",
     show_default=True,
     help="Compression of memory pages.",
 )
-@click.option(
-    "--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 64MiB; or bits: 1gbit."
+@option("--bandwidth", metavar="RATE", help="Bytes a second at most: 100M, 64MiB; or bits: 1gbit.")
+@option(
+    "--keep-pages", flag=True, help="When it fails, keep what has arrived for the next attempt."
 )
-@click.option(
-    "--keep-pages", is_flag=True, help="When it fails, keep what has arrived for the next attempt."
-)
-@click.option(
+@option(
     "--give-up-after",
     metavar="TIME",
     help="Post-copy: end the container when its pages stay away that long.  [default: never]",
 )
-@click.option("--file-locks", is_flag=True, help="Move file locks too.")
-@click.option("--ext-unix-sk", is_flag=True, help="Allow unix sockets connected to outside.")
-@click.option(
+@option("--file-locks", flag=True, help="Move file locks too.")
+@option("--ext-unix-sk", flag=True, help="Allow unix sockets connected to outside.")
+@option(
     "--link-remap",
-    is_flag=True,
+    flag=True,
     help="Move files that are open but have no name any more by a link.",
 )
-@click.option(
+@option(
     "commit_wait_s",
     "--commit-wait",
-    type=float,
+    kind=Kind(float),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
     help="How long to ask again when the answer to the commit is lost.",
 )
-@click.option("--plot", is_flag=True, help="Show the frozen time, each part of it by name.")
-@click.option("as_json", "--json", is_flag=True, help="Print the report as JSON.")
+@option("--plot", flag=True, help="Show the frozen time, each part of it by name.")
+@option("as_json", "--json", flag=True, help="Print the report as JSON.")
 @pass_settings
 def command(
     settings: Settings,

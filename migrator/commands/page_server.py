@@ -5,31 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from migrator.commands._common import DIRECTORY, Settings, pass_settings, verb
+from migrator.commands._options import DIRECTORY
 from migrator.commands._pages import (
+    CRIU_DAEMON,
+    STATUS_FD,
     address_option,
     check_privacy,
-    criu_daemon,
     criu_options,
     say_ready,
-    status_fd,
     tls_options,
 )
+from migrator.commands._verb import option, pass_settings, taking, verb
+from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
     from migrator.page_link import Address, Certificates
 
 
 @verb()
-@click.option(
+@option(
     "image_path",
     "--image-path",
     "--images-dir",
     "--images",
     "-D",
-    type=DIRECTORY,
+    kind=DIRECTORY,
     default="checkpoint",
     show_default=True,
     help="The image directory, whole.",
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
     required=True,
     help="Where; port 0 takes a free one, which is printed.",
 )
-@click.option("--keep", is_flag=True, help="Go on when a client has all its pages.")
+@option("--keep", flag=True, help="Go on when a client has all its pages.")
 @tls_options
-@status_fd
-@criu_daemon
+@taking(STATUS_FD, CRIU_DAEMON)
 @pass_settings
 def command(
     settings: Settings,
@@ -62,7 +62,7 @@ def command(
     check_privacy(address, certificates, plain=plain)
     if criu_daemon:
         if keep or not address.port:
-            raise click.UsageError("CRIU's page server has no --keep, and needs a port")
+            raise UsageProblem("CRIU's page server has no --keep, and needs a port")
         return _by_criu(settings, image_path.absolute(), address, certificates, status_fd)
 
     from migrator.page_server import PageServer
@@ -73,7 +73,7 @@ def command(
         StoredPages(image_path) as pages,
         PageServer(address, context, pages, keep=keep) as server,
     ):
-        click.echo(f"listening on {server.address}")
+        print(f"listening on {server.address}", flush=True)
         say_ready(status_fd)
         server.serve_forever(poll_interval=0.05)
 

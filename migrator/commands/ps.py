@@ -5,30 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 
-import click
-
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
+from migrator.commands._options import choice
+from migrator.commands._verb import argument, option, verb
 from migrator.errors import UsageProblem
 from runtime.container import Container
 
 
 @verb(passes_arguments=True)
 @on_container
-@click.argument("ps_arguments", metavar="[PS-OPTION]...", nargs=-1, type=click.UNPROCESSED)
-@click.option("-f", "--format", "form", type=click.Choice(["table", "json"]), default="table")
+@argument("ps_arguments", metavar="[PS-OPTION]...", many=True)
+@option("-f", "--format", "form", kind=choice("table", "json"), default="table")
 def command(container: Container, ps_arguments: tuple[str, ...], form: str) -> None:
     """List the processes of CONTAINER, with the columns of ps (-ef by default), or their ids."""
     import subprocess
 
     pids = container.processes()
     if form == "json":
-        click.echo(json.dumps(pids))
+        print(json.dumps(pids))
         return
     listing = subprocess.run(["ps", *(ps_arguments or ["-ef"])], stdout=subprocess.PIPE, text=True)
     if listing.returncode:
         raise UsageProblem(f"ps {' '.join(ps_arguments)} failed with status {listing.returncode}")
     for line in rows_of(listing.stdout.splitlines(), pids):
-        click.echo(line)
+        print(line)
 
 
 def rows_of(listing: list[str], pids: Collection[int]) -> Iterator[str]:

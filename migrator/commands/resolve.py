@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import click
+from migrator.commands._common import ID
+from migrator.commands._verb import option, pass_settings, taking, verb
 
-from migrator.commands._common import Settings, id_argument, pass_settings, verb
+if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
 
 
 @verb()
-@id_argument
-@click.option(
+@taking(ID)
+@option(
     "--force-source",
-    is_flag=True,
+    flag=True,
     help="Resume it here without asking the destination: only if it surely does not run there.",
 )
-@click.option("as_json", "--json", is_flag=True, help="Print the result as JSON.")
+@option("as_json", "--json", flag=True, help="Print the result as JSON.")
 @pass_settings
 def command(settings: Settings, container_id: str, force_source: bool, as_json: bool) -> None:
     """Finish a migration of CONTAINER that a crash left unfinished.
@@ -31,6 +33,8 @@ def command(settings: Settings, container_id: str, force_source: bool, as_json: 
 
     resolution = resolve(settings.root, container_id, force_source=force_source)
     if as_json:
-        click.echo(json.dumps(asdict(resolution)))
+        from dataclasses import asdict
+
+        print(json.dumps(asdict(resolution)))
     else:
-        click.echo(f"{container_id}: {resolution.note}")
+        print(f"{container_id}: {resolution.note}")

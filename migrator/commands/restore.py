@@ -3,68 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
+from migrator.commands._common import BUNDLE, CONSOLE_SOCKET, CRIU, NO_SUBREAPER, PID_FILE
+from migrator.commands._options import Kind
+from migrator.commands._verb import argument, option, pass_settings, taking, verb
 
-from migrator.commands._common import (
-    DIRECTORY,
-    FILE,
-    Settings,
-    console_socket_option,
-    criu_options,
-    pass_settings,
-    refused,
-    verb,
-)
+if TYPE_CHECKING:
+    from migrator.commands._globals import Settings
 
 
-def _pairs(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    for name, _, value in pairs:
+def _pair(form: str) -> dict[str, Any]:
+    """What an option for pairs of that form is declared by."""
+
+    def convert(text: str) -> tuple[str, str]:
+        name, _, value = text.partition("=")
         if not name or not value:
-            raise click.BadParameter(f"{name!r} is not of the form {option.metavar}", ctx, option)
-    return {name: value for name, _, value in pairs}
+            raise ValueError(f"{text!r} is not of the form {form}")
+        return name, value
+
+    return {"kind": Kind(convert), "metavar": form, "multiple": True}
 
 
 @verb()
-@click.argument("container_id", metavar="CONTAINER")
-@click.option(
-    "-b",
-    "--bundle",
-    type=DIRECTORY,
-    default=".",
-    help="Where config.json and the rootfs are.  [default: the current directory]",
-)
-@criu_options
-@click.option("-d", "--detach", is_flag=True, help="Return once it runs.")
-@click.option("--pid-file", type=FILE, help="Write the process id of its init to this file.")
-@click.option(
+@argument("container_id", metavar="CONTAINER")
+@taking(BUNDLE, *CRIU)
+@option("-d", "--detach", flag=True, help="Return once it runs.")
+@taking(PID_FILE)
+@option(
     "veths",
     "--veth",
-    multiple=True,
-    metavar="NAME=HOST_END[@BRIDGE]",
-    callback=_pairs,
+    **_pair("NAME=HOST_END[@BRIDGE]"),
     help="What the host's end of its interface NAME is called here.",
 )
-@click.option(
+@option(
     "bridges",
     "--bridge",
-    multiple=True,
-    metavar="OLD=NEW",
-    callback=_pairs,
+    **_pair("OLD=NEW"),
     help="The bridge here in place of the one it was on.",
 )
-@click.option("--tcp-close", is_flag=True, help="Have its connections come up closed.")
-@click.option("--lsm-profile", metavar="TYPE:NAME", help="Security profile of its processes.")
-@click.option("--lsm-mount-context", metavar="CONTEXT", help="SELinux context of its mounts.")
-@click.option(
-    "--lazy-pages", is_flag=True, help="Its memory comes from a lazy-pages server in the work path."
+@option("--tcp-close", flag=True, help="Have its connections come up closed.")
+@option("--lsm-profile", metavar="TYPE:NAME", help="Security profile of its processes.")
+@option("--lsm-mount-context", metavar="CONTEXT", help="SELinux context of its mounts.")
+@option(
+    "--lazy-pages", flag=True, help="Its memory comes from a lazy-pages server in the work path."
 )
-@click.option("--no-subreaper", is_flag=True, expose_value=False, hidden=True)
-@click.option("--network-lock", expose_value=False, hidden=True)  # the images say which it was
-@console_socket_option
-@refused("--no-pivot")
+@option("--network-lock", unused=True)  # the images say which it was
+@option("--no-pivot", flag=True, refused="is not supported yet")
+@taking(NO_SUBREAPER, CONSOLE_SOCKET)
 @pass_settings
 def command(
     settings: Settings,
@@ -72,6 +58,8 @@ def command(
     bundle: Path,
     image_path: Path,
     manage_cgroups_mode: str,
+    veths: tuple[tuple[str, str], ...],
+    bridges: tuple[tuple[str, str], ...],
     detach: bool,
     **options: Any,
 ) -> int:
@@ -89,6 +77,8 @@ def command(
         stdio=Stdio.inherited(),
         criu=settings.criu,
         systemd_cgroup=settings.systemd_cgroup,
+        veths=dict(veths),
+        bridges=dict(bridges),
         **options,
     )
     return restore(settings.root, container_id, bundle, request, detach=detach)

@@ -6,16 +6,15 @@ import json
 import os
 from pathlib import Path
 
-import click
-
-from migrator.commands._common import DIRECTORY, verb
+from migrator.commands._options import DIRECTORY
+from migrator.commands._verb import option, verb
 from migrator.errors import UsageProblem
 
 
 @verb()
-@click.option("-b", "--bundle", type=DIRECTORY, default=Path(), help="Where to write it.")
-@click.option("--movable", is_flag=True, help="For a container that is to move to another host.")
-@click.option("--rootless", is_flag=True, help="For the user who calls, who need not be root.")
+@option("-b", "--bundle", kind=DIRECTORY, default=Path(), help="Where to write it.")
+@option("--movable", flag=True, help="For a container that is to move to another host.")
+@option("--rootless", flag=True, help="For the user who calls, who need not be root.")
 def command(bundle: Path, movable: bool, rootless: bool) -> None:
     """Write a config.json that runs `sh` in the directory rootfs beside it."""
     from runtime.default_spec import default_spec, for_user

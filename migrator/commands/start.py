@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from migrator.commands._activation import manager
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
+from migrator.commands._verb import verb
 from runtime.container import Container
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import click
-
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
 from migrator.commands._described import described
+from migrator.commands._verb import verb
 from runtime.container import Container
 
 
@@ -15,4 +14,4 @@ from runtime.container import Container
 @on_container
 def command(container: Container) -> None:
     """Print the state of CONTAINER as JSON."""
-    click.echo(json.dumps(described(container), indent=2))
+    print(json.dumps(described(container), indent=2))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
-
-from migrator.commands._common import on_container, verb
+from migrator.commands._common import on_container
+from migrator.commands._options import FILE, TEXT, Kind, Option, integer
+from migrator.commands._verb import option, taking, verb
 from migrator.errors import UsageProblem
 from runtime.container import Container
 
@@ -29,19 +28,13 @@ def size_bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** _EXPONENTS[found[2].lower()])
 
 
-def _size(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else size_bytes(value)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param=option) from exc
+_NUMBER, _BYTES = integer(), Kind(size_bytes)
 
 
-def _limit(flag: str, section: str, field: str, text: str, kind: Any = int) -> Any:
+def _limit(flag: str, section: str, field: str, text: str, kind: Kind = _NUMBER) -> Option:
     """The option *flag* for linux.resources.*section*.*field*."""
-    options: dict[str, Any] = {"type": kind, "help": text}
-    if kind is bytes:
-        options |= {"type": str, "callback": _size, "metavar": "BYTES"}
-    return click.option(flag, f"{section}__{field}", **options)
+    metavar = "BYTES" if kind is _BYTES else None
+    return Option(flag, f"{section}__{field}", kind=kind, metavar=metavar, help=text)
 
 
 _LIMITS = (
@@ -55,35 +48,29 @@ _LIMITS = (
     _limit("--cpu-rt-period", "cpu", "realtimePeriod", "Realtime period, in microseconds."),
     _limit("--cpu-rt-runtime", "cpu", "realtimeRuntime", "Realtime in each, in microseconds."),
     _limit("--cpu-idle", "cpu", "idle", "1: run only where nobody else wants to; 0: as others."),
-    _limit("--cpuset-cpus", "cpu", "cpus", "CPUs to run on, as 0-3,7.", str),
-    _limit("--cpuset-mems", "cpu", "mems", "Memory nodes to use.", str),
-    _limit("--memory", "memory", "limit", "Memory, as 512m; -1: no limit.", bytes),
-    _limit("--memory-reservation", "memory", "reservation", "What to shrink to.", bytes),
-    _limit("--memory-swap", "memory", "swap", "Memory and swap; -1: no limit.", bytes),
-    _limit("--kernel-memory", "memory", "kernel", "Ignored, as by runc.", bytes),
-    _limit("--kernel-memory-tcp", "memory", "kernelTCP", "Ignored, as by runc.", bytes),
+    _limit("--cpuset-cpus", "cpu", "cpus", "CPUs to run on, as 0-3,7.", TEXT),
+    _limit("--cpuset-mems", "cpu", "mems", "Memory nodes to use.", TEXT),
+    _limit("--memory", "memory", "limit", "Memory, as 512m; -1: no limit.", _BYTES),
+    _limit("--memory-reservation", "memory", "reservation", "What to shrink to.", _BYTES),
+    _limit("--memory-swap", "memory", "swap", "Memory and swap; -1: no limit.", _BYTES),
+    _limit("--kernel-memory", "memory", "kernel", "Ignored, as by runc.", _BYTES),
+    _limit("--kernel-memory-tcp", "memory", "kernelTCP", "Ignored, as by runc.", _BYTES),
     _limit("--pids-limit", "pids", "limit", "Processes and threads; -1: no limit."),
 )
 
 
-def _limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_LIMITS):
-        function = option(function)
-    return function
-
-
 @verb()
 @on_container
-@click.option(
+@option(
     "-r",
     "--resources",
     "file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    kind=FILE,
     help="All of it as JSON, OCI's linux.resources; - is standard input.",
 )
-@_limit_options
-@click.option("--l3-cache-schema", metavar="LINE", help="Share of the L3 cache, as L3:0=f;1=f.")
-@click.option("--mem-bw-schema", metavar="LINE", help="Memory bandwidth, as MB:0=20;1=70.")
+@taking(*_LIMITS)
+@option("--l3-cache-schema", metavar="LINE", help="Share of the L3 cache, as L3:0=f;1=f.")
+@option("--mem-bw-schema", metavar="LINE", help="Memory bandwidth, as MB:0=20;1=70.")
 def command(
     container: Container,
     file: Path | None,

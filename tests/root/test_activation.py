@@ -6,7 +6,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +73,7 @@ def test_a_start_does_not_wait_for_a_container_that_has_ended(
 def test_what_cannot_be_taken_out_of_its_init_leaves_no_descriptor(waiting: Container) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SetupFailed, match="taking the notify socket"):
-        Readiness.of(replace(waiting.state, notify_fd=1000), "/no/manager")
+        Readiness.of(waiting.state._replace(notify_fd=1000), "/no/manager")
     assert os.listdir("/proc/self/fd") == before
 
 

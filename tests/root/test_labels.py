@@ -2,7 +2,6 @@
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +88,7 @@ def test_a_further_process_has_the_labels_of_the_container_whoever_adds_it(box: 
     container = box.start()
     for field, label in (("apparmorProfile", "mig-test"), ("selinuxLabel", "a:b:c:s0")):
         config = merged(container.state.spec, {"process": {field: label}})
-        replace(container.state, spec=config).save(container.dir)
+        container.state._replace(spec=config).save(container.dir)
         with pytest.raises(UnsupportedField, match=f"process.{field}: .* is not enabled on this"):
             box.exec(container, "true", apparmor_profile="", selinux_label="")
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,19 @@ import criu_rpc
 import migrator
 import runtime
 from migrator import cli
-from migrator.commands import COMMANDS
-from migrator.commands._command import Command
-from migrator.commands._common import refused, verb
+from migrator.commands import COMMANDS, load
+from migrator.commands._command import of_verb
 from migrator.commands._group import group
+from migrator.commands._options import (
+    Argument,
+    Misunderstood,
+    Option,
+    Parameter,
+    choice,
+    integer,
+    read,
+)
+from migrator.commands._verb import Verb, taking, verb
 from migrator.commands.kill import signal_number
 from migrator.commands.list import aligned
 from migrator.commands.ps import rows_of
@@ -63,16 +73,14 @@ def test_the_help_lists_every_command_with_its_line_and_imports_none_of_them() -
         "from migrator import cli\n"
         "cli.run(['--help'])\n"
         "loaded = [m for m in sys.modules if m.startswith('migrator.commands.')]\n"
-        "print(sorted(loaded), file=sys.stderr)\n"
+        "print(*sorted(loaded), file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     for name, entry in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(entry.help)}$", done.stdout, re.M)
-    assert done.stderr.strip() == str(
-        [f"migrator.commands.{name}" for name in ("_command", "_common", "_group")]
-    )
+    assert not {f"migrator.commands.{name}" for name in COMMANDS} & set(done.stderr.split())
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,20 +195,35 @@ def test_long_options_may_have_one_dash(root: str, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out) == []
 
 
-def given(*arguments: str, interspersed: bool = True) -> dict[str, Any]:
-    """What a command with one option of each kind makes of *arguments*."""
+REST = Argument("rest", many=True)
+BUNDLE = Option("-b", "--bundle")
+DETACH = Option("--detach/--attach", flag=True)
+QUIET = Option("-q", "--quiet", flag=True)
+ENV = Option("-e", "--env", multiple=True)
+LEVEL = Option("--level", kind=integer(at_least=1), default=3)
+FORM = Option("form", "--format", kind=choice("table", "json"), default="table")
 
-    @verb(passes_arguments=not interspersed)
-    @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-    @click.option("-b", "--bundle")
-    @click.option("--detach/--attach")
-    @click.option("-e", "--env", multiple=True)
-    def command(**options: Any) -> dict[str, Any]:
-        return options
 
-    found = command.main(list(arguments), standalone_mode=False)
-    assert isinstance(found, dict)
-    return {name: value for name, value in found.items() if value}
+def declared(*parameters: Parameter, **how: bool) -> Verb:
+    return verb(**how)(taking(*parameters)(lambda **values: 0))
+
+
+def by_click(parameters: tuple[Parameter, ...], words: Sequence[str], **how: bool) -> Any:
+    """What click makes of *words*."""
+    command = of_verb("command", declared(*parameters, **how))
+    return command.make_context("command", list(words)).params
+
+
+def given(*words: str, passes_arguments: bool = False) -> dict[str, Any]:
+    """What a command with one option of each kind makes of *words*, but for the defaults.
+
+    Click says the same, whether `read` leaves it to it or not.
+    """
+    parameters = (REST, BUNDLE, DETACH, QUIET, ENV, LEVEL, FORM)
+    said: dict[str, Any] = by_click(parameters, words, passes_arguments=passes_arguments)
+    with suppress(Misunderstood):
+        assert (said, []) == read(parameters, words, interspersed=not passes_arguments)
+    return {name: said[name] for name in said if said[name] not in (None, False, (), 3, "table")}
 
 
 @pytest.mark.parametrize(
@@ -211,11 +234,16 @@ def given(*arguments: str, interspersed: bool = True) -> dict[str, Any]:
         (["-b", "-detach", "x"], {"bundle": "-detach", "rest": ("x",)}),
         (["-b/b", "x", "-detach"], {"bundle": "/b", "detach": True, "rest": ("x",)}),
         (["-eA=1", "-e", "B=2"], {"env": ("A=1", "B=2")}),
-        (["-detach=true"], {"detach": True}),
-        (["--detach", "--detach=false"], {"detach": True}),
-        (["-b", "--detach=true"], {"bundle": "--detach=true"}),
+        (["-quiet=true"], {"quiet": True}),
+        (["--quiet", "--quiet=false"], {"quiet": True}),
+        (["--detach", "--attach"], {}),
+        (["-q", "--detach"], {"quiet": True, "detach": True}),
+        (["-b", "--quiet=true"], {"bundle": "--quiet=true"}),
         (["--", "-detach"], {"rest": ("-detach",)}),
         (["x", "--", "-bundle"], {"rest": ("x", "-bundle")}),
+        (["x", "-", "", "--bundle="], {"rest": ("x", "-", ""), "bundle": ""}),
+        (["--level", "7", "-format=json"], {"level": 7, "form": "json"}),
+        (["-b", "1", "-b", "2"], {"bundle": "2"}),
     ],
 )
 def test_one_dash_is_read_as_two_where_it_is_an_option(
@@ -225,19 +253,66 @@ def test_one_dash_is_read_as_two_where_it_is_an_option(
 
 
 def test_the_arguments_of_another_program_are_left_as_they_are() -> None:
-    found = given("-detach", "id", "sh", "-bundle", "--env", "-c", interspersed=False)
-    assert found == {"detach": True, "rest": ("id", "sh", "-bundle", "--env", "-c")}
+    found = given("-q", "id", "sh", "-bundle", "--", "--env", "-c", passes_arguments=True)
+    assert found == {"quiet": True, "rest": ("id", "sh", "-bundle", "--", "--env", "-c")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--bogus"], ["-qx"], ["-b"], ["--level", "x"], ["--level=0"], ["--format", "xml"]),
+        *(["--quiet=maybe"], ["--attach=true"], ["--help"], ["-b=/b"], ["--no-pivot"]),
+        *(["--bundl", "/b"],),
+    ],
+)
+def test_what_is_wrong_or_unusual_is_left_to_click(words: list[str]) -> None:
+    refused = Option("--no-pivot", flag=True, refused="is not supported yet")
+    with pytest.raises(Misunderstood):
+        read((REST, BUNDLE, DETACH, QUIET, ENV, LEVEL, FORM, refused), words)
+
+
+def test_arguments_that_are_missing_or_too_many_are_left_to_click() -> None:
+    one = declared(Argument("one"), Argument("other", default="x"))
+    assert one.read(["a"]) == {"one": "a", "other": "x"}
+    assert one.read(["a", "b"]) == {"one": "a", "other": "b"}
+    for words in ([], ["a", "b", "c"]):
+        with pytest.raises(Misunderstood):
+            one.read(words)
+    with pytest.raises(Misunderstood):
+        declared(Option("--listen", required=True)).read([])
+
+
+def test_what_clients_ask_is_read_without_click(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from migrator import cli\n"
+        f"cli.run(['--root', {str(tmp_path)!r}, '--log-format=json', *sys.argv[1:]])\n"
+        "assert not {'click', 'inspect', 'rich', 'pyroute2', 'paramiko'} & sys.modules.keys()\n"
+    )
+    config = "create --bundle . --pid-file p --no-new-keyring c", "run -d c", "start c", "state c"
+    for words in (*config, "kill --all c 9", "delete -f c", "exec -d c true", "list", "pause c"):
+        subprocess.run([sys.executable, "-c", program, *words.split()], check=True)
+
+
+def test_every_commands_defaults_are_those_that_click_finds() -> None:
+    for name in COMMANDS:
+        command = load(name)
+        if not isinstance(command, Verb):
+            continue
+        words = ["x"] * sum(
+            isinstance(each, Argument) and not (each.many or each.default)
+            for each in command.parameters
+        )
+        with suppress(Misunderstood, click.UsageError):
+            values = of_verb(name, command).make_context(name, list(words)).params
+            assert command.read(words) == values, name
 
 
 def test_a_refused_option_says_so_only_when_it_is_given() -> None:
-    @click.command(cls=Command)
-    @refused("-t", "--tty", why="is not supported yet: no terminal")
-    def command() -> str:
-        return "ran"
-
-    assert command.main([], standalone_mode=False) == "ran"
+    refused = Option("-t", "--tty", flag=True, refused="is not supported yet: no terminal")
+    assert by_click((refused,), []) == {}
     with pytest.raises(click.UsageError, match="--tty is not supported yet: no terminal"):
-        command.main(["-t"], standalone_mode=False)
+        by_click((refused,), ["-t"])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +333,7 @@ def test_signals_are_names_and_numbers(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "SIG", "FOO", "_DFL", "999", "-9", "RTMIN+99", "TERM+x", "²"])
 def test_what_is_no_signal_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no signal"):
+    with pytest.raises(ValueError, match="is no signal"):
         signal_number(text)
 
 

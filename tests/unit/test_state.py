@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def child() -> Iterator["subprocess.Popen[bytes]"]:
 def running(process: "subprocess.Popen[bytes]") -> State:
     found = state.process_stat(process.pid)
     assert found is not None
-    return replace(STATE, init_pid=process.pid, init_start_time=found.start_time, cgroup_paths={})
+    return STATE._replace(init_pid=process.pid, init_start_time=found.start_time, cgroup_paths={})
 
 
 class TestFile:
@@ -70,14 +69,14 @@ class TestFile:
 
     def test_nothing_else_is_left_beside_it(self, directory: Path) -> None:
         STATE.save(directory)
-        replace(STATE, init_pid=9).save(directory)
+        STATE._replace(init_pid=9).save(directory)
         assert [path.name for path in directory.iterdir()] == ["state.json"]
         assert State.load(directory).init_pid == 9
 
     def test_a_failed_write_leaves_the_former_one(self, directory: Path) -> None:
         STATE.save(directory)
         with pytest.raises(TypeError):
-            replace(STATE, spec={"x": object()}).save(directory)
+            STATE._replace(spec={"x": object()}).save(directory)
         assert State.load(directory) == STATE
         assert [path.name for path in directory.iterdir()] == ["state.json"]
 
@@ -137,7 +136,7 @@ class TestFile:
         assert why in caught.value.why
 
     def test_a_reader_never_sees_a_part(self, directory: Path) -> None:
-        big = replace(STATE, spec={"x": 200_000 * "y"})
+        big = STATE._replace(spec={"x": 200_000 * "y"})
         STATE.save(directory)
         ended = threading.Event()
 
@@ -170,7 +169,7 @@ class TestStatus:
         self, directory: Path, child: "subprocess.Popen[bytes]", word: str
     ) -> None:
         (directory / "freezer.state").write_text(f"{word}\n")
-        paused = replace(running(child), cgroup_paths={"freezer": str(directory)})
+        paused = running(child)._replace(cgroup_paths={"freezer": str(directory)})
         assert state.derive_status(paused, directory) == Status.PAUSED
 
     @pytest.mark.parametrize(("frozen", "status"), [("1", "paused"), ("0", "running")])
@@ -178,7 +177,7 @@ class TestStatus:
         self, directory: Path, child: "subprocess.Popen[bytes]", frozen: str, status: str
     ) -> None:
         (directory / "cgroup.events").write_text(f"populated 1\nfrozen {frozen}\n")
-        paused = replace(running(child), cgroup_paths={"": str(directory)})
+        paused = running(child)._replace(cgroup_paths={"": str(directory)})
         assert state.derive_status(paused, directory) == status
 
     def test_a_zombie_is_stopped(self, directory: Path, child: "subprocess.Popen[bytes]") -> None:
@@ -191,13 +190,13 @@ class TestStatus:
         self, directory: Path, child: "subprocess.Popen[bytes]"
     ) -> None:
         was = running(child)
-        other = replace(was, init_start_time=was.init_start_time - 1)
+        other = was._replace(init_start_time=was.init_start_time - 1)
         assert state.derive_status(other, directory) == Status.STOPPED
 
     def test_without_init_it_is_created_as_long_as_somebody_creates_it(
         self, directory: Path
     ) -> None:
-        early = replace(STATE, init_pid=0)
+        early = STATE._replace(init_pid=0)
         with state.lock(directory):
             assert state.derive_status(early, directory) == Status.CREATING
         assert state.derive_status(early, directory) == Status.STOPPED
