@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "page-server": Entry(_MOVING, "Serve the memory of a checkpoint to a lazy restore elsewhere."),
     "lab": Entry(_TRYING, "Two hosts and a client on this machine, to try a migration on."),
     "scenario": Entry(_TRYING, "Run a story: a workload that is moved while a client watches."),
+    "help": Entry(_SHELL, "Show the commands, or the options of one."),
     "completion": Entry(_SHELL, "Print the completion script of a shell."),
 }
 

@@ -94,6 +94,26 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.startswith(f"NAME:\n  migrator {name} - ")
 
 
+@pytest.mark.parametrize("words", [(), ("run",), ("lab", "up")])
+def test_help_shows_what_its_option_shows(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("help", *words) == 0
+    shown = capsys.readouterr().out
+    assert run(*words, "--help") == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "why"), [(("nope",), "no such command"), (("run", "x"), "run has no commands")]
+)
+def test_help_for_what_is_not_there_is_refused(
+    words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("help", *words) == 1
+    assert why in capsys.readouterr().err
+
+
 def test_the_version_names_the_program_on_its_first_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,0 +1,51 @@
+"""What README.md shows is what happens: its commands and its program run as they are printed."""
+
+import re
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tests.lab.hosts import TwoHosts, nothing_left_behind
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_busybox,
+]
+
+ROOT = Path(__file__).parents[2]
+ON_PATH = f"export PATH={Path(sys.executable).parent}:$PATH\n"
+
+
+def block(heading: str, number: int = 0) -> str:
+    """The indented block of that number below *heading*."""
+    text = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return dedent(re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, re.MULTILINE)[number])
+
+
+def test_a_container_in_five_lines(two_hosts: TwoHosts) -> None:
+    script = block("A container in five lines")
+    assert len(script.splitlines()) == 5
+    with nothing_left_behind(two_hosts.destination):
+        said = two_hosts.source.run("sh", "-ec", ON_PATH + script).stdout
+    assert said.splitlines()[0] == "I am 1 on migrator"
+    assert said.splitlines()[1].split()[:2] == ["ID", "PID"]
+
+
+@pytest.mark.needs_criu
+def test_a_checkpoint_and_a_restore_without_a_second_host(two_hosts: TwoHosts) -> None:
+    made = block("A container in five lines")
+    moved = block("A migration in one", 1)
+    ask = "migrator list --quiet; migrator delete --force box; rm -r /tmp/image\n"
+    said = two_hosts.source.run("sh", "-ec", ON_PATH + made + moved + ask).stdout
+    assert said.splitlines()[-1] == "box"
+
+
+def test_the_library_in_ten_lines(two_hosts: TwoHosts) -> None:
+    program = block("The library in ten lines")
+    assert len([line for line in program.splitlines() if line]) == 10
+    two_hosts.source.run("sh", "-ec", ON_PATH + block("A container in five lines"))
+    said = two_hosts.source.run(sys.executable, "-c", program).stdout
+    assert said == "I am 1 on migrator\n it ended with 3\n"
+    assert "box" not in two_hosts.source.run("ls", "/run/migrator").stdout
