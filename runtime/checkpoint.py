@@ -28,6 +28,7 @@ from criu_rpc import (
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.checkpoint_options import CheckpointOptions
 from runtime.container import Container
+from runtime.constants import CLONE_NEWNET
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
@@ -280,6 +281,7 @@ class Checkpoint:
             ext_unix_sk=options.ext_unix_sk,
             shell_job=options.shell_job,
             file_locks=options.file_locks,
+            empty_ns=CLONE_NEWNET if options.empty_network else None,
             link_remap=options.link_remap,
             auto_dedup=options.auto_dedup,
             page_server=options.page_server,
@@ -345,7 +347,7 @@ def _tmpfs(
 
 def _takes_network(options: CheckpointOptions) -> bool:
     """Our lock is for good: CRIU does not take it back where the container runs on."""
-    return options.own_network and not options.leave_running
+    return options.own_network and not options.leave_running and not options.empty_network
 
 
 def _record(
@@ -373,5 +375,6 @@ def _record(
             shell_job=options.shell_job,
             file_locks=options.file_locks,
             link_remap=options.link_remap,
+            empty_network=options.empty_network,
         ),
     )

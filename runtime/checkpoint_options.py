@@ -21,6 +21,8 @@ class CheckpointOptions:
     ext_unix_sk: bool = False
     shell_job: bool = False
     file_locks: bool = False
+    #: what its network namespace has is left behind; see RestoreOptions
+    empty_network: bool = False
     link_remap: bool = False
     #: the content of tmpfs mounts is packed by us, not by CRIU's tar: quicker, but such images are
     #: restored by this program alone

@@ -50,6 +50,7 @@ class Dumped:
     shell_job: bool = False
     file_locks: bool = False
     link_remap: bool = False
+    empty_network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +206,7 @@ def _submount(name: Any) -> str:
 
 def _dumped(data: dict[str, Any]) -> Dumped:
     names = {field.name for field in fields(Dumped)}
+    data = {"empty_network": False} | data  # records of former versions do not have it
     if data.keys() != names or not all(isinstance(value, bool) for value in data.values()):
         raise ValueError(f"'dumped' does not say true or false of {', '.join(sorted(names))}")
     return Dumped(**data)

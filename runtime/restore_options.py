@@ -56,6 +56,8 @@ class RestoreOptions:
     ext_unix_sk: bool = False
     shell_job: bool = False
     file_locks: bool = False
+    #: its network namespace is new and empty, for createRuntime hooks to fill
+    empty_network: bool = False
     manage_cgroups_mode: ManageCgroups = ManageCgroups.IGNORE
     lsm_profile: str | None = None
     lsm_mount_context: str | None = None
@@ -105,6 +107,7 @@ class RestoreOptions:
             ext_unix_sk=self.ext_unix_sk or dumped.ext_unix_sk,
             shell_job=self.shell_job or dumped.shell_job,
             file_locks=self.file_locks or dumped.file_locks,
+            empty_network=self.empty_network or dumped.empty_network,
         )
 
     def place(self, networks: Networks, container_id: str) -> Networks:

@@ -13,6 +13,7 @@ from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.pages import check_pages
 from runtime import externals, lsm, mounts, records, scheduling
 from runtime.assemble import first_state
+from runtime.constants import CLONE_NEWNET
 from runtime.criu_config import criu_config
 from runtime.incremental_chain import check_links
 from runtime.network.capture import Description
@@ -59,11 +60,12 @@ class RestorePlan:
             logger.info("%s is not the config.json that the container was dumped with", bundle)
         own = spec.linux.namespace("network")
         networks = Networks()
-        if own and not own.path:
+        options = options.dumped_with(record)
+        if own and not own.path and not options.empty_network:
             networks = options.place(record.networks, container_id)
         systemd = options.systemd_cgroup
         plan = cls(
-            options=options.dumped_with(record),
+            options=options,
             spec=spec,
             record=record,
             state=first_state(
@@ -92,7 +94,8 @@ class RestorePlan:
     def namespace(self) -> Description | None:
         """The network namespace that we are to make, in CRIU's place."""
         own = self.spec.linux.namespace("network")
-        return self.record.namespace if own and not own.path else None
+        ours = own and not own.path and not self.options.empty_network
+        return self.record.namespace if ours else None
 
     def change_state(self, **changes: Any) -> None:
         """Note what has become known."""
@@ -169,6 +172,7 @@ class RestorePlan:
             ext_unix_sk=options.ext_unix_sk,
             shell_job=options.shell_job,
             file_locks=options.file_locks,
+            empty_ns=CLONE_NEWNET if options.empty_network else None,
             lsm_profile=options.lsm_profile,
             lsm_mount_context=options.lsm_mount_context,
             lazy_pages=options.lazy_pages,

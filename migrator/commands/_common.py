@@ -145,6 +145,12 @@ def creates_container(function: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
+def _empty(kind: str) -> bool:
+    if kind != "network":
+        raise ValueError(f"namespace {kind!r} is not supported: only network is")
+    return True
+
+
 CRIU = (
     Option(
         "--image-path",
@@ -170,5 +176,12 @@ CRIU = (
         help="What CRIU does about cgroups below the container's own.",
     ),
     Option("--auto-dedup", flag=True, help="Free pages in the images that newer ones have."),
-    Option("--empty-ns", refused="is not supported yet"),
+    Option(
+        "empty_network",
+        "--empty-ns",
+        kind=Kind(_empty),
+        default=False,
+        metavar="network",
+        help="Leave out what its network namespace has, for hooks to make anew.",
+    ),
 )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import click
-
-from migrator.commands._common import verb
+from migrator.commands._verb import argument, verb
 
 
 @verb()
-@click.argument("names", metavar="[COMMAND]...", nargs=-1)
-@click.pass_context
-def command(ctx: click.Context, names: tuple[str, ...]) -> None:
+@argument("names", metavar="[COMMAND]...", many=True)
+def command(names: tuple[str, ...]) -> None:
     """Show the commands, or the options of COMMAND, as its --help does."""
-    shown = ctx.find_root()
+    import click
+
+    from migrator.commands._group import group
+
+    shown = click.Context(group, info_name="migrator", **group.context_settings)
     for name in names:
-        group = shown.command
-        if not isinstance(group, click.Group):
+        if not isinstance(shown.command, click.Group):
             shown.fail(f"{shown.command_path} has no commands of its own: {name}")
-        _, found, _ = group.resolve_command(shown, [name])
+        _, found, _ = shown.command.resolve_command(shown, [name])
         assert found is not None, "an unknown one is refused"
         shown = click.Context(found, info_name=name, parent=shown)
-    click.echo(shown.get_help())
+    print(shown.get_help())

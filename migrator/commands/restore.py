@@ -49,7 +49,7 @@ def _pair(form: str) -> dict[str, Any]:
     "--lazy-pages", flag=True, help="Its memory comes from a lazy-pages server in the work path."
 )
 @option("--network-lock", unused=True)  # the images say which it was
-@option("--no-pivot", flag=True, refused="is not supported yet")
+@option("--no-pivot", flag=True, refused="cannot be had: CRIU changes the root by pivot_root(2)")
 @taking(NO_SUBREAPER, CONSOLE_SOCKET)
 @pass_settings
 def command(
