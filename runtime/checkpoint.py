@@ -27,8 +27,8 @@ from criu_rpc import (
 )
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.checkpoint_options import CheckpointOptions
-from runtime.container import Container
 from runtime.constants import CLONE_NEWNET
+from runtime.container import Container
 from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
@@ -76,6 +76,9 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
+        own = container.spec.linux.namespace("network")
+        if options.empty_network and (own is None or own.path):
+            raise CheckpointFailed(container.id, "it has no network namespace of its own to empty")
         self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:
             logger.warning(

@@ -3,6 +3,7 @@
 Every test runs in a network namespace that plays the host, with a peer in another.
 """
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from criu_rpc import NetworkLock, Notification, Script
-from runtime import InvalidNetwork, Network, Networks, Route, SetupFailed
+from runtime import CheckpointFailed, InvalidNetwork, Network, Networks, Route, SetupFailed
 from runtime.network import describe, in_netns, link_exists
 from tests import leftovers
+from tests.containers import without_namespace
 from tests.migratory import COUNT, Migratory, eventually
 from tests.network_hosts import network_host, network_peer, run
 
@@ -290,3 +292,28 @@ def test_a_container_of_the_hosts_network_is_carried(migratory: Migratory) -> No
         migratory.restore()
         assert echoes(connection, b"after")
     assert eventually(lambda: "CRIU" not in run("nft", "list", "ruleset"))
+
+
+def test_an_empty_network_is_for_hooks_to_fill(migratory: Migratory, room: Path) -> None:
+    """Nothing of the former one is there, and hooks come before anything opens a socket."""
+    migratory.start(networks=NETWORKS)
+    migratory.checkpoint(empty_network=True)
+    seen = room / "seen"
+    script = f"nsenter -t $(sed 's/.*\"pid\": *//;s/[^0-9].*//') -n ip -o link > {seen}"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": [f"PATH={os.environ['PATH']}"]}
+    migratory.box.update(hooks={"createRuntime": [hook]})
+    container = migratory.restore()
+    assert [line.split()[1] for line in seen.read_text().splitlines()] == ["lo:"]
+    assert migratory.counts()
+    assert container.state.networks == []
+    container.delete(force=True)
+
+
+def test_there_is_a_network_to_be_left_out(migratory: Migratory) -> None:
+    migratory.box.update(
+        linux={"namespaces": without_namespace(migratory.box.bundle.spec, "network")}
+    )
+    migratory.start()
+    with pytest.raises(CheckpointFailed, match="no network namespace of its own to empty"):
+        migratory.checkpoint(empty_network=True)
+    assert migratory.counts()

@@ -138,7 +138,7 @@ def test_the_version_names_the_program_on_its_first_line(
         (["start", "a", "b"], "got unexpected extra argument"),
         (["state", "--bogus"], "no such option"),
         (["--log-format", "xml", "list"], "'xml' is not one of 'text', 'json'"),
-        (["restore", "--no-pivot", "a"], "--no-pivot is not supported yet"),
+        (["restore", "--no-pivot", "a"], "--no-pivot cannot be had: CRIU changes the root"),
         (["checkpoint", "--lazy-pages", "a"], "--lazy-pages needs --page-server"),
         (["checkpoint", "--page-server", "host", "a"], "'host' is not of the form ADDRESS:PORT"),
         (["create", "--preserve-fds", "-1", "a"], "-1 is not in the range x>=0"),
