@@ -4,7 +4,6 @@ Names are loaded when they are first used: importing this package costs nothing.
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,8 +92,6 @@ _HOMES = {
     "stats": ("DumpStats", "RestoreStats"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

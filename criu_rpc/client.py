@@ -5,7 +5,6 @@ dump, pre-dump or restore, after which it ends. CRIU asks back at notifications 
 answer each, whatever happens, and then take its final word.
 """
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,13 +17,14 @@ from criu_rpc import log, stats
 from criu_rpc.conversation import Conversation, spoken
 from criu_rpc.errors import CriuError, CriuRequestFailed, CriuTooOld, MissingFeature
 from criu_rpc.features import Features, Version, minimum_version
+from criu_rpc.logger import Logger
 from criu_rpc.notify import Handler
 from criu_rpc.options import CommonOptions, DumpOptions, RestoreOptions, fill
 from criu_rpc.process import CriuProcess, find_criu
 from criu_rpc.proto import rpc
 from criu_rpc.stats import DumpStats, RestoreStats
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # A criu that was hung up on goes as soon as it next looks at its socket; writing a large dump to
 # a slow disk may come first.

@@ -4,16 +4,16 @@ Whatever a handler does, CRIU gets a word to every notification and the last wor
 CRIU takes our silence for a refusal only when our end of the socket closes.
 """
 
-import logging
 from typing import Any
 
 from criu_rpc import wire
 from criu_rpc.errors import BadReply, CriuDied
+from criu_rpc.logger import Logger
 from criu_rpc.notify import Handler, Notification
 from criu_rpc.process import CriuProcess
 from criu_rpc.proto import rpc
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # a criu that has closed its end is on its way out
 _DYING_S = 1.0

@@ -5,7 +5,6 @@ Neither is tied to our life: a restored process must not lose its memory because
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from subprocess import Popen
 
 from criu_rpc import log
 from criu_rpc.errors import CriuDied, CriuNotFound, CriuRequestFailed
+from criu_rpc.logger import Logger
 from criu_rpc.process import popen
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _STDERR_TAIL = 4096
 

@@ -4,7 +4,6 @@ The process is never tied to our life (no PR_SET_PDEATHSIG): whoever speaks for 
 may die, and criu must outlive it to let the container go on.
 """
 
-import logging
 import os
 import select
 import shutil
@@ -17,8 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from criu_rpc.errors import CriuNotFound
+from criu_rpc.logger import Logger
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _STDERR_TAIL = 4096

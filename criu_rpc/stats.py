@@ -3,19 +3,19 @@
 Times are microseconds, sizes are pages of the host's page size.
 """
 
-import logging
 import struct
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from criu_rpc import proto
+from criu_rpc.logger import Logger
 
 # image files: magic of service files, magic of this one, size of the entry, entry (magic.h)
 _MAGIC = struct.pack("<II", 0x55105940, 0x57093306)
 _HEADER_BYTES = len(_MAGIC) + 4
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

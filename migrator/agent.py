@@ -7,7 +7,6 @@ it, it runs on.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from criu_rpc.logger import Logger
 from migrator import messages as m
 from migrator import preflight
 from migrator.errors import PeerLost, ProtocolError
@@ -25,7 +25,7 @@ from migrator.report import Recorder
 from migrator.version import VERSION
 from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class _Discarded(Exception):
@@ -81,9 +81,7 @@ class Agent:
         except PeerLost:
             raise
         except Exception as error:
-            logger.error(
-                "%s: %s", type(request).__name__, error, exc_info=logger.isEnabledFor(logging.DEBUG)
-            )
+            logger.error("%s: %s", type(request).__name__, error, exc_info=logger.debugs)
             return m.Failed(type(error).__name__, str(error) or type(error).__name__)
 
     def _hello(self, hello: m.Hello) -> m.Welcome:

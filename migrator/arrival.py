@@ -6,7 +6,6 @@ the restore begins: the directory may then go, and the agent may end; what was f
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import ssl
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from criu_rpc.logger import Logger
 from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
 from migrator.errors import MigrationError, ProtocolError
 from migrator.messages import RESTORE_TIMEOUT_S, Filled
@@ -27,7 +27,7 @@ from runtime.memory.runs import Run
 from runtime.memory.store import PageStore
 from runtime.memory.store_errors import StoreError
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 STORE = "pages"
 #: criu's working directory, where it looks for the server

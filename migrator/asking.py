@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator.destination import DestinationAgent
 from migrator.errors import OutcomeUnknown
 from migrator.plan import Plan
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 def ask_to_run(

@@ -88,9 +88,9 @@ def _report(exc: Exception, command: str) -> int:
 
 
 def _print_error(message: str, exc: Exception | None = None) -> None:
-    import logging  # noqa: PLC0415 - there since log.configure()
+    from criu_rpc.logger import Logger  # noqa: PLC0415 - lazy: 1 ms
 
-    logger = logging.getLogger(__name__)
+    logger = Logger(__name__)
     logger.error("%s", message, extra={"bare": getattr(exc, "bare", False)})
     if exc is not None:
         logger.debug("raised here:", exc_info=exc)

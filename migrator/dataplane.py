@@ -10,7 +10,6 @@ begins with one line of JSON that says what it carries.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import selectors
 import socket
@@ -21,10 +20,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator.bandwidth import Limiter
 from migrator.errors import PeerLost, ProtocolError
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
 STREAM_TIMEOUT_S = 30.0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from criu_rpc.logger import Logger
 from migrator import messages as m
 from migrator.dataplane import connect
 from migrator.errors import DestinationUnreachable, MigrationError, PeerLost, ProtocolError
@@ -17,7 +17,7 @@ from migrator.transport import AgentStream, SshConnection
 from migrator.version import VERSION
 from migrator.wire import PING_S, PROTOCOL, Channel
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 A = TypeVar("A")
 GREETING_TIMEOUT_S = 30.0

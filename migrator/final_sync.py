@@ -7,18 +7,18 @@ where the two halves of an rsync take tens of them to find the same.
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from criu_rpc.logger import Logger
 from migrator import rootfs
 from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
 from migrator.rootfs_changes import Snapshot
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class FinalSync:

@@ -7,13 +7,14 @@ by the journal.
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from criu_rpc.logger import Logger
+
+logger = Logger(__name__)
 
 # exit status 6: the destination cannot be asked yet
 _SCRIPT = 'read -r word && exit; while "$@"; [ $? -eq 6 ]; do sleep 5; done'

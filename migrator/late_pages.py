@@ -6,13 +6,13 @@ directory of the images, which stays until all is there. Its last word lies ther
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator import messages as m
 from migrator import processes
 from migrator.arrival import WORK, Served, lazy_runs
@@ -26,7 +26,7 @@ from runtime.memory.lazy.remote_pages import NAME
 from runtime.socket_path import connect
 from runtime.state import check_id
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: what the server leaves when it ends: empty, or why the container had to end with it
 LAST_WORD = "last-word"

@@ -6,43 +6,13 @@ Callers of a container runtime read its errors from the log file: one record a l
 
 from __future__ import annotations
 
-import json
-import logging
-import time
+from functools import partial
 from pathlib import Path
 
+from criu_rpc.logger import configure_with
+
 PACKAGES = ("migrator", "runtime", "criu_rpc", "scenarios")
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line, keys as logrus has them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of *record*."""
-        return json.dumps(_fields(record), ensure_ascii=False, separators=(",", ":"))
-
-
-class TextFormatter(logging.Formatter):
-    """One line of key=value pairs, keys as logrus has them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of *record*."""
-        fields = _fields(record)
-        message = json.dumps(fields["msg"], ensure_ascii=False)
-        return f'time="{fields["time"]}" level={fields["level"]} msg={message}'
-
-
-class PlainFormatter(logging.Formatter):
-    """What a person reads on standard error."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of *record*."""
-        kind = "" if record.levelno >= logging.ERROR else f"{_level(record)}: "
-        name = "" if getattr(record, "bare", False) else "migrator: "
-        return f"{name}{kind}{_message(record)}"
-
-
-FORMATS = {"text": TextFormatter, "json": JsonFormatter}
+FORMATS = ("text", "json")
 
 
 def configure(*, path: Path | None = None, form: str = "text", debug: bool = False) -> None:
@@ -51,6 +21,20 @@ def configure(*, path: Path | None = None, form: str = "text", debug: bool = Fal
     Without a file everything goes to standard error; with one, only what failed goes there too.
     A person reads that, unless every step is asked for: then it has the file's form.
     """
+    if path is not None:
+        path = path.absolute()
+        with path.open("ab"):
+            pass
+    if debug:
+        import logging  # noqa: F401, PLC0415 - from now on steps are logged
+    configure_with(partial(_configure, path, form, debug=debug))
+
+
+def _configure(path: Path | None, form: str, *, debug: bool) -> None:
+    import logging  # noqa: PLC0415 - lazy: when there is something to log
+
+    from migrator.log_formats import FORMATTERS, PlainFormatter  # noqa: PLC0415 - imports logging
+
     for former in logging.getLogger(PACKAGES[0]).handlers:
         former.close()
     level = logging.DEBUG if debug else logging.INFO
@@ -58,33 +42,16 @@ def configure(*, path: Path | None = None, form: str = "text", debug: bool = Fal
     handlers: list[logging.Handler] = [stderr]
     if path is None:
         plain = form == "text" and not debug
-        stderr.setFormatter(PlainFormatter() if plain else FORMATS[form]())
+        stderr.setFormatter(PlainFormatter() if plain else FORMATTERS[form]())
         stderr.setLevel(logging.DEBUG if debug else logging.WARNING)
     else:
         stderr.setFormatter(PlainFormatter())
         stderr.setLevel(logging.ERROR)
         file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(FORMATS[form]())
+        file.setFormatter(FORMATTERS[form]())
         handlers.append(file)
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.propagate = False
         logger.handlers = handlers
-
-
-def _fields(record: logging.LogRecord) -> dict[str, str]:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-    return {"level": _level(record), "msg": _message(record), "time": moment}
-
-
-def _level(record: logging.LogRecord) -> str:
-    return record.levelname.lower()
-
-
-def _message(record: logging.LogRecord) -> str:
-    """One line, but for a traceback."""
-    message = " ".join(record.getMessage().split("\n"))
-    if record.exc_info:
-        message += "\n" + logging.Formatter().formatException(record.exc_info)
-    return message

@@ -13,12 +13,12 @@ resumed when it says "dead", and stays frozen else.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from criu_rpc import CriuError, Notification
+from criu_rpc.logger import Logger
 from migrator import messages as m
 from migrator import preflight
 from migrator.asking import ask_to_run
@@ -51,7 +51,7 @@ from runtime import ContainerError
 from runtime.memory.lazy.launch import LazyPagesFailed
 from runtime.memory.loaded import loaded_pages
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 def migrate(plan: Plan, observer: Observer | None = None) -> Report:

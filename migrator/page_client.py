@@ -7,7 +7,6 @@ lazy-pages server outlives the command too: the next one in the same directory c
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import socket
 import ssl
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
+from criu_rpc.logger import Logger
 from migrator import page_link
 from migrator.dataplane import pump
 from migrator.errors import PeerLost, UsageProblem
@@ -27,7 +27,7 @@ from runtime.memory.lazy.page_protocol import BrokenProtocol
 from runtime.memory.lazy.remote_pages import NAME
 from runtime.socket_path import connect
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: what a server leaves in its directory when it ends: nothing, or why what it served had to end
 LAST_WORD = "lazy-pages.end"

@@ -6,16 +6,16 @@ of the stream; it changes its mind twice at most. What does not get smaller is n
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from criu_rpc.logger import Logger
 from migrator.page_records import CODECS, MAX_PAYLOAD, PAGE
 from runtime.memory.compression import Codec
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 NONE = "none"
 #: bytes of pages with content after which `auto` decides; more than once, since memory is not alike

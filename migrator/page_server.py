@@ -6,7 +6,6 @@ server can know. Nothing of a connection is kept.
 
 from __future__ import annotations
 
-import logging
 import socket
 import socketserver
 import ssl
@@ -14,13 +13,14 @@ import sys
 import threading
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator import page_link
 from migrator.errors import ProtocolError
 from migrator.page_link import Address, Stream
 from runtime.memory.lazy.page_protocol import BrokenProtocol, serve_pages
 from runtime.memory.lazy.split_images import StoredPages
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: connections at once, of which one is a client's
 _MOST = 16

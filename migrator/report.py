@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import signal
@@ -12,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator.messages import Filled
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 STOP_VARIABLE = "MIGRATOR_STOP_AT"
 

@@ -8,12 +8,12 @@ stays as it is. At the destination: what was not told to run is removed. Idempot
 
 from __future__ import annotations
 
-import logging
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from criu_rpc.logger import Logger
 from migrator import incoming, processes
 from migrator.bandwidth import Limiter
 from migrator.destination import DestinationAgent
@@ -27,7 +27,7 @@ from runtime.checkpoint import unlock
 from runtime.network import Networks, announce, reconnect
 from runtime.state import check_id
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: how long a destination that waits for pages may be away: the guardian asks again and again
 SERVE_PATIENCE_S = 5.0

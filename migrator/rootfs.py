@@ -9,7 +9,6 @@ destination starts inside the new rootfs.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
@@ -21,11 +20,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from criu_rpc.logger import Logger
 from migrator.bandwidth import Limiter
 from migrator.dataplane import pump
 from migrator.errors import MigrationError, ProtocolError
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # The stream is rsync's stdin at first and fd 7 from then on. The "remote shell" sends the far
 # half's command line as one line, then only copies; it must end when the far half does, since rsync

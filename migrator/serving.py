@@ -8,7 +8,6 @@ ends nothing: whoever waits there for a page waits until we are back.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import ssl
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from criu_rpc.logger import Logger
 from migrator.bandwidth import Limiter
 from migrator.destination import AgentFailed, DestinationAgent
 from migrator.errors import (
@@ -30,7 +30,7 @@ from migrator.plan import Destination
 from runtime.memory.lazy.page_protocol import BrokenProtocol, serve_pages
 from runtime.state import is_alive
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 RETRY_S = 0.5

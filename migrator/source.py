@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
+from criu_rpc.logger import Logger
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, ContainerError, NotRunning, Status
@@ -24,7 +24,7 @@ from runtime.network.held import Held, to_wire
 from runtime.processes import strangers
 from runtime.restore_options import RestoreOptions
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Source:

@@ -10,7 +10,6 @@ unknown, never a changed, key is taken for this run).
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import shlex
 import socket
@@ -21,11 +20,12 @@ from typing import Any
 
 import paramiko
 
+from criu_rpc.logger import Logger
 from migrator.dataplane import LINK_TIMEOUT_S
 from migrator.errors import DestinationUnreachable, UsageProblem
 from migrator.plan import Destination
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 CONNECT_TIMEOUT_S = 15.0
 

@@ -6,15 +6,15 @@ container's cpuset, wherever its runtime was kept to: the kernel would have it i
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from criu_rpc.logger import Logger
 from runtime.oserrors import failing
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: more than any kernel is built for (CONFIG_NR_CPUS); it takes those of the cpuset
 _EVERY = range(8192)
@@ -24,7 +24,7 @@ def set_initial(pid: int, wanted: Mapping[str, Any]) -> None:
     """Keep *pid* to the initial CPUs of *wanted*, on its way into the container's cgroups."""
     if cpus := wanted.get("initial"):
         _set(pid, cpus, "initial")
-    if logger.isEnabledFor(logging.DEBUG):
+    if logger.debugs:
         mask = sum(1 << cpu for cpu in os.sched_getaffinity(pid))
         logger.debug("nsexec: affinity: 0x%x", mask)  # in runc's words, which tests read
 

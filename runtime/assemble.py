@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime import affinity, hook_points, namespaces
 from runtime.cgroups import delegation, manager, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runtime.spec_model import Spec
     from runtime.undo import Undo
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # Init opens it for writing as the container's user, whoever that is, by a descriptor: others could
 # come to it by its path, which the directory's mode forbids.

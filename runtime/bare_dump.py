@@ -11,7 +11,6 @@ restore itself: of private file mappings, locked or huge ones, and under each th
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from criu_rpc import Criu, find_criu, memory_images
+from criu_rpc.logger import Logger
 from criu_rpc.memory_images import (
     PAGE_BYTES,
     PE_LAZY,
@@ -47,7 +47,7 @@ from runtime.processes import strangers
 if TYPE_CHECKING:
     from runtime.container import Container
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _PACKAGES = str(Path(__file__).parents[1])
 _START = (

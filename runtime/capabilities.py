@@ -103,9 +103,9 @@ def plan(sets: Capabilities) -> CapabilityPlan:
 
 
 def _warn(text: str, name: str) -> None:
-    import logging  # noqa: PLC0415 - lazy: a container's init imports this module, and never warns
+    from criu_rpc.logger import Logger  # noqa: PLC0415 - init imports this module, and never warns
 
-    logging.getLogger(__name__).warning(text, name)
+    Logger(__name__).warning(text, name)
 
 
 def missing(sets: CapabilityPlan, available: int) -> list[str]:

@@ -6,7 +6,6 @@ the time in which it stands still is CRIU's work and three small reads. criu(8),
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -25,6 +24,7 @@ from criu_rpc import (
     find_criu,
     first_of,
 )
+from criu_rpc.logger import Logger
 from runtime import descriptors, externals, mountinfo, processes, tmpfs
 from runtime.checkpoint_options import CheckpointOptions
 from runtime.constants import CLONE_NEWNET
@@ -41,7 +41,7 @@ from runtime.network.unlock import unlock as unlock_network
 from runtime.records import Dumped, Record, spec_digest
 from runtime.state import Status, lock
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 __all__ = ["Checkpoint", "CheckpointOptions", "checkpoint", "unlock"]
 

@@ -5,13 +5,13 @@ Each step is harmless when it has been done before, so a delete that failed can 
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from criu_rpc.logger import Logger
 from runtime import hook_points, pidfd, processes
 from runtime.cgroups import CgroupManager, manager, of_state, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
@@ -23,7 +23,7 @@ from runtime.state import State, Status, check_id, derive_status, lock
 if TYPE_CHECKING:
     from runtime.spec_model import Hook
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _KILL_WITHIN_S = 10.0
 

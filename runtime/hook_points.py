@@ -7,17 +7,17 @@ called after the programs, in its own process, and are nowhere written down (lib
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import HookFailed
 
 if TYPE_CHECKING:
     from runtime.spec_model import Hook
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class HookName(StrEnum):

@@ -7,7 +7,6 @@ OCI runtime-spec config.md "POSIX-platform Hooks" and runtime.md "Lifecycle".
 from __future__ import annotations
 
 import json
-import logging
 import os
 import select
 import signal
@@ -16,10 +15,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import HookFailed
 from runtime.spec_model import Hook
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _TAIL_BYTES = 1024
 

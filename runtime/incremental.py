@@ -13,7 +13,6 @@ What is not provably in the parent is copied: without a keeper that is everythin
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from criu_rpc import Criu, CriuError, Handler, Notification, Script, find_criu, first_of, images
+from criu_rpc.logger import Logger
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, load, write_pagemap
 from runtime.bare_dump import (
     FIRST_PAGES_ID,
@@ -44,7 +44,7 @@ from runtime.memory.keeper import Keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages
 from runtime.state import Status, lock
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Written(NamedTuple):

@@ -6,19 +6,19 @@ It does not come with a mount, so that a checkpoint has nothing more to carry th
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import socket
 from threading import Thread
 
+from criu_rpc.logger import Logger
 from runtime import pidfd
 from runtime.errors import ContainerError
 from runtime.oserrors import failing
 from runtime.state import State
 from runtime.syscalls import pidfd_getfd
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _READY = b"READY="
 _BARRIER_S = 30

@@ -7,7 +7,6 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
+from criu_rpc.logger import Logger
 from runtime import affinity, descriptors, hook_points, namespaces, processes, records, tmpfs
 from runtime.cgroups import delegation, of_state
 from runtime.container import Container
@@ -35,7 +35,7 @@ from runtime.restore_plan import RestorePlan
 from runtime.state import Status, check_id, process_stat
 from runtime.undo import Undo
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 __all__ = ["Restore", "RestoreOptions", "restore"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
+from criu_rpc.logger import Logger
 from criu_rpc.pages import check_pages
 from runtime import externals, lsm, mounts, records, scheduling
 from runtime.assemble import first_state
@@ -24,7 +24,7 @@ from runtime.spec import load, with_resources
 from runtime.spec_model import Spec
 from runtime.state import State
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 @dataclass(slots=True)

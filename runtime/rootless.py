@@ -7,12 +7,12 @@ made as root makes it, in the container's user namespace. user_namespaces(7).
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.cgroups import CgroupManager, manager, of_state
 from runtime.errors import CgroupError, SetupFailed
 from runtime.oserrors import sentence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runtime.spec_model import Spec
     from runtime.state import State
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: of hybrid hosts: joined where it can be, driven never
 _UNIFIED = "unified"

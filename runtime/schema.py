@@ -6,14 +6,14 @@ path and what was expected. Null counts as absent, as OCI's own readers have it.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from criu_rpc.logger import Logger
 from runtime.errors import Fault
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _NAMES = {bool: "a boolean", int: "a number", float: "a number with a fraction", str: "a string"}
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)

@@ -13,7 +13,6 @@ Nothing ends with this object: the containers run on, and another one can `attac
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
 
+from criu_rpc.logger import Logger
 from runtime.container import Container
 from runtime.errors import ContainerError, NoSuchProcess, ProcessExists
 from runtime.events import INIT, Change, Event, EventQueue
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from runtime.restore_options import RestoreOptions
     from runtime.spec_model import Process
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 __all__ = ["INIT", "Change", "Event", "Summary", "Supervisor"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import ParamSpec
 
-logger = logging.getLogger(__name__)
+from criu_rpc.logger import Logger
+
+logger = Logger(__name__)
 
 _P = ParamSpec("_P")
 

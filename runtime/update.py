@@ -6,11 +6,11 @@ as 0 or as an empty string where that is no value (callers fill in zeroes). libc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import UnsupportedField
 from runtime.fields import RESOURCES
 from runtime.spec import parse_changes, parse_resources
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runtime.state import State
     from runtime.undo import Undo
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # Where 0 is a value.
 _ZERO_COUNTS = {

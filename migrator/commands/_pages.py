@@ -78,9 +78,9 @@ def check_privacy(address: Address, certificates: Certificates | None, *, plain:
             f"memory would go to or from {address} for all to read and change: give --tls-cert, "
             "--tls-key and --tls-ca, or --plain for a network that is nobody else's"
         )
-    import logging
+    from criu_rpc.logger import Logger
 
-    logging.getLogger(__name__).warning(
+    Logger(__name__).warning(
         "memory goes to or from %s for all on the way to read and change", address
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from criu_rpc.logger import Logger
 from migrator.commands._options import DIRECTORY, Kind
 from migrator.commands._pages import (
     CRIU_DAEMON,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from migrator.page_client import Link
     from migrator.page_link import Address, Certificates
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 def _seconds(text: str) -> float:

@@ -7,7 +7,6 @@ also removes what a killed `up` has left.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -17,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from criu_rpc.logger import Logger
 from migrator.lab import cgroups, network, node, record, ssh
 from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, StepFailed
 from migrator.lab.host import Host
 from migrator.lab.layout import LABS, UPLINK, Layout, Node, check_name, plan
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _PROGRAMS = ("ip", "tc", "mount", "unshare", "nsenter", "ssh-keygen")
 

@@ -7,12 +7,12 @@ systemd's CGROUP_DELEGATION.md, "three different tree setups".
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
 from runtime.cgroups.unit_properties import Property, of_annotations, properties
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runtime.cgroups.systemd_bus import Bus
     from runtime.undo import Undo
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _V1_HIERARCHY = "name=systemd"
 

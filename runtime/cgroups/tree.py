@@ -6,17 +6,17 @@ Every failure is a CgroupError that names the file.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from criu_rpc.logger import Logger
 from runtime.cgroups.resources import Setting
 from runtime.errors import CgroupError
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 PROCESSES = "cgroup.procs"
 

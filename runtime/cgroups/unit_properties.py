@@ -7,17 +7,17 @@ and shows it. systemd.resource-control(5), org.freedesktop.systemd1(5).
 from __future__ import annotations
 
 import ast
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from criu_rpc.logger import Logger
 from runtime.cgroups.devices import ANY, Rule, rules
 from runtime.cgroups.kernel_numbers import bits, size_bytes, whole
 from runtime.cgroups.resources import v2_weight_of_block_io, v2_weight_of_shares
 from runtime.errors import InvalidSpec, UnsupportedField
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: name, D-Bus signature, value
 Property = tuple[str, tuple[str, Any]]

@@ -5,13 +5,13 @@ Kernel documentation: admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
-import logging
 import select
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.cgroups import bpf, devices, tree
 from runtime.cgroups.base import FREEZE_WITHIN_S, CgroupManager, kill
 from runtime.cgroups.freezer import V2_FILE, says_frozen
@@ -21,7 +21,7 @@ from runtime.errors import CgroupError
 if TYPE_CHECKING:
     from runtime.cgroups.stats import CgroupStats
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _CONTROLLERS = "cgroup.controllers"
 _SUBTREE = "cgroup.subtree_control"

@@ -16,7 +16,6 @@ pages are read; what is written while it is being read is reported by the next s
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from criu_rpc.logger import Logger
 from runtime.memory import async_wp, hashes, soft_dirty
 from runtime.memory.direct_io import direct_io, has_userfaultfd
 from runtime.memory.errors import TrackingFailed, TrackingUnavailable
@@ -33,7 +33,7 @@ from runtime.memory.ptrace import in_a_thread
 from runtime.memory.runs import Run, normalized
 from runtime.memory.spaces import Space, identity, parent, shares_memory
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 # What may be otherwise the next time: no thread stopped in time, no descriptor left in the target.
 _PASSING = (errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)

@@ -5,7 +5,6 @@ when they are first used: pyroute2 costs more than all the rest of a command.
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ _MODULES = {
     "parse": ("combine", "parse_network", "parse_route", "read_file"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

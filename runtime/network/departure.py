@@ -9,13 +9,13 @@ namespace that we have made there before. What CRIU then does not do is ours: th
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
+from criu_rpc.logger import Logger
 from runtime.errors import NetworkNotCarried
 from runtime.network.capture import Description, Reader, objections
 from runtime.network.models import Networks
@@ -26,7 +26,7 @@ from runtime.network.unlock import TABLE_PREFIX
 if TYPE_CHECKING:
     from runtime.container import Container
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: of our lock; `unlock` finds it as it finds CRIU's
 LOCK = f"{TABLE_PREFIX}migrator"

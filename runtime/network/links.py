@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import NetworkError
 from runtime.network import devices, routes, rtnetlink
 from runtime.network.models import LOOPBACK, LOOPBACK_NAME, Network, Networks
 from runtime.network.netns import Netns, in_netns, path_of
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h
 _CLEANUP_S = 0.15

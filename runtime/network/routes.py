@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from typing import Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import NetworkError
 from runtime.network import rtnetlink
 from runtime.network.models import Network, Route
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SCOPE_LINK = 253  # RT_SCOPE_LINK of linux/rtnetlink.h

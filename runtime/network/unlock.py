@@ -8,18 +8,18 @@ criu/net.c, criu/netfilter.c, soccr/soccr.c; tcp(7) TCP_REPAIR.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from criu_rpc.logger import Logger
 from runtime.network.netns import Netns, in_netns
 from runtime.network.nftables import Nftables, Rule, Table
 from runtime.syscalls import pidfd_getfd
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 #: of the tables that lock a network, CRIU's and our own
 TABLE_PREFIX = "CRIU-"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime import affinity, namespaces, pidfd
 from runtime.cgroups import of_state, sub
 from runtime.cgroups.sub import SubCgroups
@@ -25,7 +25,7 @@ from runtime.state import State, Status, derive_status
 if TYPE_CHECKING:
     from runtime.seccomp.agent import Agent
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _OF_EVERYBODY = ("seccomp", "personality", "memoryPolicy")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from criu_rpc.logger import Logger
 from runtime.errors import ContainerError, ExecFailed, HookFailed, SetupFailed
 from runtime.oserrors import failing, sentence
 from runtime.process.channel import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from runtime.process.id_maps import IdMaps
     from runtime.seccomp.agent import Agent
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 INIT = "init"
 JOIN = "join"

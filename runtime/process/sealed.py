@@ -7,10 +7,10 @@ Whoever gets hold of /proc/PID/exe could otherwise write to the host's own progr
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from contextlib import suppress
 
+from criu_rpc.logger import Logger
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_RDONLY
 from runtime.syscalls import (
     fsconfig_create,
@@ -21,7 +21,7 @@ from runtime.syscalls import (
     open_tree,
 )
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 def sealed(path: str) -> int:

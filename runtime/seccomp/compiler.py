@@ -10,13 +10,13 @@ profile, and libc only goes on to an older call after ENOSYS.
 from __future__ import annotations
 
 import errno
-import logging
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from runtime.errors import InvalidSpec, SetupFailed, UnsupportedField
 from runtime.seccomp.library import (
     Condition,
@@ -31,7 +31,7 @@ from runtime.seccomp.words import ACTIONS, FLAGS, OPERATORS, WITH_ERRNO, listens
 if TYPE_CHECKING:
     from runtime.process.plan import SeccompPlan
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 _FIELD = "linux.seccomp"
 _NEW_LISTENER = 1 << 3

@@ -302,12 +302,14 @@ def test_arguments_that_are_missing_or_too_many_are_left_to_click() -> None:
         declared(Option("--listen", required=True)).read([])
 
 
-def test_what_clients_ask_is_read_without_click(tmp_path: Path) -> None:
+def test_what_clients_ask_is_read_without_click_and_logging(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from migrator import cli\n"
+        "cli._print_error = print  # errors are logged: no matter here\n"
         f"cli.run(['--root', {str(tmp_path)!r}, '--log-format=json', *sys.argv[1:]])\n"
-        "assert not {'click', 'inspect', 'rich', 'pyroute2', 'paramiko'} & sys.modules.keys()\n"
+        "heavy = {'click', 'inspect', 'logging', 'rich', 'pyroute2', 'paramiko'}\n"
+        "assert not heavy & sys.modules.keys()\n"
     )
     config = "create --bundle . --pid-file p --no-new-keyring c", "run -d c", "start c", "state c"
     for words in (*config, "kill --all c 9", "delete -f c", "exec -d c true", "list", "pause c"):

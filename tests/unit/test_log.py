@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,41 @@ def test_a_log_file_is_appended_to(tmp_path: Path) -> None:
     log.configure(path=tmp_path / "log")
     logging.getLogger("migrator").error("after")
     assert (tmp_path / "log").read_text().startswith("before\ntime=")
+
+
+QUIET = "import sys; from migrator import log; from criu_rpc.logger import Logger; "
+SAYS = "logger = Logger('runtime.x'); logger.{}('a %s', 'word'); "
+LOADED = "print('logging' in sys.modules)"
+
+
+@pytest.mark.parametrize(
+    ("configured", "method", "said", "loaded"),
+    [
+        ("", "debug", "", False),
+        ("", "info", "", False),
+        ("", "warning", "a word\n", True),
+        ("log.configure(); ", "debug", "", False),
+        ("log.configure(); ", "warning", "migrator: warning: a word\n", True),
+        ("log.configure(form='json'); ", "error", '{"level":"error","msg":"a word",', True),
+        ("log.configure(debug=True); ", "debug", "time=", True),
+        ("import logging; logging.basicConfig(level=0); ", "debug", "DEBUG:runtime.x:a word", True),
+    ],
+)
+def test_logging_is_loaded_when_there_is_something_to_say(
+    configured: str, method: str, said: str, loaded: bool
+) -> None:
+    program = QUIET + configured + SAYS.format(method) + LOADED
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.startswith(said)
+    assert bool(done.stderr) is bool(said)
+    assert done.stdout == f"{loaded}\n"
+
+
+def test_a_log_file_gets_its_first_step_whenever_that_comes(tmp_path: Path) -> None:
+    configured = f"log.configure(path=__import__('pathlib').Path({str(tmp_path / 'log')!r})); "
+    there = f"assert not open({str(tmp_path / 'log')!r}).read(); "
+    program = QUIET + configured + there + SAYS.format("info")
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert 'level=info msg="a word"' in (tmp_path / "log").read_text()
