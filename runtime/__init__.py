@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from runtime.checkpoint_options import CheckpointOptions
     from runtime.container import Container
     from runtime.container_process import ContainerProcess
+    from runtime.create import Creation
     from runtime.errors import (
         BundleError,
         CgroupError,
@@ -38,18 +39,25 @@ if TYPE_CHECKING:
         UnsupportedField,
         WrongStatus,
     )
+    from runtime.execute import Execution
     from runtime.hook_points import HookName
-    from runtime.namespaces import clone_flags, is_namespace_supported, ns_name, path_of
+    from runtime.namespaces import (
+        clone_flags,
+        is_namespace_supported,
+        namespace_types,
+        ns_name,
+        path_of,
+    )
     from runtime.network.models import Network, Networks, Route
     from runtime.notifications import Notifications, PressureLevel
     from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
     from runtime.restore_options import RestoreOptions
-    from runtime.spec_model import CommandHook, Process, Spec
+    from runtime.spec_model import CommandHook, Linux, Process, Spec
     from runtime.state import State, Status
     from runtime.stats import Stats
-    from runtime.supervisor import Change, Event, Summary, Supervisor
+    from runtime.supervisor import INIT, Change, Event, Summary, Supervisor
 
 _MODULES = {
     "IO": "process.pipes",
@@ -57,6 +65,7 @@ _MODULES = {
     "CommandHook": "spec_model",
     "is_namespace_supported": "namespaces",
     "ns_name": "namespaces",
+    "namespace_types": "namespaces",
     "path_of": "namespaces",
     "clone_flags": "namespaces",
     "Container": "container",
@@ -71,6 +80,10 @@ _MODULES = {
     "Supervisor": "supervisor",
     "Event": "supervisor",
     "Change": "supervisor",
+    "INIT": "supervisor",
+    "Creation": "create",
+    "Execution": "execute",
+    "Linux": "spec_model",
     "Summary": "supervisor",
     "Notifications": "notifications",
     "PressureLevel": "notifications",
@@ -106,6 +119,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "INIT",
     "IO",
     "BundleError",
     "CgroupError",
@@ -119,13 +133,16 @@ __all__ = [
     "ContainerExists",
     "ContainerProcess",
     "CorruptState",
+    "Creation",
     "Event",
     "ExecFailed",
+    "Execution",
     "HookFailed",
     "HookName",
     "InvalidId",
     "InvalidNetwork",
     "InvalidSpec",
+    "Linux",
     "Network",
     "NetworkError",
     "Networks",
@@ -155,6 +172,7 @@ __all__ = [
     "WrongStatus",
     "clone_flags",
     "is_namespace_supported",
+    "namespace_types",
     "ns_name",
     "path_of",
 ]

@@ -93,6 +93,7 @@ class Assembly:
         state = first_state(
             container_id, bundle, self.spec, networks, systemd_cgroup=systemd_cgroup
         )
+        state = state._replace(rootless=self._rootless)
         self.state = state if new_keyring else state._replace(keyring="")
         self._networks = networks
         self._directory = directory
@@ -120,6 +121,7 @@ class Assembly:
         *,
         terminal: Terminal | None,
         preserve_fds: int,
+        parent_death_signal: int,
         no_pivot: bool,
     ) -> None:
         """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
@@ -137,6 +139,7 @@ class Assembly:
             exec_fifo=fifo,
             answer_fifo=answer,
             preserve_fds=preserve_fds,
+            parent_death_signal=parent_death_signal,
             no_pivot=no_pivot,
             notify=self._notify,
         )

@@ -42,6 +42,8 @@ class Creation(TypedDict, total=False):
     preserve_fds: int
     #: descriptors of ours that it gets after those, whatever their numbers here
     extra_fds: Sequence[int]
+    #: what it gets when the thread that has made it ends (prctl(2) PR_SET_PDEATHSIG); 0: nothing
+    parent_death_signal: int
     #: how many it gets before all of them, as sockets to serve: sd_listen_fds(3)
     listen_fds: int
     #: it has a socket to say that it is ready, which `start` listens to: sd_notify(3)
@@ -70,6 +72,7 @@ def create(
     pidfd_socket: Path | None = None,
     preserve_fds: int = 0,
     extra_fds: Sequence[int] = (),
+    parent_death_signal: int = 0,
     listen_fds: int = 0,
     notify: bool = False,
     no_pivot: bool = False,
@@ -104,7 +107,14 @@ def create(
                 hooks=hooks or {},
             )
             assembly.activate(listen_fds, notify=notify)
-            assembly.make(init, undo, terminal=terminal, preserve_fds=len(fds), no_pivot=no_pivot)
+            assembly.make(
+                init,
+                undo,
+                terminal=terminal,
+                preserve_fds=len(fds),
+                parent_death_signal=parent_death_signal,
+                no_pivot=no_pivot,
+            )
             init.hand_over(listener)
             if pid_file:
                 from runtime.process import pidfile  # noqa: PLC0415 - lazy: 1 ms

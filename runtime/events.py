@@ -23,6 +23,7 @@ class Change(StrEnum):
 
     CREATE = "create"
     START = "start-container"
+    RESTART = "restart"
     RESTORE = "restore"
     START_PROCESS = "start-process"
     EXIT_PROCESS = "exit-process"

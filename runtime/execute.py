@@ -32,6 +32,8 @@ class Execution(TypedDict, total=False):
     preserve_fds: int
     #: descriptors of ours that it gets after those, whatever their numbers here
     extra_fds: Sequence[int]
+    #: what it gets when the thread that has started it ends (prctl(2) PR_SET_PDEATHSIG); 0: nothing
+    parent_death_signal: int
     #: in a paused container it starts on `resume`
     ignore_paused: bool
     #: those below the container's cgroups that it is put into, by controller
@@ -106,6 +108,7 @@ def _launch(
             terminal=terminal,
             pid_file=how.get("pid_file"),
             extra_fds=extra_fds,
+            parent_death_signal=how.get("parent_death_signal", 0),
             detach=detach,
             ignore_paused=ignore_paused,
             sub_cgroups=how.get("sub_cgroups", {}),

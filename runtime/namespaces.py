@@ -86,6 +86,11 @@ def check_path(kind: str, path: str) -> None:
         raise SetupFailed(step, f"{path} is a {actual} namespace")
 
 
+def namespace_types() -> tuple[str, ...]:
+    """Every type of namespace that a container can have, as the spec names them."""
+    return tuple(KINDS)
+
+
 def is_namespace_supported(kind: str) -> bool:
     """Whether the kernel has namespaces of type *kind*."""
     return os.path.exists(f"/proc/self/ns/{ns_name(kind)}")

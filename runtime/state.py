@@ -86,6 +86,8 @@ class State(NamedTuple):
     rdt_groups: list[str] = _NO_ITEMS
     #: those whose tasks its processes are, in the order in which they can be joined
     rdt_joined: list[str] = _NO_ITEMS
+    #: the host may have refused it cgroups, and did if it has no cgroup_paths
+    rootless: bool = False
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -138,7 +140,7 @@ _PATHS = ("bundle", "rootfs")
 _ADDED = frozenset(
     (
         *("updated_resources", "keyring", "rdt_groups", "rdt_joined"),
-        *("systemd_cgroup", "notify_fd"),
+        *("systemd_cgroup", "notify_fd", "rootless"),
     )
 )
 

@@ -66,6 +66,7 @@ class Supervisor:
         self._processes: dict[str, dict[str, ContainerProcess]] = {}
         self._oom: dict[str, Notifications] = {}
         self._had_oom: set[str] = set()
+        self._made: dict[str, tuple[Path, Creation]] = {}
         self._events = EventQueue()
 
     def __enter__(self) -> Self:
@@ -103,12 +104,9 @@ class Supervisor:
 
         io: pipes to it.
         """
-        if io is not None:
-            how["stdio"] = io.stdio
-        container = Container.create(self.root, container_id, bundle, **how)
-        if io is not None:
-            io.hand_over()
-        return self._care(container, Change.CREATE, io, how.get("terminal"))
+        made = self._create(Change.CREATE, container_id, bundle, io, how)
+        self._made[container_id] = (bundle, how)
+        return made
 
     def start(self, container_id: str) -> None:
         """Let its program run; when that cannot be, it has ended. Raises as Container.start."""
@@ -119,6 +117,22 @@ class Supervisor:
             self._events.tell(Event(container_id, Change.START, pid=init.pid))
         finally:
             self._events.watch(init.fileno(), partial(self._ended, container_id, INIT))
+
+    def restart(self, container_id: str, *, io: IO | None = None) -> ContainerProcess:
+        """Make one that has ended anew, as `create` has made it, and start it.
+
+        When, and how often, is for who reads the events to say. Raises StillRunning, and as
+        `create` and `start` do; NoSuchProcess where it was not created here.
+        """
+        if container_id not in self._made:
+            raise NoSuchProcess(container_id, INIT)
+        bundle, how = self._made[container_id]
+        self.container(container_id).delete()
+        self._forget(container_id)
+        made = self._create(Change.RESTART, container_id, bundle, io, how)
+        self._made[container_id] = (bundle, how)
+        self.start(container_id)
+        return made
 
     def exec(
         self,
@@ -204,6 +218,16 @@ class Supervisor:
             assert event is not None, "it waits for ever"
             yield event
 
+    def _create(
+        self, change: Change, container_id: str, bundle: Path, io: IO | None, how: Creation
+    ) -> ContainerProcess:
+        if io is not None:
+            how = {**how, "stdio": io.stdio}
+        container = Container.create(self.root, container_id, bundle, **how)
+        if io is not None:
+            io.hand_over()
+        return self._care(container, change, io, how.get("terminal"))
+
     def _care(
         self, container: Container, change: Change, io: IO | None, terminal: Terminal | None
     ) -> ContainerProcess:
@@ -267,6 +291,7 @@ class Supervisor:
     def _forget(self, container_id: str) -> None:
         self._containers.pop(container_id, None)
         self._had_oom.discard(container_id)
+        self._made.pop(container_id, None)
         if oom := self._oom.pop(container_id, None):
             self._events.unwatch(oom.fileno())
             oom.close()

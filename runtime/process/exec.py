@@ -41,6 +41,7 @@ def launch(
     sub_cgroups: SubCgroups,
     pid_file: Path | None = None,
     extra_fds: Sequence[int] = (),
+    parent_death_signal: int = 0,
     detach: bool = False,
     ignore_paused: bool = False,
     pidfd_socket: Path | None = None,
@@ -77,6 +78,7 @@ def launch(
             namespaces=namespaces.different(state.init_pid),
             detach=detach,
             preserve_fds=len(extra_fds),
+            parent_death_signal=parent_death_signal,
         )
         pid = launched.tell(plan)
         launched.hand_over(listener)

@@ -181,6 +181,8 @@ class ProcessPlan(TypedDict):
     seccomp: SeccompPlan | None
     #: descriptors after the standard three that the process keeps
     preserve_fds: int
+    #: what it gets when who has started it ends; 0: nothing
+    parent_death_signal: int
 
 
 class NamespacePlan(TypedDict):

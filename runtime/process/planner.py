@@ -49,6 +49,7 @@ def init_plan(
     exec_fifo: Path,
     answer_fifo: Path | None,
     preserve_fds: int,
+    parent_death_signal: int,
     no_pivot: bool,
     notify: bool,
 ) -> InitPlan:
@@ -73,7 +74,12 @@ def init_plan(
         # where /dev is the host's, nothing is made in it or mounted on it
         "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),
         "process": _process(
-            spec.process, spec.linux, state, preserve_fds, user_namespace=entered["user"]
+            spec.process,
+            spec.linux,
+            state,
+            preserve_fds=preserve_fds,
+            parent_death_signal=parent_death_signal,
+            user_namespace=entered["user"],
         ),
     }
 
@@ -87,6 +93,7 @@ def exec_plan(
     namespaces: int,
     detach: bool,
     preserve_fds: int,
+    parent_death_signal: int,
 ) -> ExecPlan:
     """What a further process in the container of *state* and *linux* is to do."""
     return {
@@ -95,13 +102,24 @@ def exec_plan(
         "detach": detach,
         "terminal": _terminal(process, console=False),
         "process": _process(
-            process, linux, state, preserve_fds, user_namespace=bool(namespaces & CLONE_NEWUSER)
+            process,
+            linux,
+            state,
+            preserve_fds=preserve_fds,
+            parent_death_signal=parent_death_signal,
+            user_namespace=bool(namespaces & CLONE_NEWUSER),
         ),
     }
 
 
 def _process(
-    process: Process, linux: Linux, state: State, preserve_fds: int, *, user_namespace: bool
+    process: Process,
+    linux: Linux,
+    state: State,
+    *,
+    preserve_fds: int,
+    parent_death_signal: int,
+    user_namespace: bool,
 ) -> ProcessPlan:
     """What a process in a container is to be."""
     seccomp = _seccomp(linux.seccomp, state)
@@ -125,6 +143,7 @@ def _process(
         "labels": lsm.plan(process, linux, state.bundle / "config.json", keyring=state.keyring),
         "seccomp": seccomp,
         "preserve_fds": preserve_fds,
+        "parent_death_signal": int(parent_death_signal),  # marshal knows no enums
     }
 
 

@@ -15,6 +15,7 @@ from runtime.constants import (
     PR_SET_DUMPABLE,
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
 )
 from runtime.process import labels, scheduled
 from runtime.process.channel import GO, LISTENER
@@ -127,6 +128,9 @@ def prepare(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> Program:
     with step("setting no_new_privs"):
         if plan["no_new_privileges"]:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
+    with step("setting the signal for its parent's end"):
+        if plan["parent_death_signal"]:  # only now: a change of credentials takes it away
+            prctl(PR_SET_PDEATHSIG, plan["parent_death_signal"])
     env = _environment(plan)
     with step("exec"):
         path = find_program(plan["args"][0], env.get("PATH") or _DEFAULT_PATH)

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.lab.hosts import TwoHosts, nothing_left_behind
+from tests.lab.hosts import TwoHosts, make_bundle, nothing_left_behind
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -15,12 +15,13 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+MANUAL = "docs/runtime.md"
 ON_PATH = f"export PATH={Path(sys.executable).parent}:$PATH\n"
 
 
-def block(heading: str, number: int = 0) -> str:
+def block(heading: str, number: int = 0, *, file: str = "README.md") -> str:
     """The indented block of that number below *heading*."""
-    text = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    text = (ROOT / file).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return dedent(re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, re.MULTILINE)[number])
 
 
@@ -49,3 +50,20 @@ def test_the_library_in_ten_lines(two_hosts: TwoHosts) -> None:
     said = two_hosts.source.run(sys.executable, "-c", program).stdout
     assert said == "I am 1 on migrator\n it ended with 3\n"
     assert "box" not in two_hosts.source.run("ls", "/run/migrator").stdout
+
+
+def test_a_supervisor_is_told_of_processes(two_hosts: TwoHosts) -> None:
+    make_bundle(two_hosts.source, "web")
+    program = block("From Python", file=MANUAL)
+    said = two_hosts.source.run(sys.executable, "-c", program).stdout
+    assert said == "shell ended with 3\n"
+
+
+@pytest.mark.needs_criu
+def test_a_container_goes_through_its_verbs(two_hosts: TwoHosts) -> None:
+    assert two_hosts.source.bridge == "br0"
+    make_bundle(two_hosts.source, "web", "sh", "-c", "sleep 2; exit 5")
+    two_hosts.source.run("mkdir", "-p", "/srv/images")
+    program = "from pathlib import Path\n" + block("From Python", 1, file=MANUAL)
+    said = two_hosts.source.run(sys.executable, "-c", program).stdout
+    assert said == "web runs\n5\n"

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from runtime import IO, Container, Process, SetupFailed, Terminal
-from tests.containers import Box, with_descriptors
+from runtime import IO, Container, Process, SetupFailed, Status, Terminal
+from tests.containers import Box, eventually, with_descriptors
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -111,3 +113,23 @@ def test_a_further_process_gets_descriptors_too(box: Box, running: Container) ->
 def test_a_descriptor_that_is_not_open_is_named_before_anything_is_made(box: Box) -> None:
     with pytest.raises(SetupFailed, match="descriptor 999 is not open"):
         box.create(extra_fds=(999,))
+
+
+ORPHANED = """
+import signal, sys
+from pathlib import Path
+from runtime import Container
+container = Container.create(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]),
+                             parent_death_signal=signal.SIGKILL)
+container.start()
+"""
+
+
+def test_it_ends_with_who_has_made_it_if_that_is_wanted(box: Box) -> None:
+    """It would run for ever else: test_a_container_outlives_the_process_that_made_it."""
+    box.made.append(box.id)
+    argv = [sys.executable, "-c", ORPHANED, str(box.root), box.id, str(box.bundle.path)]
+    subprocess.run(argv, check=True, timeout=60)
+    container = Container.load(box.root, box.id)
+    assert eventually(lambda: container.status() is Status.STOPPED)
+    container.delete()

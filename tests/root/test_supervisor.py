@@ -110,6 +110,33 @@ def test_a_terminal_is_resized_by_the_name_of_its_process(box: Box, supervisor: 
         assert b"11 22" in os.read(process.terminal.master_fd, 100)
 
 
+def test_it_is_made_anew_as_often_as_the_caller_wants(box: Box, supervisor: Supervisor) -> None:
+    box.program("sh", "-c", "exit 9")
+    ends = []
+    supervisor.create(box.id, box.bundle.path)
+    supervisor.start(box.id)
+    for event in supervisor:
+        if event.change is Change.EXIT:
+            ends.append(event.exit_status)
+            if len(ends) < 3:
+                supervisor.restart(box.id)
+            else:
+                supervisor.delete(box.id)
+    assert ends == [9, 9, 9]
+
+
+def test_only_what_was_created_here_and_has_ended_is_made_anew(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    with pytest.raises(StillRunning):
+        supervisor.restart(box.id)
+    with Supervisor(box.root) as other:
+        other.attach(box.id)
+        with pytest.raises(NoSuchProcess):
+            other.restart(box.id)
+
+
 def test_pause_and_resume_are_told(box: Box, supervisor: Supervisor) -> None:
     start(supervisor, box)
     supervisor.pause(box.id)
