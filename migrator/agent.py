@@ -89,7 +89,10 @@ class Agent:
 
     def _preflight(self, needs: m.Preflight) -> m.Verdict:
         reasons = preflight.check(needs, self._root, self._criu)
-        return m.Verdict(reasons, bool(reasons) or preflight.can_fill_lazily(self._criu))
+        lazily = bool(reasons) or preflight.can_fill_lazily(
+            self._criu, user_namespace=needs.user_namespace
+        )
+        return m.Verdict(reasons, lazily)
 
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:

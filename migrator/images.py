@@ -256,7 +256,8 @@ def _new_file(images_dir: Path, name: str) -> int:
     if not _NAME.fullmatch(name):
         raise ProtocolError("the source", f"an image called {name!r}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(images_dir / name, flags, 0o600)
+    # 0o644: their directory is closed to others, but for those whom a restore shows them (shelf.py)
+    return os.open(images_dir / name, flags, 0o644)
 
 
 def _write_all(fd: int, data: memoryview) -> None:

@@ -63,6 +63,8 @@ class Preflight:
     #: its cgroup is a unit of systemd's
     systemd: bool
     namespaces: list[str]
+    #: it has a user namespace of its own
+    user_namespace: bool
     bridges: list[str]
     mount_sources: list[str]
 

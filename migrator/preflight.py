@@ -31,6 +31,7 @@ from migrator.plan import Plan
 from migrator.source import memory_bytes
 from runtime import Container, immovable
 from runtime.cgroups.detect import cgroup_version
+from runtime.memory import userfaultfd
 from runtime.memory.injection import tracer_of
 from runtime.network import bridge_exists, network_lock
 from runtime.processes import tasks_of
@@ -57,6 +58,7 @@ def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
         cgroup_version=cgroup_version(),
         systemd=state.systemd_cgroup,
         namespaces=[entry["path"] for entry in _namespaces(container) if entry.get("path")],
+        user_namespace=container.spec.linux.user_namespace,
         bridges=sorted({plan.bridges.get(name, name) for name in _bridges(container)}),
         mount_sources=list(_mount_sources(container)),
     )
@@ -98,8 +100,10 @@ def _traced(container: Container) -> Iterator[str]:
                 yield f"process {pid} is traced by process {tracer}, which has to let go first"
 
 
-def can_fill_lazily(criu_option: str | None) -> bool:
+def can_fill_lazily(criu_option: str | None, *, user_namespace: bool) -> bool:
     """Whether a restore here may leave pages to a server: CRIU's and the kernel's word."""
+    if user_namespace and not userfaultfd.is_for_everybody():
+        return False
     try:
         with Criu.start(find_criu(criu_option)) as criu:
             return criu.features().lazy_pages

@@ -33,6 +33,7 @@ from runtime.criu_config import criu_config
 from runtime.errors import CheckpointFailed, ContainerError, NetworkNotCarried, WrongStatus
 from runtime.image_directory import written
 from runtime.immovable import objections
+from runtime.mounts import own_idmap
 from runtime.network.departure import departing
 from runtime.network.held import Held
 from runtime.network.lock import network_lock
@@ -88,7 +89,7 @@ class Checkpoint:
         binds = externals.binds(
             container.spec, container.state.bundle, container.state.cgroup_paths
         )
-        points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid)
+        points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid, table)
         below = externals.submounts(points, binds, table)
         moved = _tmpfs(container, options, table, [*points, *below])
         #: what a restore is told; positions in files are only known when the container stands still
@@ -110,7 +111,8 @@ class Checkpoint:
 
     def fits(self, criu: Criu) -> bool:
         """Whether *criu* was started in `place`."""
-        place = self.container.netns_path if self._network else "/proc/thread-self/ns/net"
+        inside = self._network and not self._network.outside
+        place = self.container.netns_path if inside else "/proc/thread-self/ns/net"
         return os.path.samefile(f"/proc/{criu.pid}/ns/net", place)
 
     def run(
@@ -284,7 +286,7 @@ class Checkpoint:
             ext_unix_sk=options.ext_unix_sk,
             shell_job=options.shell_job,
             file_locks=options.file_locks,
-            empty_ns=CLONE_NEWNET if options.empty_network else None,
+            empty_ns=CLONE_NEWNET if self._leaves_network_empty() else None,
             link_remap=options.link_remap,
             auto_dedup=options.auto_dedup,
             page_server=options.page_server,
@@ -296,6 +298,11 @@ class Checkpoint:
             network_lock=self._network_lock(),
             freeze_cgroup=self._freezer(),
         )
+
+    def _leaves_network_empty(self) -> bool:
+        """Whether CRIU is to look at nothing but sockets there, and to make an empty one."""
+        filled_by_us = self._network is not None and self._network.outside
+        return self.options.empty_network or filled_by_us
 
     def _network_lock(self) -> NetworkLock:
         if self._network is not None:
@@ -341,8 +348,12 @@ def _tmpfs(
     table: list[mountinfo.MountInfo],
     external: list[externals.ExternalMount],
 ) -> tuple[tmpfs.Tmpfs, ...]:
-    """The mounts that we move: with link_remap none, since CRIU makes files in them as it dumps."""
-    if not options.own_tmpfs or options.link_remap:
+    """The mounts that we move: with link_remap none, since CRIU makes files in them as it dumps.
+
+    Nor those of a user namespace: its root may change the limits of a tmpfs that it has mounted,
+    and not of one that we have (mount(8) remount).
+    """
+    if not options.own_tmpfs or options.link_remap or container.spec.linux.user_namespace:
         return ()
     mounts = tmpfs.movable(table, (mount.point for mount in external))
     return tuple(tmpfs.small(container.state.init_pid, mounts))
@@ -369,6 +380,7 @@ def _record(
         descriptors=tuple(standard),
         networks=Networks.of(state),
         submounts=tuple(submounts),
+        id_maps=own_idmap(container.spec.linux),
         resources=state.updated_resources,
         systemd_cgroup=state.systemd_cgroup,
         own_keyring=bool(state.keyring),

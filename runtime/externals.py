@@ -8,17 +8,22 @@ stands for on this host. A bind mount's name is its destination in the spec. cri
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from criu_rpc.options import JoinNamespace
-from runtime import mounts, namespaces
+from runtime import devices, mounts, namespaces
 from runtime.errors import SetupFailed
 from runtime.mountinfo import MountInfo
 from runtime.resolve import is_null, open_in_root, path_in_root
+from runtime.sources import OWN_USER_NAMESPACE
 from runtime.spec_model import Spec
+
+if TYPE_CHECKING:
+    from runtime.process.plan import DevicePlan, IdMaps
 
 #: name of every masked file: all are the null device, on every host
 NULL = "/dev/null"
@@ -34,6 +39,18 @@ class Bind(NamedTuple):
     destination: str
     source: str
     recursive: bool
+    #: what its ids are mapped to
+    idmap: IdMaps | None = None
+    #: those of the mounts below too
+    idmap_recursive: bool = False
+
+
+class Source(NamedTuple):
+    """What an external mount shows on this host."""
+
+    name: str
+    path: str
+    idmap: IdMaps | None = None
 
 
 class ExternalMount(NamedTuple):
@@ -45,15 +62,28 @@ class ExternalMount(NamedTuple):
 
 def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bind]:
     """The bind mounts of *spec*, those that show its cgroups among them."""
+    table = mounts.of_spec(spec, bundle, cgroup_paths)
+    own = mounts.own_idmap(spec.linux)
+    idmaps: dict[int | None, IdMaps | None] = {None: None, OWN_USER_NAMESPACE: own}
+    idmaps.update(enumerate(table.idmaps))
     return [
-        Bind(os.path.normpath(mount["destination"]), mount["source"], mount["recursive"])
-        for mount in mounts.of_spec(spec, bundle, cgroup_paths).mounts
+        Bind(
+            os.path.normpath(mount["destination"]),
+            mount["source"],
+            mount["recursive"],
+            idmaps[mount["idmap"]],
+            mount["idmap_recursive"],
+        )
+        for mount in table.mounts
         if mount["fstype"] == mounts.BIND
     ]
 
 
-def mounts_to_dump(spec: Spec, all_binds: Iterable[Bind], pid: int) -> list[ExternalMount]:
-    """The external mounts that the container of process *pid* has now."""
+def mounts_to_dump(
+    spec: Spec, all_binds: Iterable[Bind], pid: int, table: Iterable[MountInfo]
+) -> list[ExternalMount]:
+    """The external mounts that the container of process *pid* has now, of those in *table*."""
+    mounted = {info.point for info in table}
     with _root_of(pid) as root_fd:
         found = [
             ExternalMount(point, bind.destination)
@@ -61,6 +91,12 @@ def mounts_to_dump(spec: Spec, all_binds: Iterable[Bind], pid: int) -> list[Exte
             if (point := _point(root_fd, bind.destination)) is not None
         ]
         found += [ExternalMount(point, NULL) for point in _masked_files(root_fd, spec)]
+        known = {mount.point for mount in found}
+        found += [
+            ExternalMount(point, device["path"])
+            for device in devices.plan(spec.linux.devices, spec.mounts)[0]
+            if (point := _point(root_fd, device["path"])) in mounted - known
+        ]
     return found
 
 
@@ -81,17 +117,35 @@ def submounts(
 
 
 def mounts_to_restore(
-    all_binds: Iterable[Bind], submount_names: Iterable[str]
-) -> list[tuple[str, str]]:
-    """(name, source on this host) of every external mount."""
-    sources = {bind.destination: bind.source for bind in all_binds}
-    below = [(name, source) for name in submount_names if (source := _source(name, sources))]
-    return [*sources.items(), *below, (NULL, NULL)]
+    spec: Spec, all_binds: Iterable[Bind], submount_names: Iterable[str]
+) -> list[Source]:
+    """What every external mount shows on this host."""
+    by_name = {bind.destination: bind for bind in all_binds}
+    found = [Source(bind.destination, bind.source, bind.idmap) for bind in by_name.values()]
+    found += filter(None, (_below(name, by_name) for name in submount_names))
+    found += [Source(NULL, NULL)]
+    nodes = devices.plan(spec.linux.devices, spec.mounts)[0]
+    names = {source.name for source in found}
+    return [*found, *(Source(path, path) for path in _of_host(nodes) if path not in names)]
 
 
-def _source(name: str, sources: Mapping[str, str]) -> str | None:
-    above = max((each for each in sources if name.startswith(f"{each}/")), key=len, default=None)
-    return None if above is None else sources[above] + name[len(above) :]
+def _below(name: str, binds: Mapping[str, Bind]) -> Source | None:
+    above = max((each for each in binds if name.startswith(f"{each}/")), key=len, default=None)
+    if above is None:
+        return None
+    bind = binds[above]
+    idmap = bind.idmap if bind.idmap_recursive else None
+    return Source(name, bind.source + name.removeprefix(above), idmap)
+
+
+def _of_host(nodes: Iterable[DevicePlan]) -> Iterator[str]:
+    """Those that are the same on this host: where mknod is refused, they are bound from it."""
+    for node in nodes:
+        with suppress(OSError):
+            status = os.stat(node["path"], follow_symlinks=False)
+            number = os.makedev(node["major"], node["minor"])
+            if (stat.S_IFMT(status.st_mode), status.st_rdev) == (stat.S_IFMT(node["mode"]), number):
+                yield node["path"]
 
 
 def namespaces_to_dump(spec: Spec, pid: int) -> list[str]:

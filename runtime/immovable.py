@@ -35,16 +35,37 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
         )
     if not spec.linux.namespace("mount"):
         yield "it has no mount namespace, so that it cannot be told from the host: make it with one"
-    if spec.linux.namespace("user"):
-        yield "it has a user namespace, which cannot be restored yet: make it without one"
-    for mount in spec.mounts:
-        if mount.uid_mappings or not {"idmap", "ridmap"}.isdisjoint(mount.options):
-            yield f"its mount on {mount.destination} is idmapped, which CRIU does not restore"
+    yield from _joined_beside_user(spec)
     for pid in pids:
         if any(map(_has_deadline, tasks_of(pid))):
             yield (
                 f"process {pid} is scheduled by SCHED_DEADLINE, which CRIU does not restore: "
                 "give it another policy (chrt -o -p 0 PID)"
+            )
+
+
+def _joined_beside_user(spec: Spec) -> Iterator[str]:
+    """CRIU makes a user namespace anew, whoever's it was, and all others in it.
+
+    It clones every type that differs from its own (criu/pstree.c: prepare_pstree_kobj_ids, with no
+    regard to join_ns), and only then enters what it is to join, as root of the new one
+    (criu/namespaces.c: join_namespaces; criu/net.c: net_set_ext), which the kernel refuses for a
+    namespace of another's (setns(2)). The dump looks for that (criu/namespaces.c: check_user_ns).
+    """
+    user = spec.linux.namespace("user")
+    if user is None:
+        return
+    if user.path:
+        yield (
+            f"it has joined the user namespace {user.path}, and CRIU can restore only one that is "
+            "its own: make it with uidMappings and gidMappings"
+        )
+        return
+    for each in spec.linux.namespaces:
+        if each.path:
+            yield (
+                f"its {each.type} namespace {each.path} does not belong to its user namespace, "
+                "into which CRIU restores all of them: make it with a new one"
             )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.mount_options import REPLACED, Options, parse_options
 from runtime.sources import OWN_USER_NAMESPACE
-from runtime.spec_model import IdMapping, Mount, Spec
+from runtime.spec_model import IdMapping, Linux, Mount, Spec
 
 if TYPE_CHECKING:
     from runtime.process.plan import IdMaps, MountPlan
@@ -131,6 +131,14 @@ def _idmap(
 def id_map(mappings: Sequence[IdMapping]) -> str:
     """*mappings* as /proc/PID/uid_map takes them (user_namespaces(7))."""
     return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in mappings)
+
+
+def own_idmap(linux: Linux) -> IdMaps | None:
+    """The maps of the container's new user namespace; None without."""
+    user = linux.namespace("user")
+    if user is None or user.path:
+        return None
+    return id_map(linux.uid_mappings), id_map(linux.gid_mappings)
 
 
 def _one(mount: Mount, options: Options, bundle: Path) -> MountPlan:

@@ -27,6 +27,8 @@ DESCRIPTORS_FILE = "descriptors.json"
 #: of a directory that others may be incremental to: runtime.incremental_chain
 CHAIN_FILE = "chain.json"
 
+IdMaps = tuple[str, str]
+
 _FORMAT = 1
 #: with what CRIU's images do not hold, since it lies beside them: not to be read as if nothing did
 _FORMAT_BESIDE = 2
@@ -34,6 +36,7 @@ _FORMAT_BESIDE = 2
 _LATER: dict[str, Any] = {
     "tmpfs": [],
     "namespace": None,
+    "id_maps": None,
     "resources": {},
     "systemd_cgroup": False,
     "own_keyring": True,
@@ -68,6 +71,8 @@ class Record:
     tmpfs: tuple[Tmpfs, ...] = ()
     #: its network namespace, where CRIU was not to dump it
     namespace: Description | None = None
+    #: the maps of its user namespace, as /proc/PID/uid_map and gid_map take them
+    id_maps: IdMaps | None = None
     dumped: Dumped = field(default_factory=Dumped)
     #: its linux.resources, where they were changed while it ran
     resources: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +92,7 @@ class Record:
             "submounts": list(self.submounts),
             "tmpfs": [each.to_json() for each in self.tmpfs],
             "namespace": self.namespace and self.namespace.to_json(),
+            "id_maps": self.id_maps and list(self.id_maps),
             "dumped": {f.name: getattr(self.dumped, f.name) for f in fields(Dumped)},
             "resources": self.resources,
             "systemd_cgroup": self.systemd_cgroup,
@@ -109,6 +115,7 @@ class Record:
                 "submounts": list(submounts),
                 "tmpfs": list(tmpfs),
                 "namespace": namespace,
+                "id_maps": None | [str(), str()] as id_maps,
                 "dumped": dict(dumped),
                 "resources": dict(resources),
                 "systemd_cgroup": bool(systemd_cgroup),
@@ -122,6 +129,7 @@ class Record:
                     submounts=tuple(_submount(each) for each in submounts),
                     tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
                     namespace=None if namespace is None else Description.from_json(namespace),
+                    id_maps=id_maps and (id_maps[0], id_maps[1]),
                     dumped=_dumped(dumped),
                     resources=_resources(resources),
                     systemd_cgroup=systemd_cgroup,

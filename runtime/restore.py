@@ -15,7 +15,16 @@ from pathlib import Path
 
 from criu_rpc import CriuError, Handler, Notification, Script, first_of, images
 from criu_rpc.logger import Logger
-from runtime import affinity, descriptors, hook_points, namespaces, processes, records, tmpfs
+from runtime import (
+    affinity,
+    descriptors,
+    hook_points,
+    message_queues,
+    namespaces,
+    processes,
+    records,
+    tmpfs,
+)
 from runtime.cgroups import delegation, of_state
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
@@ -146,8 +155,10 @@ class _Prepared:
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         plan.state.save(plan.directory)
         self._streams = plan.options.stdio.open(undo)
+        self._namespace = plan.namespace
         self._network = self._make_network()
         place = in_netns(self._network.path) if self._network else nullcontext()
+        plan.make_network_ahead()
         self.criu = start_criu(plan, self._streams, self._place, undo, within=place)
         delegation.carry_out(plan.spec, self._cgroup)
         self.criu.require()
@@ -167,8 +178,11 @@ class _Prepared:
             self.plan.state.save(self.plan.directory)
 
     def _make_network(self) -> Recreated | None:
-        """The namespace that criu then lives in, and so all that it restores."""
-        if self.plan.namespace is None:
+        """The namespace that criu then lives in, and so all that it restores.
+
+        Not in a user namespace, to which it has to belong: there CRIU makes it, empty.
+        """
+        if self.plan.namespace is None or self.plan.spec.linux.user_namespace:
             return None
         network = self.undo.enter_context(Recreated(self.plan.networks, self.plan.state.id))
         network.fill(self.plan.namespace)
@@ -183,8 +197,11 @@ class _Prepared:
         self.plan.take_resources(record)
         descriptors.place(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
+        if self.plan.shelf.shows_images:
+            self.plan.shelf.show_images(images_dir, self.criu.pid)
+        self._namespace = record.namespace  # it may have changed up to the freeze
         if self._network is not None and record.namespace is not None:
-            self._network.fill(record.namespace)  # it may have changed up to the freeze
+            self._network.fill(record.namespace)
         try:
             self.criu.restore(self._request, on_notify)
         except CriuError as error:
@@ -196,7 +213,7 @@ class _Prepared:
     def _fill_tmpfs(self, images_dir: Path) -> None:
         """They lie in criu's mount namespace."""
         root = f"/proc/{self.criu.pid}/root"
-        places = {point: root + place for point, place in self.plan.tmpfs_places().items()}
+        places = {point: root + place for point, place in self.plan.shelf.tmpfs_places().items()}
         try:
             tmpfs.fill(images_dir, places)
         except ValueError as error:
@@ -210,6 +227,7 @@ class _Prepared:
                 self._take_terminal(notification.fds)
             case Script.SETUP_NAMESPACES:
                 self._adopt(notification.pid)
+                self._fill_network()
                 self._run_hooks()
             case Script.POST_RESTORE:
                 self._adopt(notification.pid)
@@ -243,6 +261,14 @@ class _Prepared:
         self._init_pid = pid
         self.plan.change_state(init_pid=pid, init_start_time=stat.start_time)
 
+    def _fill_network(self) -> None:
+        """The namespace that CRIU has made, where we could make none before."""
+        if self._network is None and self.plan.namespace is not None:
+            path = f"/proc/{self._init_pid}/ns/net"
+            network = Recreated(self.plan.networks, self.plan.state.id, netns=path)
+            self._network = self.undo.enter_context(network)
+            self._network.fill(self._namespace or self.plan.namespace)
+
     def _run_hooks(self) -> None:
         """Where network plugins act; no hook of the container's side is run a second time."""
         hooks, state = self.plan.spec.hooks, self.plan.state.oci(Status.CREATING)
@@ -254,6 +280,8 @@ class _Prepared:
     def _complete(self) -> None:
         """All is there and stands still: what makes it a container as any other."""
         descriptors.keep_appending(self.plan.record.descriptors, self._streams, self._init_pid)
+        if self.plan.spec.linux.user_namespace:
+            message_queues.give_to_root(self.plan.spec, self._init_pid)
         self.plan.adopt_network()
         # Only now: limits slow CRIU down, and devices that it may not open it takes for missing.
         self._cgroup.set(self.plan.spec.linux.resources)

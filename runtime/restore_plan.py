@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,15 +11,18 @@ from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.logger import Logger
 from criu_rpc.pages import check_pages
-from runtime import externals, lsm, mounts, records, scheduling
+from runtime import externals, lsm, mounts, records, rlimits, scheduling
 from runtime.assemble import first_state
 from runtime.constants import CLONE_NEWNET
 from runtime.criu_config import criu_config
+from runtime.errors import RestoreFailed
 from runtime.incremental_chain import check_links
+from runtime.memory import userfaultfd
 from runtime.network.capture import Description
 from runtime.network.models import Networks
 from runtime.records import Record, spec_digest
 from runtime.restore_options import RestoreOptions
+from runtime.shelf import Shelf, public_directory
 from runtime.spec import load, with_resources
 from runtime.spec_model import Spec
 from runtime.state import State
@@ -41,6 +44,10 @@ class RestorePlan:
     namespaces: Mapping[str, Path]
     #: the container's own, where its state is: criu needs nothing of it
     directory: Path
+    #: what criu is not to take from where it lies
+    shelf: Shelf = field(init=False)
+    #: name of an interface inside -> its name here, until CRIU moves it
+    _ahead: dict[str, str] = field(init=False, default_factory=dict)
 
     @classmethod
     def make(
@@ -58,6 +65,7 @@ class RestorePlan:
         record = options.record or records.load(options.image_path, container_id)
         if record.spec_sha256 not in ("", spec_digest(spec.raw)):
             logger.info("%s is not the config.json that the container was dumped with", bundle)
+        _check_users(container_id, spec, options, record)
         own = spec.linux.namespace("network")
         networks = Networks()
         options = options.dumped_with(record)
@@ -82,6 +90,7 @@ class RestorePlan:
         if not record.own_keyring:
             plan.change_state(keyring="")
         plan.take_resources(record)
+        plan.shelf = plan._make_shelf()
         return plan
 
     def take_resources(self, record: Record) -> None:
@@ -115,55 +124,64 @@ class RestorePlan:
             },
             "cgroup_namespace": namespace is not None and not namespace.path,
             "private_tmp": not self._uses_tmp(),
-            "tmpfs_directory": str(self.directory),
-            "tmpfs": [
-                {
-                    "name": str(number),
-                    "source": mount.source,
-                    "options": [tuple(each.partition("=")[::2]) for each in mount.options],
-                }
-                for number, mount in enumerate(self.record.tmpfs)
-            ],
+            "shelf": self.shelf.plan(),
+            "claim": self._claim() if self.spec.linux.user_namespace else None,
             "labels": lsm.plan_of_restored(
                 self.spec.process, self.spec.linux, keyring=self.state.keyring
             ),
             "scheduling": scheduling.plan_of_restored(self.spec.process, self.spec.linux),
         }
 
-    def tmpfs_places(self) -> dict[str, str]:
-        """Mount point in the container -> where the launcher has mounted it, as criu sees it."""
+    def _claim(self) -> dict[str, Any]:
+        process = self.spec.process
         return {
-            mount.point: f"{self.directory}/{number}"
-            for number, mount in enumerate(self.record.tmpfs)
+            "rlimits": rlimits.plan(process.rlimits),
+            "oom_score_adj": process.oom_score_adj,
         }
 
-    def _uses_tmp(self) -> bool:
-        """Whether CRIU, or what starts it, will open something below /tmp by its path."""
+    def _make_shelf(self) -> Shelf:
+        own = self.spec.linux.user_namespace
+        sources = tuple(each for each in self._sources() if own or each.idmap)
+        if not own:
+            return Shelf(self.directory, private=True, tmpfs=self.record.tmpfs, sources=sources)
+        return Shelf(
+            public_directory(self.state.id, self._needed()),
+            private=False,
+            tmpfs=self.record.tmpfs,
+            sources=sources,
+            shows_images=True,
+        )
+
+    def _sources(self) -> list[externals.Source]:
+        """Of every external mount."""
         binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
-        sources = (Path(source) for _, source in externals.mounts_to_restore(binds, ()))
+        return externals.mounts_to_restore(self.spec, binds, self.record.submounts)
+
+    def _needed(self) -> list[Path]:
+        """What CRIU, or what starts it, opens by its path, wherever it is."""
         criu = find_criu(self.options.criu)
-        paths = (criu, self.state.rootfs, self.directory, *self.namespaces.values(), *sources)
-        return any(path.resolve().is_relative_to("/tmp") for path in paths)
+        return [criu, self.state.rootfs, self.directory, *self.namespaces.values()]
+
+    def _uses_tmp(self) -> bool:
+        """Whether one of these lies below /tmp."""
+        shelved = set(self.shelf.sources)
+        sources = (Path(each.path) for each in self._sources() if each not in shelved)
+        return any(path.resolve().is_relative_to("/tmp") for path in (*self._needed(), *sources))
 
     def criu_options(self, criu_pid: int) -> CriuOptions:
         """The request."""
         options = self.options
-        binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
-        places = self.tmpfs_places()
+        shelved = self.shelf.external()
+        names = {name for name, _ in shelved}
+        on_host = [(name, path) for name, path, _ in self._sources() if name not in names]
         return CriuOptions(
-            images_dir=options.image_path,
-            work_dir=options.work_path,
+            images_dir=self._images_of(criu_pid),
+            work_dir=options.work_path or options.image_path,
             root=self.state.rootfs,
             config_file=criu_config(self.state.annotations),
-            ext_mnt=(
-                *externals.mounts_to_restore(binds, self.record.submounts),
-                *((mount.name, places[mount.point]) for mount in self.record.tmpfs),
-            ),
-            veths=tuple(
-                VethPair(network.name, f"{network.host_interface_name}@{network.bridge}")
-                for network in self.networks.veths
-                if not self.namespace
-            ),
+            ext_mnt=(*on_host, *shelved),
+            veths=self._veths(),
+            external=tuple(f"netdev[{inside}]:{here}" for inside, here in self._ahead.items()),
             join_ns=externals.namespaces_to_join(self.spec),
             cg_roots=tuple(self._cgroup_roots(criu_pid)),
             manage_cgroups_mode=options.manage_cgroups_mode,
@@ -172,13 +190,18 @@ class RestorePlan:
             ext_unix_sk=options.ext_unix_sk,
             shell_job=options.shell_job,
             file_locks=options.file_locks,
-            empty_ns=CLONE_NEWNET if options.empty_network else None,
+            empty_ns=CLONE_NEWNET if self._begins_empty() else None,
             lsm_profile=options.lsm_profile,
             lsm_mount_context=options.lsm_mount_context,
             lazy_pages=options.lazy_pages,
             auto_dedup=options.auto_dedup,
             orphan_pts_master=True,
         )
+
+    def _images_of(self, criu_pid: int) -> Path:
+        """Where criu reads the images: maybe in its mount namespace."""
+        path = self.shelf.images_dir
+        return Path(f"/proc/{criu_pid}/root{path}") if path else self.options.image_path
 
     def _cgroup_roots(self, criu_pid: int) -> list[tuple[str | None, str]]:
         """Where CRIU is to put cgroups that it manages itself: where it is, by cgroups(7)."""
@@ -187,6 +210,27 @@ class RestorePlan:
         lines = Path(f"/proc/{criu_pid}/cgroup").read_text().splitlines()
         fields = (line.split(":", 2) for line in lines)
         return [(controllers or None, path) for _, controllers, path in fields]
+
+    def _begins_empty(self) -> bool:
+        """Whether CRIU makes an empty network namespace, which others fill, or we."""
+        filled_by_us = self.namespace is not None and self.spec.linux.user_namespace
+        return self.options.empty_network or filled_by_us
+
+    def _veths(self) -> tuple[VethPair, ...]:
+        """The pairs that CRIU makes."""
+        if self.namespace or self._ahead:
+            return ()
+        return tuple(
+            VethPair(network.name, f"{network.host_interface_name}@{network.bridge}")
+            for network in self.networks.veths
+        )
+
+    def make_network_ahead(self) -> None:
+        """Make the pairs that CRIU only moves. Raises NetworkError; `remove_network` undoes it."""
+        if self.networks.veths and not self.namespace and self.spec.linux.user_namespace:
+            from runtime.network.links import make_ahead  # noqa: PLC0415 - lazy: 150 ms
+
+            self._ahead = make_ahead(self.networks, self.state.id)
 
     def warm_up(self) -> None:
         """Have loaded now what is needed while the container stands still."""
@@ -209,3 +253,17 @@ class RestorePlan:
             from runtime.network import teardown  # noqa: PLC0415 - lazy: loaded by warm_up
 
             teardown(self.networks, self.state.id)
+
+
+def _check_users(container_id: str, spec: Spec, options: RestoreOptions, record: Record) -> None:
+    """See that the maps of *spec* are those that CRIU takes from the images.
+
+    By them the container's root is known here, and what he is given. And that pages can wait for
+    a server: in a user namespace the kernel may deny it (userfaultfd(2), criu/uffd.c: uffd_open).
+    """
+    if record.id_maps is not None and record.id_maps != mounts.own_idmap(spec.linux):
+        why = "its user namespace was another: the config.json has other uidMappings or gidMappings"
+        raise RestoreFailed(container_id, why)
+    if options.lazy_pages and spec.linux.user_namespace and not userfaultfd.is_for_everybody():
+        why = "pages cannot wait in a user namespace: set vm.unprivileged_userfaultfd=1 (sysctl(8))"
+        raise RestoreFailed(container_id, why)

@@ -190,6 +190,11 @@ class Linux(NamedTuple):
         """The namespace of type *kind*, None when the container shares the runtime's."""
         return next((each for each in self.namespaces if each.type == kind), None)
 
+    @property
+    def user_namespace(self) -> bool:
+        """Whether the container has a user namespace, which may be another's."""
+        return self.namespace("user") is not None
+
 
 class Spec(NamedTuple):
     """All of config.json that is carried out."""

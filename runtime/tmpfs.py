@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from runtime import mountinfo
-from runtime.constants import AT_FDCWD, CLONE_FS, CLONE_NEWNS
+from runtime import mount_namespace, mountinfo
+from runtime.constants import AT_FDCWD
 from runtime.mountinfo import MountInfo
-from runtime.syscalls import open_tree, setns, unshare
+from runtime.syscalls import open_tree
 from runtime.tree_archive import pack, unpack
 
 #: of an image directory
@@ -140,31 +139,15 @@ def opened(pid: int, mounts: Iterable[Tmpfs]) -> Iterator[Opened]:
 
 
 def _clones(pid: int, points: list[str], stack: ExitStack) -> list[int]:
-    """Detached copies of the mounts at *points*, which lie in the mount namespace of *pid*.
-
-    Only from inside can they be made. A thread enters for it: alone, once it does not share its
-    root and working directory with the others any more (setns(2), CLONE_NEWNS).
-    """
-    namespace_fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    stack.callback(os.close, namespace_fd)
+    """Detached copies of the mounts at *points*, which lie in the mount namespace of *pid*."""
     fds: list[int] = []
-    errors: list[OSError] = []
 
-    def enter() -> None:
-        try:
-            unshare(CLONE_FS)
-            setns(namespace_fd, CLONE_NEWNS)
-            for point in points:
-                fds.append(open_tree(AT_FDCWD, point))
-                stack.callback(os.close, fds[-1])
-        except OSError as error:
-            errors.append(error)
+    def clone() -> None:
+        for point in points:
+            fds.append(open_tree(AT_FDCWD, point))
+            stack.callback(os.close, fds[-1])
 
-    thread = threading.Thread(target=enter, name="mount namespace")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    mount_namespace.within(pid, clone)
     return fds
 
 

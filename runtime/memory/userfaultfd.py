@@ -43,6 +43,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
+def is_for_everybody() -> bool:
+    """Whether root of a user namespace may have one that handles the faults of the kernel too.
+
+    CRIU asks for no other. proc_sys_vm(5).
+    """
+    try:
+        with open("/proc/sys/vm/unprivileged_userfaultfd") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
 class _Api(ctypes.Structure):
     _fields_ = (("api", c_uint64), ("features", c_uint64), ("ioctls", c_uint64))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Self
 
 from criu_rpc.logger import Logger
@@ -36,13 +36,21 @@ class Departure:
     """The namespace of one container: described while it runs, again when it stands still."""
 
     def __init__(
-        self, init: int, processes: Callable[[], Iterable[int]], interfaces: Iterable[str]
+        self,
+        init: int,
+        processes: Callable[[], Iterable[int]],
+        interfaces: Iterable[str],
+        *,
+        outside: bool = False,
     ) -> None:
         """Describe the namespace of the process *init*.
 
         processes: the container's, whenever they are asked for; interfaces: names of its veths.
+        outside: criu stays where it is, and is told to make an empty namespace (empty_ns): one that
+        belongs to a user namespace can only be made in that.
         Raises NetworkNotCarried with every reason why the namespace cannot be made again.
         """
+        self.outside = outside
         self._init, self._processes, self._interfaces = init, processes, tuple(interfaces)
         self._resources = ExitStack()
         try:
@@ -54,7 +62,7 @@ class Departure:
 
     def place(self) -> AbstractContextManager[None]:
         """Where criu is to be started, which then leaves the namespace alone."""
-        return in_netns(self._init)
+        return nullcontext() if self.outside else in_netns(self._init)
 
     def __enter__(self) -> Self:
         """Open all that is needed under the freeze. Raises OSError, SetupFailed."""
@@ -124,10 +132,9 @@ def departing(container: Container) -> Departure | None:
     if not own or own.path:
         return None
     interfaces = [network.name for network in Networks.of(container.state).veths]
+    init, outside = container.state.init_pid, linux.user_namespace
     try:
-        if linux.namespace("user"):
-            raise NetworkNotCarried("it belongs to a user namespace")
-        return Departure(container.state.init_pid, container.processes, interfaces)
+        return Departure(init, container.processes, interfaces, outside=outside)
     except NetworkNotCarried as error:
         logger.info("CRIU dumps the network namespace of %s: %s", container.id, error.why)
         return None

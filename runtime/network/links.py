@@ -63,8 +63,28 @@ def setup(networks: Networks, netns: Netns, container_id: str) -> list[HostEnd]:
     return ends
 
 
+def make_ahead(networks: Networks, container_id: str) -> dict[str, str]:
+    """Make the pairs with both ends in our namespace, the container's for CRIU to move.
+
+    In a user namespace CRIU cannot make them: who acts there may not reach ours (criu/net.c).
+    Returns the container's name of each -> its name here. Raises NetworkError; `teardown` removes
+    what has been made.
+    """
+    names = {}
+    with rtnetlink.connect() as host:
+        for network in networks.veths:
+            _check_host(network, container_id)
+            name = network.host_end(container_id)
+            names[network.name] = inner = f"mi{host_mac(name).hex()[2:]}"
+            with rtnetlink.failing_as(network.name, "create it"):
+                alias = label(container_id)
+                host.link("add", ifname=name, kind="veth", ifalias=alias, peer={"ifname": inner})
+            devices.bring_up(name)
+    return names
+
+
 def adopt(networks: Networks, container_id: str) -> list[HostEnd]:
-    """Give host ends that CRIU made on restore what it does not: address, label, MTU, hairpin."""
+    """Give host ends what a restore by CRIU has not: bridge, address, label, MTU, hairpin."""
     if not networks.veths:
         return []
     with rtnetlink.connect() as host:
@@ -75,6 +95,7 @@ def adopt(networks: Networks, container_id: str) -> list[HostEnd]:
                 host.link(
                     "set",
                     index=end.index,
+                    master=devices.index_of(network.bridge),
                     address=host_mac(end.name).hex(":"),
                     ifalias=label(container_id),
                     **attributes,

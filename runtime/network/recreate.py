@@ -41,6 +41,8 @@ _KIND, _DATA, _PEER = 1, 2, 1
 _HAIRPIN = 4  # IFLA_BRPORT_MODE
 _BRIDGE, _INET6, _IFA_FLAGS = 7, 10, 8  # AF_BRIDGE, AF_INET6
 
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
 # Some of what the kernel adds to an address, and a link's own address, come a moment later.
 _SETTLED_S = 2.0
 _POLL_S = 0.01
@@ -52,14 +54,17 @@ class Recreated:
     a process lives in it.
     """
 
-    def __init__(self, networks: Networks, container_id: str) -> None:
-        """Make it, empty. networks: those whose bridges are this host's. Raises OSError."""
+    def __init__(self, networks: Networks, container_id: str, *, netns: str | None = None) -> None:
+        """Make it, empty, or take that of the path *netns*, which is empty.
+
+        networks: those whose bridges are this host's. Raises OSError.
+        """
         self._veths = {network.name: network for network in networks.veths}
         self._id = container_id
         self._description: Description | None = None
         self._connected = False
         with ExitStack() as undo:
-            self.fd = _new_namespace()
+            self.fd = os.open(netns, _READ) if netns else _new_namespace()
             undo.callback(os.close, self.fd)
             self._host = undo.enter_context(Netlink(netlink.ROUTE))
             with in_netns(self.path):

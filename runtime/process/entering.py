@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from runtime.process.channel import Channel
-    from runtime.process.plan import IdMaps, NamespacePlan, ProcessPlan
+    from runtime.process.plan import ClaimPlan, IdMaps, NamespacePlan
     from runtime.process.steps import Steps
 
     _T = TypeVar("_T")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 
 
-def claim(plan: ProcessPlan, step: Steps, *, proc_fd: int) -> None:
+def claim(plan: ClaimPlan, step: Steps, *, proc_fd: int) -> None:
     """Take from the host what a process in a user namespace would be refused."""
     with step("setting resource limits"):
         rlimits.allow(plan["rlimits"])

@@ -161,7 +161,15 @@ class LabelPlan(TypedDict):
     shared_keyring: bool
 
 
-class ProcessPlan(TypedDict):
+class ClaimPlan(TypedDict):
+    """What is had from the host before a user namespace is entered."""
+
+    #: (resource, soft, hard)
+    rlimits: list[tuple[int, int, int]]
+    oom_score_adj: int | None
+
+
+class ProcessPlan(ClaimPlan):
     """The process that init becomes."""
 
     args: list[str]
@@ -172,10 +180,7 @@ class ProcessPlan(TypedDict):
     additional_gids: list[int]
     umask: int
     capabilities: CapabilityPlan
-    #: (resource, soft, hard)
-    rlimits: list[tuple[int, int, int]]
     no_new_privileges: bool
-    oom_score_adj: int | None
     scheduling: SchedulingPlan | None
     labels: LabelPlan
     seccomp: SeccompPlan | None
@@ -254,6 +259,28 @@ class TmpfsPlan(TypedDict):
     options: list[tuple[str, str]]
 
 
+class ShownPlan(TypedDict):
+    """What of the host criu finds on the shelf."""
+
+    #: in its directory
+    name: str
+    source: str
+    #: which of ShelfPlan.idmaps it has
+    idmap: int | None
+
+
+class ShelfPlan(TypedDict):
+    """A tmpfs that criu alone sees, with what it needs."""
+
+    #: hidden from criu by what is mounted there
+    directory: str
+    #: in octal digits
+    mode: str
+    tmpfs: list[TmpfsPlan]
+    shown: list[ShownPlan]
+    idmaps: list[IdMaps]
+
+
 class RestorePlan(TypedDict):
     """The place in which criu restores a container."""
 
@@ -263,9 +290,9 @@ class RestorePlan(TypedDict):
     cgroup_namespace: bool
     #: nothing that criu is to find lies below /tmp
     private_tmp: bool
-    #: hidden from criu by what is mounted there for it
-    tmpfs_directory: str
-    tmpfs: list[TmpfsPlan]
+    shelf: ShelfPlan
+    #: None without a user namespace: CRIU sets it then
+    claim: ClaimPlan | None
     #: of which the keyring counts: CRIU restores the rest
     labels: LabelPlan
     #: but for the scheduler, which CRIU restores

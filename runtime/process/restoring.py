@@ -13,16 +13,16 @@ import os
 
 from runtime import rootfs
 from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
-from runtime.process import labels, scheduled
+from runtime.process import entering, labels, scheduled, shelving
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
 from runtime.resolve import make_directory
 from runtime.sources import Sources
-from runtime.syscalls import mount_setattr, move_mount, prctl, unshare
+from runtime.syscalls import mount_setattr, prctl, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.process.plan import RestorePlan, TmpfsPlan
+    from runtime.process.plan import RestorePlan
 
 
 def main(fd: int, command: list[str]) -> None:
@@ -40,16 +40,19 @@ def main(fd: int, command: list[str]) -> None:
         with step("mounting the rootfs"):
             sources = Sources(plan["rootfs"], {})
             os.close(rootfs.attach(plan["rootfs"], sources.rootfs()))
+        with step("opening what the container has mounted"):
+            shelf = shelving.Opened(plan["shelf"])
         if plan["private_tmp"]:
             # CRIU makes a directory in /tmp (mount-v2.c), and leaves it there when it is killed
             with step("mounting a /tmp for criu"):
-                _mount_tmpfs("/tmp", {})
-        if plan["tmpfs"]:
-            with step("mounting the container's tmpfs"):
-                _mount_for_container(plan["tmpfs_directory"], plan["tmpfs"])
+                shelving.mount_tmpfs("/tmp", {})
+        with step("mounting what criu is given"):
+            shelf.mount()
         with step("joining the session keyring"):
             proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             labels.join_keyring(plan["labels"], proc_fd=proc_fd, new=True)
+        if plan["claim"] is not None:
+            entering.claim(plan["claim"], step, proc_fd=proc_fd)
         if plan["scheduling"] is not None:
             scheduled.apply(plan["scheduling"], step)
         channel.send(READY)
@@ -60,24 +63,6 @@ def main(fd: int, command: list[str]) -> None:
         os._exit(1)
     except BaseException as exc:  # noqa: BLE001 - whatever it is, the runtime has to be told
         step.fail(exc)
-
-
-def _mount_tmpfs(path: str, options: dict[str, str | None], source: str = "tmpfs") -> None:
-    mount_fd = rootfs.new_filesystem("tmpfs", source, options, 0)
-    target_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    move_mount(mount_fd, target_fd)
-    os.close(target_fd)
-    os.close(mount_fd)
-
-
-def _mount_for_container(directory: str, mounts: list[TmpfsPlan]) -> None:
-    """Where the runtime fills them and criu takes them from; seen by criu alone."""
-    _mount_tmpfs(directory, {"mode": "700"})
-    for mount in mounts:
-        path = f"{directory}/{mount['name']}"
-        os.mkdir(path, 0o700)
-        options = {name: value or None for name, value in mount["options"]}
-        _mount_tmpfs(path, options, mount["source"])
 
 
 def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None:

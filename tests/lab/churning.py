@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from migrator.lab.host import Host
+from tests.bundles import Bundle
 from tests.faults.moves import eventually
 from tests.lab import churn
 from tests.lab.hosts import TwoHosts, differences, make_bundle, on_machine, snapshot
@@ -31,8 +32,16 @@ RUN = 'exec </dev/null >/dev/null 2>&1; exec migrator run --detach --network "$1
 class Churn:
     """Processes every page of which is compared by themselves; it begins on the source."""
 
-    def __init__(self, hosts: TwoHosts, *parts: str, **config: Any) -> None:
-        """parts: of churn.py, by default most of them; config: sections of config.json."""
+    def __init__(
+        self,
+        hosts: TwoHosts,
+        *parts: str,
+        prepare: Callable[[Bundle], None] | None = None,
+        **config: Any,
+    ) -> None:
+        """parts: of churn.py, by default most of them; config: sections of config.json; prepare:
+        what else is to be done to its bundle.
+        """
         self.host, self.other = hosts.source, hosts.destination
         self._config = str(hosts.lab.ssh_config)
         self._parts = set(parts or PARTS)
@@ -42,6 +51,8 @@ class Churn:
             (bundle.rootfs / name).symlink_to(f"usr/{name}")
         bundle.update(mounts=[*bundle.spec["mounts"], USR], **config)
         shutil.copy(churn.__file__, bundle.rootfs)
+        if prepare:
+            prepare(bundle)
         network = f"type=veth,name=eth0,bridge={self.host.bridge},address=10.77.9.9/16"
         self.host.run("sh", "-c", RUN, "sh", network, f"/srv/{NAME}", NAME)
         self.checks()

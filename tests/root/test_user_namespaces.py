@@ -13,39 +13,19 @@ from runtime.constants import CLONE_NEWUSER
 from runtime.spec_model import User
 from tests.bundles import mount
 from tests.containers import Box, Traces
+from tests.user_namespaces import GIDS, SIZE, UIDS, bind, give_user_namespace, ids
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
-
-UIDS, GIDS, SIZE = 1_000_000, 2_000_000, 65536
-
-
-def ids(host_id: int, container_id: int = 0, size: int = SIZE) -> dict[str, int]:
-    return {"containerID": container_id, "hostID": host_id, "size": size}
-
-
-def give_away(path: Path, uid: int = UIDS, gid: int = GIDS) -> None:
-    """Make the user namespace's root the owner of a tree."""
-    for each in (path, *path.rglob("*")):
-        os.chown(each, uid, gid, follow_symlinks=False)
 
 
 @pytest.fixture
 def user_box(box: Box) -> Box:
-    namespaces = [*box.bundle.spec["linux"]["namespaces"], {"type": "user"}]
-    box.update(
-        linux={"namespaces": namespaces, "uidMappings": [ids(UIDS)], "gidMappings": [ids(GIDS)]}
-    )
-    give_away(box.bundle.rootfs)
+    give_user_namespace(box.bundle)
     return box
 
 
 def add_mounts(box: Box, *mounts: dict[str, Any]) -> None:
     box.update(mounts=[*box.bundle.spec["mounts"], *mounts])
-
-
-def bind(source: Path, destination: str, *options: str, **ids: Any) -> dict[str, Any]:
-    options = options or ("bind",)
-    return {"destination": destination, "source": str(source), "options": list(options), **ids}
 
 
 def test_root_inside_is_somebody_else_outside(user_box: Box, traceless: None) -> None:

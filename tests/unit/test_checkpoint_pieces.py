@@ -18,11 +18,12 @@ from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, PagemapEntry, write_pa
 from criu_rpc.pages import check_pages
 from runtime import Network, Networks, RestoreFailed, mountinfo, records
 from runtime.descriptors import Descriptor, Kind, inherited
-from runtime.externals import NULL, Bind, ExternalMount, mounts_to_restore, submounts
+from runtime.externals import NULL, Bind, ExternalMount, Source, mounts_to_restore, submounts
 from runtime.mountinfo import MountInfo
 from runtime.network import netlink
 from runtime.records import Dumped, Record, spec_digest
 from runtime.restore import RestoreOptions
+from runtime.spec_model import Process, Root, Spec
 from runtime.tmpfs import Tmpfs
 
 INSIDE = Descriptor(Kind.INSIDE, "/dev/null")
@@ -38,6 +39,7 @@ RECORD = Record(
     tmpfs=(Tmpfs("/dev/shm", "shm", ("size=65536k",)),),
     dumped=Dumped(tcp_established=True),
     own_keyring=False,
+    id_maps=("0 1000 65536\n", "0 2000 65536\n"),
 )
 
 
@@ -85,7 +87,7 @@ def test_whatever_a_field_holds_a_record_is_read_or_refused(field: str, value: A
         may_be_anything = (
             *("container_id", "spec_sha256", "submounts", "networks", "tmpfs", "resources"),
         )
-        may_be_none = field == "namespace" and value is None
+        may_be_none = field in ("namespace", "id_maps") and value is None
         may_be_false = field in ("systemd_cgroup", "own_keyring") and value is False
         assert field in may_be_anything or may_be_none or may_be_false or value in (1, 2)
 
@@ -184,12 +186,22 @@ def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:
     ]
     below = submounts(external, binds, table)
     assert below == [ExternalMount("/real/data/in", "/data/in")]
-    assert mounts_to_restore(binds, ["/data/in", "/elsewhere/x"]) == [
-        ("/data", "/srv/data"),
-        ("/one", "/srv/one"),
-        ("/data/in", "/srv/data/in"),
-        (NULL, NULL),
+    maps = ("0 5 1\n", "0 6 1\n")
+    binds += [Bind("/ids", "/srv/ids", True, maps), Bind("/all", "/srv/all", True, maps, True)]
+    spec = Spec("1.2.0", Root("rootfs"), Process(("sh",), "/"))
+    names = ["/data/in", "/elsewhere/x", "/ids/in", "/all/in"]
+    found = mounts_to_restore(spec, binds, names)
+    assert found[:8] == [
+        Source("/data", "/srv/data"),
+        Source("/one", "/srv/one"),
+        Source("/ids", "/srv/ids", maps),
+        Source("/all", "/srv/all", maps),
+        Source("/data/in", "/srv/data/in"),
+        Source("/ids/in", "/srv/ids/in"),
+        Source("/all/in", "/srv/all/in", maps),
+        Source(NULL, NULL),
     ]
+    assert Source("/dev/zero", "/dev/zero") in found[8:]
 
 
 def test_an_image_directory_is_looked_at_before_criu_gets_it(tmp_path: Path) -> None:

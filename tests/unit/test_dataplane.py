@@ -165,7 +165,7 @@ def test_images_arrive_while_they_are_written(pair, tmp_path):
     assert (target / "pages-1.img").read_bytes() == content
     assert not (target / "dump.log").exists()
     assert sender.bytes_sent == len(content) + 4
-    assert all((target / name).stat().st_mode & 0o077 == 0 for name in images.sizes(target))
+    assert all((target / name).stat().st_mode & 0o133 == 0 for name in images.sizes(target))
 
 
 def test_image_files_and_the_tree_share_a_limit(pair, tmp_path):

@@ -20,6 +20,7 @@ def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> No
         cgroup_version="",
         systemd=True,
         namespaces=[],
+        user_namespace=False,
         bridges=[],
         mount_sources=[],
     )

@@ -60,7 +60,7 @@ class BroughtFiles:
     def __enter__(self) -> Self:
         for path, size in zip(self._paths, self._sizes, strict=True):
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fds.append(os.open(_unpublished(path), flags, 0o600))
+            self._fds.append(os.open(_unpublished(path), flags, 0o644))
             os.ftruncate(self._fds[-1], size)
         return self
 

@@ -1,0 +1,31 @@
+"""A container with a user namespace moves, with its memory, its files and whose they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.moves import processes
+from tests.lab.churning import NAME, churning
+from tests.lab.hosts import TwoHosts
+from tests.user_namespaces import SIZE, UIDS, give_user_namespace
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_criu,
+    pytest.mark.needs_sshd,
+    pytest.mark.needs_rsync,
+    pytest.mark.needs_busybox,
+]
+
+
+@pytest.mark.parametrize("mode", ["auto", "cold"])
+def test_it_is_the_same_there_and_back_again(two_hosts: TwoHosts, mode: str) -> None:
+    with churning(two_hosts, prepare=give_user_namespace) as churn:
+        for _ in range(2):
+            report = churn.migrate("--mode", mode)
+            assert report["outcome"] == "migrated"
+            init = min(processes(churn.host, r"python3 -I -S /churn.py$"))
+            maps = churn.host.run("cat", f"/proc/{init}/uid_map").stdout
+            assert maps.split() == ["0", str(UIDS), str(SIZE)]
+            said = churn.host.run("migrator", "exec", NAME, "stat", "-c", "%u", "/churn.py").stdout
+            assert said == "0\n"
