@@ -145,11 +145,11 @@ class Assembly:
         )
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         self._save()
-        if not self.spec.linux.namespace("mount"):
+        mount = self.spec.linux.namespace("mount")
+        if mount is None or mount.path:
             from runtime import host_mounts  # noqa: PLC0415 - seldom needed
 
-            rootfs = self.state.rootfs
-            undo.on_error(host_mounts.uncover, rootfs, host_mounts.number_at(rootfs))
+            host_mounts.uncover_on_error(self.state.rootfs, mount and mount.path, undo)
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
         delegation.carry_out(self.spec, cgroup)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 NULL = "/dev/null"
 
 _NAMESPACE_KEYS = {"network": ("net", "extRootNetNS"), "pid": ("pid", "extRootPidNS")}
-# criu/namespaces.c join_ns_add; "network" and "pid" go by descriptor
-_JOINED = {"ipc": "ipc", "uts": "uts", "user": "user", "time": "time", "mount": "mnt"}
+# criu/namespaces.c join_ns_add; "network" and "pid" go by descriptor, and runtime/immovable.py says
+# why no others can be joined
+_JOINED = {"ipc": "ipc", "uts": "uts", "time": "time"}
 
 
 class Bind(NamedTuple):

@@ -1,4 +1,5 @@
-"""What a container without a mount namespace mounts: it lies on the host, over its rootfs.
+"""What a container without a mount namespace of its own mounts: it lies over its rootfs, on the
+host or in the namespace that it has joined.
 
 As with runc it stays there when the container is deleted (`umount --recursive --lazy ROOTFS` takes
 it away); only a create that fails takes back what it has mounted.
@@ -7,12 +8,34 @@ it away); only a create that fails takes back what it has mounted.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from runtime import mount_namespace
 from runtime.constants import MNT_DETACH
 from runtime.syscalls import umount2
+from runtime.undo import Undo
 
 _NUMBER = "mnt_id:"
+
+
+def uncover_on_error(rootfs: Path, namespace: str | None, undo: Undo) -> None:
+    """Have *undo* unmount what will be mounted over *rootfs*, as it is seen in *namespace*.
+
+    Raises OSError where it is not there. A namespace may be without a proc filesystem: then that
+    stays its holder's to do, and so it does once its root has been exchanged.
+    """
+    if namespace is None:
+        undo.on_error(uncover, rootfs, number_at(rootfs))
+        return
+    with suppress(FileNotFoundError):
+        former = mount_namespace.within(namespace, number_at, rootfs)
+        undo.on_error(_uncover_within, namespace, rootfs, former)
+
+
+def _uncover_within(namespace: str, rootfs: Path, former: int) -> None:
+    with suppress(FileNotFoundError):
+        mount_namespace.within(namespace, uncover, rootfs, former)
 
 
 def number_at(path: Path) -> int:

@@ -33,8 +33,15 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
             "linux.netDevices: interfaces of this host cannot be taken along: give it a network "
             "namespace with a path, where they stay"
         )
-    if not spec.linux.namespace("mount"):
+    mount = spec.linux.namespace("mount")
+    if mount is None:
         yield "it has no mount namespace, so that it cannot be told from the host: make it with one"
+    elif mount.path:
+        # criu/mount.c: prepare_mnt_ns makes all mounts anew, with a root of its own
+        yield (
+            f"it has joined the mount namespace {mount.path}, and CRIU restores mounts into a new "
+            "one only: make it without a path"
+        )
     yield from _joined_beside_user(spec)
     for pid in pids:
         if any(map(_has_deadline, tasks_of(pid))):

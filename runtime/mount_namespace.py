@@ -14,8 +14,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def within(pid: int, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """What *do* returns, called with the root and the mounts of process *pid*.
+def within(namespace: int | str, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What *do* returns, called with the mounts of *namespace*: a process's, or that of a path.
 
     Only from inside can mounts be made and cloned. A thread enters for it: alone, once it does not
     share its root and working directory with the others any more. Raises what *do* raises, OSError.
@@ -31,7 +31,8 @@ def within(pid: int, do: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) 
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
 
-    namespace_fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    path = f"/proc/{namespace}/ns/mnt" if isinstance(namespace, int) else namespace
+    namespace_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         thread = threading.Thread(target=enter, args=(namespace_fd,), name="mount namespace")
         thread.start()

@@ -55,6 +55,9 @@ def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> 
     paths = {each.type: each.path for each in namespaces if each.path}
     for kind, path in paths.items():
         check_path(kind, path)
+    if "mount" in paths and os.path.samefile(paths["mount"], "/proc/self/ns/mnt"):
+        why = "it is this host's own, whose root would become the container's: leave it out"
+        raise SetupFailed(f"joining mount namespace {paths['mount']}", why)
     unshare = 0
     for kind in own - {"pid"}:
         unshare |= KINDS[kind].flag

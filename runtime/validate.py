@@ -113,8 +113,6 @@ def _namespaces(linux: Linux, faults: Faults) -> None:
         faults.wrong("linux.namespaces", f"has type {kind} more than once")
     _user_namespace(linux, faults)
     mount, time = linux.namespace("mount"), linux.namespace("time")
-    if mount and mount.path:
-        faults.unsupported("linux.namespaces", "a mount namespace cannot be joined")
     if not mount:
         for name, paths in (("masked", linux.masked_paths), ("readonly", linux.readonly_paths)):
             if paths:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from runtime import devices, jail, rootfs
-from runtime.constants import CLONE_PARENT
+from runtime.constants import CLONE_NEWNS, CLONE_PARENT
 from runtime.process import entering, labels, program
 from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
@@ -42,6 +42,8 @@ def main(fd: int, *keep: int) -> None:
         _import_all(plan)
         host = _Host(plan, channel, step)
         entering.claim(plan["process"], step, proc_fd=host.proc_fd)
+        if any(flag == CLONE_NEWNS for _, flag in plan["namespaces"]["join"]):
+            seal()  # whoever's it is
         entering.enter(plan["namespaces"], channel, step)
         with step("forking"):
             pid = clone3(CLONE_PARENT | plan["namespaces"]["clone"])

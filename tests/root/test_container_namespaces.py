@@ -12,7 +12,6 @@ from runtime import (
     Networks,
     SetupFailed,
     Stdio,
-    UnsupportedField,
 )
 from runtime.network import Network, Route, in_netns
 from tests.bundles import NAMESPACES
@@ -77,20 +76,6 @@ def test_a_path_of_another_type_is_refused_before_anything_is_made(box: Box) -> 
     with pytest.raises(SetupFailed, match="is a uts namespace"):
         box.create()
     assert Traces.now(box.root) == before
-
-
-@pytest.mark.parametrize(
-    "namespaces",
-    [
-        [{"type": "mount", "path": "/proc/self/ns/mnt"}],
-    ],
-)
-def test_what_is_not_carried_out_is_refused_by_name(
-    box: Box, namespaces: list[dict[str, str]]
-) -> None:
-    box.update(linux={"namespaces": namespaces}, hostname="")
-    with pytest.raises(UnsupportedField, match=r"linux\.namespaces"):
-        box.create()
 
 
 def test_the_loopback_of_a_new_network_is_up(box: Box) -> None:

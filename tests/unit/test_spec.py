@@ -347,7 +347,6 @@ def test_all_faults_are_told_at_once() -> None:
         ("process.commandLine", "cmd", "process.commandLine"),
         ("process.user.username", "me", "process.user.username"),
         ("mounts", [{"destination": "/a", "options": ["iversion"]}], "mounts[0].options"),
-        ("linux.namespaces", [{"type": "mount", "path": "/x"}], "linux.namespaces"),
         ("linux.intelRdt", {"enableCMT": True}, "linux.intelRdt.enableCMT"),
         (
             "linux.personality",
