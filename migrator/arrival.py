@@ -21,6 +21,7 @@ from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
 from migrator.errors import MigrationError, ProtocolError
 from migrator.messages import RESTORE_TIMEOUT_S, Filled
 from migrator.pages import Receiver
+from runtime.memory import eager_images
 from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.leaves import ADDRESS_LIMIT
 from runtime.memory.runs import Run
@@ -151,10 +152,13 @@ class Arrival(Served):
         The restore goes on meanwhile; what asks for a page there waits, since an older one may be
         in its place still. Raises MigrationError.
         """
+        self._await_pages()
+        super().await_whole()
+
+    def _await_pages(self) -> None:
         while not self._whole.wait(0.1):
             if self._lost.is_set():
                 raise MigrationError("the last pages have not come")
-        super().await_whole()
 
     def _release(self) -> None:
         with self._releasing:
@@ -181,6 +185,38 @@ class Arrival(Served):
         self._store.close()
         with self._releasing:
             super().close()
+
+
+class WholeArrival(Arrival):
+    """Pages that are all here before anything is restored, which then needs no server."""
+
+    def __init__(self, images_dir: Path, memory_bytes: int, *, kept: Path) -> None:
+        """Raises OSError."""
+        super().__init__(images_dir, memory_bytes, kept=kept)
+        self._written = Filled(pages=0, faults=0, duration_ms=0.0)
+
+    def arm(self, hot: Sequence[Sequence[int]]) -> None:
+        """Nothing is hot: all comes at once."""
+        load()
+        self._store.drop_adopted()
+
+    def expect(self, spaces: Mapping[str, int]) -> None:
+        """The images are here: wait for the pages, and make the images whole with them.
+
+        Raises BadImages, ValueError, OSError; MigrationError when not all pages come.
+        """
+        self._await_pages()
+        began = time.monotonic()
+        pages = eager_images.complete(self._images_dir, spaces, self._store)
+        duration_ms = (time.monotonic() - began) * 1000
+        self._written = Filled(pages=pages, faults=0, duration_ms=duration_ms)
+
+    def fill(self) -> Filled:
+        """All of it came with the images."""
+        return self._written
+
+    def _release(self) -> None:
+        self._whole.set()
 
 
 def _new(directory: Path, capacity: int) -> PageStore:

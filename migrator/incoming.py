@@ -19,7 +19,7 @@ from typing import Any
 from criu_rpc import Notification, Script
 from migrator import images, journal, processes, rootfs
 from migrator import messages as m
-from migrator.arrival import Arrival
+from migrator.arrival import Arrival, WholeArrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
 from migrator.journal import Journal
@@ -82,8 +82,9 @@ class Incoming:
             images_dir=str(self.images_dir),
         )
         self.images_dir.mkdir(mode=0o700)
-        if request.memory == "store":
-            self._arrival = Arrival(self.images_dir, memory, kept=self._kept_pages())
+        if request.memory in ("store", "whole"):
+            kind = Arrival if request.memory == "store" else WholeArrival
+            self._arrival = kind(self.images_dir, memory, kept=self._kept_pages())
         elif request.memory == "source":
             self._arrival = LateArrival(self.images_dir, request.give_up_after_s)
         if request.rootfs_mode == "sync":

@@ -83,8 +83,9 @@ class Verdict:
 class Prepare:
     """config: config.json's text; certificate: the source's one-time TLS certificate, PEM.
 
-    memory: how it comes: in "images", as pages into a "store", or page by page from the "source"
-    once it runs; give_up_after_s: how long it may wait for that source then, None: for ever.
+    memory: how it comes: in "images", as pages into a "store", as the same but "whole" before the
+    restore, or page by page from the "source" once it runs; give_up_after_s: how long it may wait
+    for that source then, None: for ever.
     """
 
     migration: str

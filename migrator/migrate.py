@@ -95,6 +95,8 @@ class Migration:
         self.watch: Watch | None = None
         #: how the memory moves: "cold" or one of the others, once the destination was asked
         self.mode = plan.mode
+        #: what is restored may have to wait for pages
+        self.served = False
         self.departure: Departure | PostCopy | None = None
         self.slowed = False
         self.filled: m.Filled | None = None
@@ -129,6 +131,7 @@ class Migration:
             reasons = preflight.objections(self.plan, self.source.container)
             verdict = self.agent.preflight(needs)
             self.mode, objection = self.plan.chosen_mode(verdict.lazy_pages)
+            self.served = verdict.lazy_pages and self.mode != "cold"
             reasons += [*verdict.reasons, *objection]
             if left := self.source.started_by_exec():
                 self.warnings.append(f"processes {left} were started by exec: they did not move")
@@ -162,10 +165,11 @@ class Migration:
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))
             config = (self.source.container.state.bundle / "config.json").read_text()
+            way = "store" if self.served else "whole"
             self.agent.prepare(
                 needs,
                 migration=self.id,
-                memory={"cold": "images", "post-copy": "source"}.get(self.mode, "store"),
+                memory={"cold": "images", "post-copy": "source"}.get(self.mode, way),
                 give_up_after_s=self.plan.give_up_after_s,
                 keep_pages=self.plan.keep_pages,
                 config=config,
@@ -215,7 +219,7 @@ class Migration:
         with self.recorder.phase("arm"):
             self.source.arm()
             hot = self.departure.hot() if self.departure else []
-            options = self.source.restore_options(lazy_pages=self.departure is not None)
+            options = self.source.restore_options(lazy_pages=self.served)
             if refused := self.agent.arm(m.Arm(options, hot)):
                 logger.info("%s: CRIU moves the network namespace: %s", self.agent.host, refused)
                 self.source.arm(own_network=False)

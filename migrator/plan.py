@@ -124,11 +124,14 @@ class Plan:
 
         lazy_pages: whether a restore at the destination may leave pages to a server.
         """
-        if lazy_pages or self.mode == "cold":
-            return "hybrid" if self.mode == "auto" else self.mode, []
         if self.mode == "auto":
-            return "cold", []
-        why = "its kernel or criu has no userfaultfd, which serves pages: give --mode cold"
+            return "hybrid" if lazy_pages else "pre-copy", []
+        if lazy_pages or self.mode in ("cold", "pre-copy"):
+            return self.mode, []
+        why = (
+            "pages cannot be served there once it runs (a user namespace takes "
+            "vm.unprivileged_userfaultfd=1): give --mode pre-copy"
+        )
         return self.mode, [why]
 
 

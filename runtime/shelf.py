@@ -127,12 +127,17 @@ def _show(directory: Path, place: Path, criu_pid: int) -> None:
 
 
 def _readable(image: Path, stack: ExitStack) -> int:
-    """A detached mount of *image*."""
+    """A detached mount of *image*, which others may read; where they come to it here alone, it is
+    made so (whoever dumped may have had a umask).
+    """
     fd = open_tree(AT_FDCWD, str(image))
     stack.callback(os.close, fd)
-    if not os.fstat(fd).st_mode & stat.S_IROTH:
-        why = "root of its user namespace is nobody here: others have to be allowed to read it"
-        raise PermissionError(errno.EACCES, why, str(image))
+    mode = os.fstat(fd).st_mode
+    if not mode & stat.S_IROTH:
+        if image.parent.stat().st_mode & stat.S_IXOTH:
+            why = "root of its user namespace is nobody here: others have to be allowed to read it"
+            raise PermissionError(errno.EACCES, why, str(image))
+        image.chmod(stat.S_IMODE(mode) | stat.S_IROTH)
     return fd
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from runtime.memory.userfaultfd import is_for_everybody
 from runtime.seccomp.library import LibraryMissing, load
 
 MAY_LACK = frozenset(
@@ -169,6 +170,13 @@ def apparmor() -> str | None:
     enabled = Path("/sys/module/apparmor/parameters/enabled")
     on = enabled.exists() and enabled.read_text().strip() == "Y"
     return None if on else "no AppArmor in this kernel"
+
+
+@probe
+def restricted_userfaultfd() -> str | None:
+    if is_for_everybody():
+        return "vm.unprivileged_userfaultfd is 1: here user namespaces are no different"
+    return None
 
 
 @probe

@@ -18,7 +18,17 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["auto", "cold"])
+@pytest.mark.needs_restricted_userfaultfd
+def test_pages_that_would_have_to_wait_are_refused_by_name(two_hosts: TwoHosts) -> None:
+    with churning(two_hosts, "idling", prepare=give_user_namespace) as churn:
+        command = ("migrator", "migrate", "--mode", "hybrid", *two_hosts.to_destination[:-1])
+        done = churn.host.run(*command, NAME, two_hosts.to_destination[-1], check=False)
+        assert done.returncode == 3
+        assert "vm.unprivileged_userfaultfd=1): give --mode pre-copy" in done.stderr
+        churn.checks()
+
+
+@pytest.mark.parametrize("mode", ["auto", "pre-copy", "cold"])
 def test_it_is_the_same_there_and_back_again(two_hosts: TwoHosts, mode: str) -> None:
     with churning(two_hosts, prepare=give_user_namespace) as churn:
         for _ in range(2):

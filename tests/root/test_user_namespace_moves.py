@@ -18,7 +18,6 @@ from runtime import (
     incremental,
 )
 from runtime.checkpoint import CheckpointOptions
-from runtime.memory import userfaultfd
 from runtime.network import describe, link_exists
 from tests.containers import Traces
 from tests.migratory import COUNT, Migratory
@@ -136,13 +135,19 @@ def test_a_chain_of_pre_dumps_is_restored(user: Migratory) -> None:
     assert user.counts()
 
 
-def test_images_that_others_may_not_read_are_named(user: Migratory) -> None:
+def test_images_that_others_may_not_read(user: Migratory) -> None:
+    """Where nobody but root comes to them they are given to be read, else that is left alone."""
     user.start().checkpoint()
-    (user.images / "inventory.img").chmod(0o600)
+    image = user.images / "inventory.img"
+    image.chmod(0o600)
+    user.images.chmod(0o711)
     with pytest.raises(
         RestoreFailed, match=r"inventory\.img: .* others have to be allowed to read"
     ):
         user.restore()
+    user.images.chmod(0o700)
+    user.restore()
+    assert user.counts()
 
 
 def test_other_users_are_refused(user: Migratory) -> None:
@@ -152,10 +157,9 @@ def test_other_users_are_refused(user: Migratory) -> None:
         user.restore()
 
 
+@pytest.mark.needs_restricted_userfaultfd
 def test_pages_wait_only_where_the_kernel_lets_them(user: Migratory) -> None:
     user.start().checkpoint()
-    if userfaultfd.is_for_everybody():
-        pytest.skip("vm.unprivileged_userfaultfd is 1 on this machine")
     with pytest.raises(RestoreFailed, match=r"vm\.unprivileged_userfaultfd=1"):
         user.restore(lazy_pages=True)
 
