@@ -16,7 +16,7 @@ BENCH = Path(__file__).parents[2] / "tools/bench"
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     monkeypatch.syspath_prepend(BENCH)
-    names = ("results", "targets", "matrix", "by_hand", "lazy_criu")
+    names = ("noise", "results", "targets", "matrix", "by_hand", "lazy_criu")
     yield {name: importlib.import_module(name) for name in names}
     for name in names:
         sys.modules.pop(name)
@@ -54,9 +54,35 @@ def test_a_failed_run_counts_for_no_median_and_is_said(bench: dict[str, ModuleTy
     ]
 
 
+def test_a_noisy_run_counts_for_nothing_and_is_made_again(
+    bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([(0, 0), (1, 99), (1, 99), (51, 149), (51, 149), (51, 249)])
+    monkeypatch.setattr(bench["noise"], "_times", lambda: next(times))
+    silences = iter([100.0, 900.0, 200.0])
+
+    def measure(mode: str) -> Any:
+        return samples(bench, (mode, next(silences)))[0]
+
+    found = list(bench["noise"].by_turns(["auto"], 2, measure, 0.05))
+    assert [(s.stolen, s.noisy) for s in found] == [(0.01, False), (0.5, True), (0.0, False)]
+    assert cells(bench["results"].silences(found)) == [["idle", "1gbit", "150"]]
+    assert "noisy" in str(found[1])
+
+
+def test_a_machine_that_is_never_quiet_is_given_up(
+    bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(0, 1000, 10))
+    monkeypatch.setattr(bench["noise"], "_times", lambda: (next(ticks), 0))
+    one = samples(bench, ("auto", 1.0))[0]
+    assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, 0.05))) == 8
+    assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, None))) == 2
+
+
 def test_what_a_way_does_not_tell_is_a_dash(bench: dict[str, ModuleType]) -> None:
     drawn = cells(bench["results"].details(samples(bench, ("auto", 1500.0))))
-    assert drawn == [["idle", "1gbit", "auto", "1500", "-", "1.50", *["-"] * 8]]
+    assert drawn == [["idle", "1gbit", "auto", "1500", "-", "1.50", *["-"] * 9]]
 
 
 def goals(bench: dict[str, ModuleType], *found: Any) -> dict[str, tuple[float, bool]]:

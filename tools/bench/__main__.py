@@ -1,7 +1,7 @@
 """Measures `migrator migrate` in each mode beside what people do by hand: one machine, one run.
 
     .venv/bin/python tools/bench [--quick | --targets] [--workload W ...] [--mode M ...]
-                                 [--bandwidth RATE ...] [--runs 3] [--output FILE]
+                                 [--bandwidth RATE ...] [--runs 3] [--quiet PERCENT] [--output FILE]
 
 Prints medians and what of the targets is reached, and writes every single figure to FILE as JSON.
 Fails when a run of migrator's lost something or did not end; a script that fails is only said so.
@@ -18,16 +18,19 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from matrix import BANDWIDTHS, MODES, QUICK, TRACKED, WORKLOADS, pairs
 from measuring import measure
+from noise import by_turns
 from results import Sample, details, failures, silences
 from rich.console import Console
 from targets import table, targets
 from tracking import measure_tracking
 
 from migrator.lab import lab
+from migrator.lab.lab import Lab
 
 EVERY = (TRACKED, *WORKLOADS)
 BY_HAND = ("stop-and-copy", "lazy-pages")
@@ -39,21 +42,26 @@ def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sampl
         [w for w in options.workload if w != TRACKED], options.mode, judged=options.targets
     )
     total = options.runs * (len(options.bandwidth) * len(wanted) + (TRACKED in options.workload))
+    most = None if options.quiet is None else options.quiet / 100
     done, begin = 0, time.monotonic()
 
     def say(sample: Sample) -> Sample:
         nonlocal done
-        done += 1
+        done += not sample.noisy
         passed = f"{done}/{total}, {time.monotonic() - begin:.0f} s"
         console.print(f"{passed}: {sample}", soft_wrap=True)
         return sample
 
-    for _ in range(options.runs if TRACKED in options.workload else 0):
-        yield say(measure_tracking())
+    if TRACKED in options.workload:
+        yield from map(say, by_turns([()], options.runs, lambda _: measure_tracking(), most))
     for bandwidth in options.bandwidth:
         with lab.up("bench", bandwidth=bandwidth, owned=True) as up:
-            for workload, mode in wanted * options.runs:
-                yield say(measure(up, bandwidth, workload, mode))
+            one = partial(_measured, up, bandwidth)
+            yield from map(say, by_turns(wanted, options.runs, one, most))
+
+
+def _measured(up: Lab, bandwidth: str, kind: tuple[str, str]) -> Sample:
+    return measure(up, bandwidth, *kind)
 
 
 def machine() -> dict[str, object]:
@@ -75,6 +83,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bandwidth", action="append", metavar="RATE", help="1gbit, ... or off")
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} at 1gbit")
     parser.add_argument("--targets", action="store_true", help="only what they are judged by")
+    parser.add_argument(
+        "--quiet", type=float, metavar="PERCENT",
+        help="measure again what had more than that of its CPU time stolen by other machines",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()
     usual = [name for name in EVERY if name != "redis-64"]

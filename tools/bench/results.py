@@ -18,8 +18,9 @@ class Sample:
     """One migration.
 
     silence_ms: as its client or the container saw it; wire_bytes: what the source's cable has
-    sent, all in all; slowed, slowed_cpu, rewritten_bytes: scenarios.progress.Pace; problems: what
-    was lost, or why there is nothing else.
+    sent, all in all; stolen: the part of the machine's CPU time that others had; noisy: that is
+    too much for it to count; slowed, slowed_cpu, rewritten_bytes: scenarios.progress.Pace;
+    problems: what was lost, or why there is nothing else.
     """
 
     bandwidth: str
@@ -40,6 +41,8 @@ class Sample:
     max_rss_bytes: int | None = None
     rounds: int | None = None
     filled_ms: float | None = None
+    stolen: float | None = None
+    noisy: bool = False
     stop_us: float | None = None
     scan_us: float | None = None
     problems: Sequence[str] = ()
@@ -57,12 +60,14 @@ class Sample:
             "silence": (self.silence_ms, "ms"),
             "total": (self.total_ms, "ms"),
             "slowed": (self.slowed and self.slowed * 100, "%"),
+            "stolen": (self.stolen and self.stolen * 100, "%"),
         }
-        return what + ", ".join(
+        said = ", ".join(
             f"{name} {value:.1f} {unit}"
             for name, (value, unit) in figures.items()
             if value is not None
         )
+        return f"{what}{said}{' (noisy: measured again)' if self.noisy else ''}"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,12 +76,12 @@ class Sample:
 def median(
     samples: Iterable[Sample], workload: str, bandwidth: str, mode: str, figure: Figure
 ) -> float | None:
-    """Over the runs of one kind that lost nothing; None where there is none."""
+    """Over the runs of one kind that lost nothing and were quiet; None where there is none."""
     kind = (workload, bandwidth, mode)
     found = [
         value
         for s in samples
-        if (s.workload, s.bandwidth, s.mode) == kind and not s.problems
+        if (s.workload, s.bandwidth, s.mode) == kind and not (s.problems or s.noisy)
         if (value := figure(s)) is not None
     ]
     return statistics.median(found) if found else None
@@ -113,6 +118,7 @@ _DETAILS: dict[str, tuple[Figure, float, str]] = {
     "per cpu s\n%": (lambda s: s.slowed_cpu, 0.01, ".1f"),
     "cpu\ns": (lambda s: s.cpu_s, 1, ".2f"),
     "rss\nMiB": (lambda s: s.max_rss_bytes, 1 << 20, ".0f"),
+    "stolen\n%": (lambda s: s.stolen, 0.01, ".0f"),
 }
 
 
