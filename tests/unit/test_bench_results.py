@@ -59,6 +59,7 @@ def test_a_noisy_run_counts_for_nothing_and_is_made_again(
 ) -> None:
     times = iter([(0, 0), (1, 99), (1, 99), (51, 149), (51, 149), (51, 249)])
     monkeypatch.setattr(bench["noise"], "_times", lambda: next(times))
+    monkeypatch.setattr(bench["noise"], "_piece_of_work_s", lambda: 1.0)
     silences = iter([100.0, 900.0, 200.0])
 
     def measure(mode: str) -> Any:
@@ -70,11 +71,23 @@ def test_a_noisy_run_counts_for_nothing_and_is_made_again(
     assert "noisy" in str(found[1])
 
 
+def test_a_run_on_a_machine_that_has_become_slower_counts_for_nothing(
+    bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paces = iter([1.0] * 13 + [1.3] * 3 + [1.05] * 6)
+    monkeypatch.setattr(bench["noise"], "_times", lambda: (0, 1))
+    monkeypatch.setattr(bench["noise"], "_piece_of_work_s", lambda: next(paces))
+    one = samples(bench, ("auto", 1.0))[0]
+    found = list(bench["noise"].by_turns(["auto"], 1, lambda _: one, 0.1))
+    assert [(round(s.slower, 2), s.noisy) for s in found] == [(0.3, True), (0.05, False)]
+
+
 def test_a_machine_that_is_never_quiet_is_given_up(
     bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(0, 1000, 10))
     monkeypatch.setattr(bench["noise"], "_times", lambda: (next(ticks), 0))
+    monkeypatch.setattr(bench["noise"], "_piece_of_work_s", lambda: 1.0)
     one = samples(bench, ("auto", 1.0))[0]
     assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, 0.05))) == 8
     assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, None))) == 2

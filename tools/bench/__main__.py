@@ -85,7 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--targets", action="store_true", help="only what they are judged by")
     parser.add_argument(
         "--quiet", type=float, metavar="PERCENT",
-        help="measure again what had more than that of its CPU time stolen by other machines",
+        help="measure again what had more than that of the CPUs taken by other machines",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     options = parser.parse_args()

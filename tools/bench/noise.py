@@ -1,10 +1,14 @@
-"""What others took of this machine's CPUs: the host of a virtual machine has other guests too.
+"""What other machines take of this one's CPUs, where it is a guest beside others.
 
-proc_stat(5): "steal" is time in which a CPU of ours had work to do and was not let run.
+Time that the host gives to others while a CPU of ours has work to do is counted (proc_stat(5),
+"steal"). What is not: that a core is shared with the neighbour's hyperthread, or its clock lower.
+That is seen by how long a fixed piece of work takes.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +18,7 @@ from results import Sample
 
 #: how often something is measured at most for each quiet sample that is wanted of it
 TRIES = 4
+PATIENCE_S = 60
 
 Kind = TypeVar("Kind", bound=Hashable)
 
@@ -21,26 +26,66 @@ Kind = TypeVar("Kind", bound=Hashable)
 def by_turns(
     kinds: Sequence[Kind], runs: int, measure: Callable[[Kind], Sample], most: float | None
 ) -> Iterator[Sample]:
-    """So many samples of each of *kinds*, which take turns, with what was stolen meanwhile.
+    """So many samples of each of *kinds*, which take turns, with what was taken meanwhile.
 
-    most: the largest part of the CPU time that may have been stolen. A sample with more is noisy:
-    it counts for nothing, and is made again.
+    most: the largest part of the CPU time that may have been taken. The machine is waited for
+    until it is as quiet as that, a minute at most. A sample in which it was not is noisy: it
+    counts for nothing, and is made again.
     """
-    wanted = dict.fromkeys(kinds, runs)
+    watch, wanted = Watch(most), dict.fromkeys(kinds, runs)
     for _ in range(runs if most is None else runs * TRIES):
         for kind in kinds:
             if wanted[kind]:
-                sample = _watched(lambda kind=kind: measure(kind), most)  # type: ignore[misc]
+                sample = watch.over(lambda kind=kind: measure(kind))  # type: ignore[misc]
                 wanted[kind] -= not sample.noisy
                 yield sample
 
 
-def _watched(measure: Callable[[], Sample], most: float | None) -> Sample:
-    before = _times()
-    sample = measure()
-    stolen, used = (after - was for after, was in zip(_times(), before, strict=True))
-    part = stolen / max(1, stolen + used)
-    return replace(sample, stolen=part, noisy=most is not None and part > most)
+class Watch:
+    """What this machine can do when it is left alone, as far as has been seen."""
+
+    def __init__(self, most: float | None) -> None:
+        self._most = most
+        self._least_s = min(_piece_of_work_s() for _ in range(10))
+
+    def over(self, measure: Callable[[], Sample]) -> Sample:
+        """The sample, with what was taken of the CPUs while it was made."""
+        slower = self._await_quiet()
+        before = _times()
+        sample = measure()
+        stolen, used = (after - was for after, was in zip(_times(), before, strict=True))
+        slower = max(slower, self._slower())
+        part = stolen / max(1, stolen + used)
+        noisy = self._most is not None and max(part, slower) > self._most
+        return replace(sample, stolen=part, slower=slower, noisy=noisy)
+
+    def _await_quiet(self) -> float:
+        until_s = time.monotonic() + PATIENCE_S
+        while (slower := self._slower()) > (self._most or 1) and time.monotonic() < until_s:
+            time.sleep(1)
+        return slower
+
+    def _slower(self) -> float:
+        """By what part of its best the machine is slower now."""
+        now_s = min(_piece_of_work_s() for _ in range(3))
+        self._least_s = min(self._least_s, now_s)
+        return now_s / self._least_s - 1
+
+
+def _piece_of_work_s() -> float:
+    """How long one takes on the slowest CPU, when all have theirs to do."""
+    begin_s = time.perf_counter()
+    pids = [_child() for _ in os.sched_getaffinity(0)]
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return time.perf_counter() - begin_s
+
+
+def _child() -> int:
+    if not (pid := os.fork()):
+        sum(number * number for number in range(500_000))
+        os._exit(0)
+    return pid
 
 
 def _times() -> tuple[int, int]:

@@ -18,9 +18,9 @@ class Sample:
     """One migration.
 
     silence_ms: as its client or the container saw it; wire_bytes: what the source's cable has
-    sent, all in all; stolen: the part of the machine's CPU time that others had; noisy: that is
-    too much for it to count; slowed, slowed_cpu, rewritten_bytes: scenarios.progress.Pace;
-    problems: what was lost, or why there is nothing else.
+    sent, all in all; stolen: the part of the machine's CPU time that others had; slower: than at
+    its best, before or after; noisy: too much of that for it to count; slowed, slowed_cpu,
+    rewritten_bytes: scenarios.progress.Pace; problems: what was lost, or why there is nothing else.
     """
 
     bandwidth: str
@@ -42,6 +42,7 @@ class Sample:
     rounds: int | None = None
     filled_ms: float | None = None
     stolen: float | None = None
+    slower: float | None = None
     noisy: bool = False
     stop_us: float | None = None
     scan_us: float | None = None
@@ -61,6 +62,7 @@ class Sample:
             "total": (self.total_ms, "ms"),
             "slowed": (self.slowed and self.slowed * 100, "%"),
             "stolen": (self.stolen and self.stolen * 100, "%"),
+            "machine slower": (self.slower and self.slower * 100, "%"),
         }
         said = ", ".join(
             f"{name} {value:.1f} {unit}"
