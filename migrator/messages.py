@@ -67,6 +67,8 @@ class Preflight:
     user_namespace: bool
     bridges: list[str]
     mount_sources: list[str]
+    #: AppArmor profiles that its processes are under
+    profiles: list[str]
 
 
 @dataclass(frozen=True, slots=True)

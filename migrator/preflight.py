@@ -29,7 +29,7 @@ from migrator.images import SPARE_BYTES, place_for
 from migrator.messages import Preflight
 from migrator.plan import Plan
 from migrator.source import memory_bytes
-from runtime import Container, immovable
+from runtime import Container, immovable, lsm
 from runtime.cgroups.detect import cgroup_version
 from runtime.memory import userfaultfd
 from runtime.memory.injection import tracer_of
@@ -61,6 +61,7 @@ def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
         user_namespace=container.spec.linux.user_namespace,
         bridges=sorted({plan.bridges.get(name, name) for name in _bridges(container)}),
         mount_sources=list(_mount_sources(container)),
+        profiles=sorted({lsm.profile_of(pid) for pid in container.processes()} - {""}),
     )
 
 
@@ -124,6 +125,7 @@ def check(needs: Preflight, root: Path, criu_option: str | None) -> list[str]:
             _bridges_here,
             _namespaces_here,
             _mounts_here,
+            _profiles_here,
             _bundle,
             _space,
             _tools,
@@ -233,6 +235,10 @@ def _mounts_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
     for path in needs.mount_sources:
         if not Path(path).exists():
             yield f"{path}, which is bind-mounted into it, is not there: provide the same content"
+
+
+def _profiles_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
+    yield from filter(None, map(lsm.obstacle, needs.profiles))
 
 
 def _bundle(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:

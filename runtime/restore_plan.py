@@ -58,6 +58,8 @@ class RestorePlan:
         Raises BundleError, InvalidSpec, InvalidNetwork, SetupFailed, RestoreFailed, BadImages.
         """
         spec = load(bundle)
+        if why := lsm.obstacle(_profile(spec, options)):
+            raise RestoreFailed(container_id, why)
         if options.record is None:  # then the images are there, to be looked at in peace
             images.check(options.image_path)
             check_pages(options.image_path)
@@ -267,3 +269,9 @@ def _check_users(container_id: str, spec: Spec, options: RestoreOptions, record:
     if options.lazy_pages and spec.linux.user_namespace and not userfaultfd.is_for_everybody():
         why = "pages cannot wait in a user namespace: set vm.unprivileged_userfaultfd=1 (sysctl(8))"
         raise RestoreFailed(container_id, why)
+
+
+def _profile(spec: Spec, options: RestoreOptions) -> str:
+    """The AppArmor profile that CRIU is to give it."""
+    module, _, name = (options.lsm_profile or "").partition(":")
+    return name if module == "apparmor" else spec.process.apparmor_profile

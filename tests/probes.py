@@ -16,6 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from runtime.lsm import has_apparmor, has_selinux
 from runtime.memory.userfaultfd import is_for_everybody
 from runtime.seccomp.library import LibraryMissing, load
 
@@ -28,6 +29,8 @@ MAY_LACK = frozenset(
         "cgroup_v2_tree",
         "containerd",
         "docker",
+        "no_apparmor",
+        "no_selinux",
         "ordinary_user",
         "uidmap",
         "podman",
@@ -167,9 +170,17 @@ def cap_sys_resource() -> str | None:
 
 @probe
 def apparmor() -> str | None:
-    enabled = Path("/sys/module/apparmor/parameters/enabled")
-    on = enabled.exists() and enabled.read_text().strip() == "Y"
-    return None if on else "no AppArmor in this kernel"
+    return without("apparmor_parser") if has_apparmor() else "no AppArmor in this kernel"
+
+
+@probe
+def no_apparmor() -> str | None:
+    return "this host has AppArmor" if has_apparmor() else None
+
+
+@probe
+def no_selinux() -> str | None:
+    return "this host has SELinux" if has_selinux() else None
 
 
 @probe

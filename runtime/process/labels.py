@@ -60,15 +60,24 @@ def join_keyring(plan: LabelPlan, *, proc_fd: int, new: bool) -> None:
 
 
 def label_next_program(plan: LabelPlan, *, proc_fd: int) -> None:
-    """Have exec take on the labels."""
+    """Have exec take on the labels. Raises FileNotFoundError: the profile is not loaded."""
     if plan["apparmor"]:
-        profile = f"exec {plan['apparmor']}"
-        try:
-            _write(proc_fd, "apparmor/exec", profile)
-        except FileNotFoundError:  # a kernel before 5.8 has one file for all modules
-            _write(proc_fd, "exec", profile)
+        _take_profile(plan["apparmor"], proc_fd)
     if plan["selinux"]:
         _write(proc_fd, "exec", plan["selinux"])
+
+
+def _take_profile(profile: str, proc_fd: int) -> None:
+    try:
+        fd = _open_verified(proc_fd, "self/attr/apparmor/exec")
+    except FileNotFoundError:  # a kernel before 5.8 has one file for all modules
+        fd = _open_verified(proc_fd, "self/attr/exec")
+    try:
+        os.write(fd, f"exec {profile}".encode())
+    except FileNotFoundError as exc:
+        raise OSError(exc.errno, f"AppArmor profile {profile} is not loaded") from exc
+    finally:
+        os.close(fd)
 
 
 def _make_searchable(serial: int, permission: int) -> None:

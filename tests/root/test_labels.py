@@ -66,14 +66,30 @@ def test_the_command_line_says_whether_one_is_made(box: Box, options: tuple[str,
     assert bool(keyrings(box.id)) is not bool(options)
 
 
+WITHOUT_APPARMOR = pytest.mark.needs_no_apparmor
+WITHOUT_SELINUX = [pytest.mark.vm, pytest.mark.needs_no_selinux]
+
+
 @pytest.mark.parametrize(
     ("sections", "field"),
     [
-        ({"process": {"selinuxLabel": "a:b:c:s0"}}, "process.selinuxLabel: SELinux"),
-        ({"process": {"apparmorProfile": "mig-test"}}, "process.apparmorProfile: AppArmor"),
+        pytest.param(
+            {"process": {"apparmorProfile": "mig-test"}},
+            "process.apparmorProfile: AppArmor",
+            marks=WITHOUT_APPARMOR,
+        ),
+        pytest.param(
+            {"process": {"selinuxLabel": "a:b:c:s0"}},
+            "process.selinuxLabel: SELinux",
+            marks=WITHOUT_SELINUX,
+        ),
+        pytest.param(
+            {"linux": {"mountLabel": "a:b:c:s0"}},
+            "linux.mountLabel: SELinux",
+            marks=WITHOUT_SELINUX,
+        ),
     ],
 )
-@pytest.mark.skipif(Path("/sys/kernel/security/lsm").exists(), reason="has security modules")
 @pytest.mark.usefixtures("traceless")
 def test_a_label_that_nothing_enforces_here_is_refused_by_name(
     box: Box, sections: dict[str, dict[str, str]], field: str
@@ -83,14 +99,21 @@ def test_a_label_that_nothing_enforces_here_is_refused_by_name(
         box.create()
 
 
-@pytest.mark.skipif(Path("/sys/kernel/security/lsm").exists(), reason="has security modules")
-def test_a_further_process_has_the_labels_of_the_container_whoever_adds_it(box: Box) -> None:
+@pytest.mark.parametrize(
+    ("field", "label"),
+    [
+        pytest.param("apparmorProfile", "mig-test", marks=WITHOUT_APPARMOR),
+        pytest.param("selinuxLabel", "a:b:c:s0", marks=WITHOUT_SELINUX),
+    ],
+)
+def test_a_further_process_has_the_labels_of_the_container_whoever_adds_it(
+    box: Box, field: str, label: str
+) -> None:
     container = box.start()
-    for field, label in (("apparmorProfile", "mig-test"), ("selinuxLabel", "a:b:c:s0")):
-        config = merged(container.state.spec, {"process": {field: label}})
-        container.state._replace(spec=config).save(container.dir)
-        with pytest.raises(UnsupportedField, match=f"process.{field}: .* is not enabled on this"):
-            box.exec(container, "true", apparmor_profile="", selinux_label="")
+    config = merged(container.state.spec, {"process": {field: label}})
+    container.state._replace(spec=config).save(container.dir)
+    with pytest.raises(UnsupportedField, match=f"process.{field}: .* is not enabled on this"):
+        box.exec(container, "true", apparmor_profile="", selinux_label="")
 
 
 def test_without_apparmor_unconfined_asks_for_nothing(box: Box) -> None:

@@ -1,16 +1,20 @@
 """What a destination is asked before anything is touched."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from migrator import preflight
 from migrator.messages import Preflight
 from migrator.plan import Destination, Plan
+from runtime import lsm
 
 
-def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> None:
-    wanted = Preflight(
+def preflight_for(tmp_path: Path, **wanted: Any) -> list[str]:
+    """What a host without a criu says of what is *wanted*."""
+    nothing = Preflight(
         container="mig-test",
         bundle=str(tmp_path),
         rootfs=str(tmp_path / "rootfs"),
@@ -21,13 +25,18 @@ def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> No
         criu_version=[0, 0, 0],
         cpuinfo="",
         cgroup_version="",
-        systemd=True,
+        systemd=False,
         namespaces=[],
         user_namespace=False,
         bridges=[],
         mount_sources=[],
+        profiles=[],
     )
-    reasons = preflight.check(wanted, tmp_path, str(tmp_path / "no criu"))
+    return preflight.check(replace(nothing, **wanted), tmp_path, str(tmp_path / "no criu"))
+
+
+def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> None:
+    reasons = preflight_for(tmp_path, systemd=True)
     told = any("it does not run systemd" in each for each in reasons)
     assert told is not Path("/run/systemd/system").is_dir()  # sd_booted(3)
 
@@ -51,3 +60,25 @@ def test_the_mode_is_one_that_the_destination_can_do(
     mode, against = plan.chosen_mode(False)
     assert (mode if not against else None) == otherwise
     assert all("give --mode pre-copy" in why for why in against)
+
+
+def test_a_profile_has_to_be_loaded_where_there_is_apparmor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # securityfs, as a host with AppArmor has it
+    (tmp_path / "enabled").write_text("Y\n")
+    (tmp_path / "profiles").write_text("one (enforce)\none//hat (complain)\nits own (unconfined)\n")
+    monkeypatch.setattr(lsm, "_APPARMOR", tmp_path)
+    monkeypatch.setattr(lsm, "_APPARMOR_ENABLED", tmp_path / "enabled")
+    monkeypatch.setattr(lsm, "_LOADED", tmp_path / "profiles")
+    there = ["", "unconfined", "one", "one//hat", "one//&its own", ":space://other"]
+    reasons = preflight_for(tmp_path, profiles=[*there, "two", "one//&three"])
+    assert [each for each in reasons if "AppArmor" in each] == [
+        "AppArmor profile two is not loaded: load it first",
+        "AppArmor profile three is not loaded: load it first",
+    ]
+    (tmp_path / "enabled").write_text("N\n")
+    reasons = preflight_for(tmp_path, profiles=[*there[:3]])
+    assert [each for each in reasons if "AppArmor" in each] == [
+        "AppArmor is not enabled, which enforces its profile one"
+    ]
