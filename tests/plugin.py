@@ -23,6 +23,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: is also run on another kernel, by `make test-vm`")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", metavar="N/M", help="run every Mth of the selected tests, from the Nth on"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # of what -m and -k have left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if part := config.getoption("--part"):
+        number, parts = map(int, part.split("/"))
+        others = [item for at, item in enumerate(items, 1) if at % parts != number % parts]
+        config.hook.pytest_deselected(items=others)
+        items[:] = items[number - 1 :: parts]
+
+
 def pytest_report_header() -> list[str]:
     answers = {name: probe() for name, probe in PROBES.items()}
     met = " ".join(name for name, why in answers.items() if not why)
