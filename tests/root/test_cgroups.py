@@ -549,7 +549,7 @@ class TestV2Containers:
             names = (*unified, "memory.swap.max", "cpu.weight")
             return {name: tree.read(container.cgroup.paths[""] / name) for name in names}
 
-        assert files() == unified | {"memory.swap.max": str(16 * MIB), "cpu.weight": "128"}
+        assert files() == unified | {"memory.swap.max": str(16 * MIB), "cpu.weight": "256"}
         container.set({"unified": {"pids.max": "50"}, "memory": {"swap": 36 * MIB}})
         assert files()["pids.max"] == "50"
         assert files()["memory.swap.max"] == str(4 * MIB)
