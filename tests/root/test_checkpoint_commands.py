@@ -117,6 +117,7 @@ def test_descriptors_json_is_what_other_runtimes_write(
     assert json.loads((room / "i/descriptors.json").read_text()) == ["/dev/null"] * 3
 
 
+@pytest.mark.vm  # by CRIU alone, where soft-dirty is
 def test_a_chain_of_directories(
     migratory: Migratory, command: Callable[..., Done], room: Path
 ) -> None:
