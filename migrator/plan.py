@@ -79,7 +79,8 @@ class Plan:
     max_rounds, max_time_s: what ends them else; converge: slow the container down where it writes
     faster than the link carries; compression of pages; bandwidth: bytes a second, None: the link's;
     give_up_after_s: how long a post-copy's pages may stay away before the container is given up,
-    None: for ever; keep_pages: what has arrived stays there when it fails, for the next attempt.
+    None: for ever; keep_pages: what has arrived stays there when it fails, for the next attempt;
+    systemd_cgroup: whether systemd makes the cgroup there, None: as here.
     """
 
     container: str
@@ -102,6 +103,7 @@ class Plan:
     bandwidth: int | None = None
     give_up_after_s: float | None = None
     keep_pages: bool = False
+    systemd_cgroup: bool | None = None
 
     def __post_init__(self) -> None:
         if self.rootfs_mode not in ROOTFS_MODES:

@@ -29,7 +29,7 @@ from migrator.images import SPARE_BYTES, place_for
 from migrator.messages import Preflight
 from migrator.plan import Plan
 from migrator.source import memory_bytes
-from runtime import Container, immovable, lsm
+from runtime import Container, State, immovable, lsm
 from runtime.cgroups.detect import cgroup_version
 from runtime.memory import userfaultfd
 from runtime.memory.injection import tracer_of
@@ -56,13 +56,18 @@ def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
         criu_version=list(criu.version()),
         cpuinfo=_cpuinfo(criu),
         cgroup_version=cgroup_version(),
-        systemd=state.systemd_cgroup,
+        systemd=with_systemd(plan, state),
         namespaces=[entry["path"] for entry in _namespaces(container) if entry.get("path")],
         user_namespace=container.spec.linux.user_namespace,
         bridges=sorted({plan.bridges.get(name, name) for name in _bridges(container)}),
         mount_sources=list(_mount_sources(container)),
         profiles=sorted({lsm.profile_of(pid) for pid in container.processes()} - {""}),
     )
+
+
+def with_systemd(plan: Plan, state: State) -> bool:
+    """Whether systemd is to make the cgroup at the destination."""
+    return state.systemd_cgroup if plan.systemd_cgroup is None else plan.systemd_cgroup
 
 
 def objections(plan: Plan, container: Container) -> list[str]:
@@ -214,7 +219,8 @@ def _cgroups(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
     if (here := cgroup_version()) != needs.cgroup_version:
         yield f"it has cgroup {here}, the source {needs.cgroup_version}: boot both with the same"
     if needs.systemd and not _SYSTEMD.is_dir():
-        yield "it does not run systemd, which has to make the cgroup: create it without that"
+        why = "give --no-systemd-cgroup before migrate"
+        yield f"it does not run systemd, which is to make the cgroup as here: {why}"
 
 
 def _bridges_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:

@@ -105,6 +105,7 @@ class Source:
             bridges=dict(self.plan.bridges),
             tcp_established=True,
             lazy_pages=lazy_pages,
+            systemd_cgroup=self.plan.systemd_cgroup,
         )
         return options.to_wire()
 

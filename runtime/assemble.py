@@ -17,7 +17,7 @@ from runtime.process.channel import MOUNTED, READY
 from runtime.rootless import cgroups_for, check, is_host_root
 from runtime.seccomp.words import listens
 from runtime.spec import load
-from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, now, process_stat
+from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Status, now, process_stat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ class Assembly:
 
     def activate(self, listen_fds: int, *, notify: bool) -> None:
         """Tell its process of what a service manager gives it (sd_listen_fds(3), sd_notify(3))."""
-        check(self.spec, notify=notify)
+        check(self.spec)
         process = self.spec.process
         env = process.env
         if listen_fds:
@@ -111,8 +111,21 @@ class Assembly:
             from runtime.process.notify import PATH  # noqa: PLC0415 - seldom needed
 
             env = (*env, f"NOTIFY_SOCKET={PATH}")
-        self._notify = notify
         self.spec = self.spec._replace(process=process._replace(env=env))
+        # Who is not root cannot take the socket that init makes out of it: `start` makes one.
+        self._notify = notify and os.geteuid() == 0
+        if notify and not self._notify:
+            self._mount_notify_directory()
+
+    def _mount_notify_directory(self) -> None:
+        from runtime.process.notify import DIRECTORY  # noqa: PLC0415 - seldom needed
+        from runtime.spec_model import Mount  # noqa: PLC0415 - there since the spec was read
+
+        ours = self._directory / NOTIFY_DIRECTORY
+        ours.mkdir()
+        ours.chmod(0o711)  # for every user of the container, whatever the umask is
+        mounted = Mount(DIRECTORY, "bind", str(ours), ("bind", "ro"))
+        self.spec = self.spec._replace(mounts=(*self.spec.mounts, mounted))
 
     def make(
         self,
@@ -143,13 +156,15 @@ class Assembly:
             no_pivot=no_pivot,
             notify=self._notify,
         )
-        # From here on what is in it is ours to kill: only now may others read of it in the state.
-        self._save()
         mount = self.spec.linux.namespace("mount")
+        uncovered = 0
         if mount is None or mount.path:
             from runtime import host_mounts  # noqa: PLC0415 - seldom needed
 
-            host_mounts.uncover_on_error(self.state.rootfs, mount and mount.path, undo)
+            within = mount and mount.path
+            uncovered = host_mounts.uncover_on_error(self.state.rootfs, within, undo)
+        # From here on what is in it is ours to kill: only now may others read of it in the state.
+        self._save(uncovered=uncovered)
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
         delegation.carry_out(self.spec, cgroup)
@@ -177,6 +192,7 @@ class Assembly:
             notify_fd=int(notify_fd),
             namespace_paths=namespaces.paths_of(pid),
             external_descriptors=_descriptors(pid),
+            uncovered=0,
         )
 
     def run_poststop(self) -> None:

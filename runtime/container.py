@@ -84,6 +84,7 @@ class Container:
         *,
         detach: bool = False,
         keep: bool = False,
+        subreaper: bool = False,
         manager: str = "",
         **how: Unpack[Creation],
     ) -> int:
@@ -91,11 +92,12 @@ class Container:
 
         The signals that this process gets meanwhile go to the container, and what its terminal says
         to *stdio*. detach: return 0 once it has started; its terminal is then *terminal*'s; keep:
-        do not delete it; manager: as in `start`. When it cannot be started, nothing is left of it.
+        do not delete it; subreaper: be the parent of its orphans, and take the status of all our
+        children; manager: as in `start`. When it cannot be started, nothing is left of it.
         """
+        from runtime.process import waiting  # noqa: PLC0415 - lazy: 5 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
         from runtime.process.terminal import in_foreground  # noqa: PLC0415 - lazy: 1 ms
-        from runtime.process.waiting import signals_held, wait_forwarding  # noqa: PLC0415 - lazy: 5 ms
         from runtime.start import begin  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
@@ -109,11 +111,11 @@ class Container:
                 container.start(manager=manager)
                 return 0
             # From before it runs: what it does may have somebody send us a signal at once.
-            with terminal, signals_held(), ExitStack() as stack:
+            with terminal, waiting.signals_held(), ExitStack() as stack:
                 relay = terminal.relayed(how.get("stdio") or Stdio(), stack)
                 if ready := begin(container, manager):
                     ready.pass_on_beside()
-                status = wait_forwarding(container.state.init_pid, relay)
+                status = waiting.wait_forwarding(container.state.init_pid, relay, reaping=subreaper)
         if not keep:
             container.delete(force=True)
         return status

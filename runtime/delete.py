@@ -73,6 +73,7 @@ def destroy(state: State, directory: Path) -> None:
     destroy_cgroup(cgroup)
     _remove_network(state)
     _remove_rdt_groups(state)
+    _uncover(state)
     release(directory)
     _run_poststop(state)
 
@@ -118,6 +119,16 @@ def _remove_rdt_groups(state: State) -> None:
         from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
 
         resctrl_group.remove(state.rdt_groups)
+
+
+def _uncover(state: State) -> None:
+    """Take away what a create that was killed has mounted on the host."""
+    if state.uncovered:
+        from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+
+        listed = (state.spec.get("linux") or {}).get("namespaces") or ()
+        joined = (each.get("path") for each in listed if each.get("type") == "mount")
+        host_mounts.uncover_in(next(joined, None), state.rootfs, state.uncovered)
 
 
 def _run_poststop(state: State) -> None:

@@ -2,7 +2,7 @@
 host or in the namespace that it has joined.
 
 As with runc it stays there when the container is deleted (`umount --recursive --lazy ROOTFS` takes
-it away); only a create that fails takes back what it has mounted.
+it away); only what a create has mounted that failed, or was killed, is taken back.
 """
 
 from __future__ import annotations
@@ -19,23 +19,31 @@ from runtime.undo import Undo
 _NUMBER = "mnt_id:"
 
 
-def uncover_on_error(rootfs: Path, namespace: str | None, undo: Undo) -> None:
+def uncover_on_error(rootfs: Path, namespace: str | None, undo: Undo) -> int:
     """Have *undo* unmount what will be mounted over *rootfs*, as it is seen in *namespace*.
 
-    Raises OSError where it is not there. A namespace may be without a proc filesystem: then that
+    Returns the number that is there now, for `uncover_in`; 0 where that cannot be known. Raises
+    OSError where the rootfs is not there. A namespace may be without a proc filesystem: then that
     stays its holder's to do, and so it does once its root has been exchanged.
     """
     if namespace is None:
-        undo.on_error(uncover, rootfs, number_at(rootfs))
-        return
+        former = number_at(rootfs)
+        undo.on_error(uncover, rootfs, former)
+        return former
     with suppress(FileNotFoundError):
         former = mount_namespace.within(namespace, number_at, rootfs)
-        undo.on_error(_uncover_within, namespace, rootfs, former)
+        undo.on_error(uncover_in, namespace, rootfs, former)
+        return former
+    return 0
 
 
-def _uncover_within(namespace: str, rootfs: Path, former: int) -> None:
+def uncover_in(namespace: str | None, rootfs: Path, former: int) -> None:
+    """`uncover` in the namespace at that path, or here; what is not there any more is no fault."""
     with suppress(FileNotFoundError):
-        mount_namespace.within(namespace, uncover, rootfs, former)
+        if namespace is None:
+            uncover(rootfs, former)
+        else:
+            mount_namespace.within(namespace, uncover, rootfs, former)
 
 
 def number_at(path: Path) -> int:
@@ -48,16 +56,22 @@ def number_at(path: Path) -> int:
 
 
 def uncover(path: Path, former: int) -> None:
-    """Unmount what lies over *path*, with all below it, if *path* does not lead to *former*.
+    """Unmount what lies over *path*, with all below it, if that was mounted on top of *former*.
 
     By a descriptor: what was looked at is what is unmounted. Raises OSError.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if _number_of(fd) != former:
+        if _parent(_number_of(fd)) == former:
             umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
     finally:
         os.close(fd)
+
+
+def _parent(number: int) -> int | None:
+    """The mount that mount *number* lies on."""
+    lines = (line.split(" ", 2) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return next((int(parent) for each, parent, _ in lines if int(each) == number), None)
 
 
 def _number_of(fd: int) -> int:

@@ -1,7 +1,8 @@
 """A container that says that it is ready, and the service manager that waits for it. sd_notify(3).
 
 Its socket lies in the container, made by its init; here is the other end until it has said so once.
-It does not come with a mount, so that a checkpoint has nothing more to carry than a file.
+It does not come with a mount, so that a checkpoint has nothing more to carry than a file. Only root
+can take it out of init, so for others it lies in a directory of ours that is mounted there.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import os
 import select
 import socket
+from pathlib import Path
 from threading import Thread
 
 from criu_rpc.logger import Logger
 from runtime import pidfd
 from runtime.errors import ContainerError
 from runtime.oserrors import failing
-from runtime.state import State
+from runtime.process import notify
+from runtime.socket_path import short_path
+from runtime.state import NOTIFY_DIRECTORY, State
 from runtime.syscalls import pidfd_getfd
 
 logger = Logger(__name__)
@@ -27,23 +31,26 @@ _BARRIER_S = 30
 class Readiness:
     """What the container of *state* says at its socket, for who listens at *manager*."""
 
-    def __init__(self, state: State, manager: str, init: int) -> None:
-        self._init_pid = state.init_pid
-        self._manager = manager
-        self._own = socket.socket(fileno=pidfd_getfd(init, state.notify_fd))
-        self._init = os.dup(init)
+    def __init__(self, own: socket.socket, manager: str, init: int, init_pid: int) -> None:
+        self._own, self._manager = own, manager
+        self._init, self._init_pid = os.dup(init), init_pid
 
     @classmethod
-    def of(cls, state: State, manager: str) -> Readiness | None:
+    def of(cls, state: State, directory: Path, manager: str) -> Readiness | None:
         """To be asked before it is started: its init lets go of the socket then.
 
-        manager: a path, or an abstract name after "@"; "": nobody is to be told.
+        directory: of its state; manager: a path, or an abstract name after "@". None when it was
+        made with no socket.
         """
-        with pidfd.init_of(state) as init:
-            if not manager or not state.notify_fd or init is None:
+        ours = directory / NOTIFY_DIRECTORY
+        with pidfd.init_of(state) as init, failing("taking the notify socket of the container"):
+            if init is None or not (state.notify_fd or ours.is_dir()):
                 return None
-            with failing("taking the notify socket of the container"):
-                return cls(state, manager, init)
+            if state.notify_fd:
+                own = socket.socket(fileno=pidfd_getfd(init, state.notify_fd))
+            else:
+                own = _bound(ours / notify.NAME)
+            return cls(own, manager, init, state.init_pid)
 
     def close(self) -> None:
         """Hang up: nobody listens to the container any more."""
@@ -82,6 +89,19 @@ class Readiness:
                 if line.startswith(_READY):
                     return line
         return b""
+
+
+def _bound(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)  # of a start that failed
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        with short_path(path) as name:
+            end.bind(name)
+        path.chmod(0o777)  # for every user of the container
+    except BaseException:
+        end.close()
+        raise
+    return end
 
 
 def _tell(manager: str, said: bytes, main_pid: int) -> None:

@@ -53,11 +53,18 @@ _TOO_LATE = frozenset({Script.NETWORK_UNLOCK, Script.PRE_RESUME, Script.POST_RES
 
 
 def restore(
-    root: Path, container_id: str, bundle: Path, options: RestoreOptions, *, detach: bool = False
+    root: Path,
+    container_id: str,
+    bundle: Path,
+    options: RestoreOptions,
+    *,
+    detach: bool = False,
+    subreaper: bool = False,
 ) -> int:
     """Restore a container, wait for it, delete it, and return its exit status.
 
-    detach: return 0 once it runs. Raises as Restore.prepare and Restore.run do.
+    detach: return 0 once it runs; subreaper: as of Container.run. Raises as Restore.prepare and
+    Restore.run do.
     """
     terminal = options.terminal if detach else in_foreground(options.terminal)
     restoring = Restore(root, container_id, bundle, replace(options, terminal=terminal))
@@ -67,7 +74,7 @@ def restore(
         return 0
     with terminal, signals_held(), ExitStack() as stack:
         relay = terminal.relayed(options.stdio, stack)
-        status = wait_forwarding(container.state.init_pid, relay)
+        status = wait_forwarding(container.state.init_pid, relay, reaping=subreaper)
     container.delete(force=True)
     return status
 

@@ -29,6 +29,7 @@ _ON_THE_WIRE = (
     "lsm_profile",
     "lsm_mount_context",
     "lazy_pages",
+    "systemd_cgroup",
 )
 
 
@@ -157,4 +158,6 @@ def _fits(name: str, value: Any, types: Mapping[str, str]) -> bool:
             return isinstance(value, bool)
         case "str | None":
             return value is None or isinstance(value, str)
+        case "bool | None":
+            return value is None or isinstance(value, bool)
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())

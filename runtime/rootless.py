@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
 from runtime.cgroups import CgroupManager, manager, of_state
+from runtime.cgroups.tree import OUR_PARENT, PROCESSES
 from runtime.errors import CgroupError, SetupFailed
 from runtime.oserrors import sentence
 from runtime.seccomp.words import NOTIFY, listens
@@ -34,11 +35,11 @@ def is_host_root() -> bool:
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == _ALL_IDS
 
 
-def check(spec: Spec, *, notify: bool) -> None:
+def check(spec: Spec) -> None:
     """Raise SetupFailed where an ordinary user cannot make the container of *spec*.
 
-    notify: who starts it is to take a descriptor out of its init, as the agent of a seccomp filter
-    is to have one. Nobody may trace init, so that takes CAP_SYS_PTRACE (pidfd_getfd(2)).
+    The agent of a seccomp filter is to have a descriptor that is taken out of its init. Nobody may
+    trace init, so that takes CAP_SYS_PTRACE (pidfd_getfd(2)).
     """
     if os.geteuid() == 0:
         return
@@ -46,9 +47,6 @@ def check(spec: Spec, *, notify: bool) -> None:
         remedy = "`migrator spec --rootless` writes a config.json with one"
         why = f"rootless container requires user namespaces: {remedy}"
         raise SetupFailed("creating a container", why)
-    if notify:
-        why = "only root can listen to what the container says: unset NOTIFY_SOCKET"
-        raise SetupFailed("making the notify socket", why)
     if listens(spec.linux.seccomp):
         why = f"only root can give it to an agent: use no {NOTIFY} in linux.seccomp"
         raise SetupFailed("handing over the seccomp listener", why)
@@ -64,19 +62,17 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         cgroup.create()
         return state, cgroup
     paths = {name: path for name, path in state.cgroup_paths.items() if name != _UNIFIED}
-    try:
-        cgroup = manager("", paths=paths)
-        _check_owner(cgroup)
-        cgroup.create()
-        return state._replace(cgroup_paths=paths), cgroup
-    except CgroupError as exc:
-        cause = exc.__cause__
-        if not isinstance(cause, PermissionError):
-            raise
-        if spec.linux.cgroups_path:
-            denied = sentence("", cause.strerror or str(cause))
-            why = f"unable to apply cgroup configuration: {denied}"
-            raise CgroupError(exc.path, why) from cause
+    for wanted in (paths, *_delegated(spec, state, paths)):
+        try:
+            return state._replace(cgroup_paths=wanted), _made(wanted)
+        except CgroupError as exc:
+            cause = exc.__cause__
+            if not isinstance(cause, PermissionError):
+                raise
+            if spec.linux.cgroups_path:
+                denied = sentence("", cause.strerror or str(cause))
+                why = f"unable to apply cgroup configuration: {denied}"
+                raise CgroupError(exc.path, why) from cause
     own_pids = spec.linux.namespace("pid")
     if own_pids is None or own_pids.path:
         logger.warning(
@@ -87,6 +83,27 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
     cgroup = manager("", paths={})
     cgroup.set(_limits(spec.linux.resources))
     return state._replace(cgroup_paths={}), cgroup
+
+
+def _delegated(spec: Spec, state: State, paths: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Where none is asked for, on v2: beside our own cgroup, should that be the user's to manage.
+
+    Not in it: with processes of its own it cannot hand controllers on (cgroups(7)).
+    """
+    if "" not in paths or spec.linux.cgroups_path:
+        return
+    from runtime.cgroups.sub import v2_of  # noqa: PLC0415 - lazy: for whoever is refused
+
+    own = v2_of(os.getpid())
+    if own is not None and os.access(own.parent / PROCESSES, os.W_OK):
+        yield {"": str(own.parent / f"{OUR_PARENT}-{state.id}")}
+
+
+def _made(paths: Mapping[str, str]) -> CgroupManager:
+    cgroup = manager("", paths=paths)
+    _check_owner(cgroup)
+    cgroup.create()
+    return cgroup
 
 
 def _check_owner(cgroup: CgroupManager) -> None:

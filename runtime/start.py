@@ -33,7 +33,7 @@ def begin(container: Container, manager: str) -> Readiness | None:
     """
     with Undo() as undo:
         with failing(f"starting container {container.id}"), container.locked():
-            ready = _readiness(container.state, manager)
+            ready = _readiness(container, manager)
             if ready:
                 undo.on_error(ready.close)
             start(container.state, container.dir)
@@ -41,12 +41,12 @@ def begin(container: Container, manager: str) -> Readiness | None:
     return ready
 
 
-def _readiness(state: State, manager: str) -> Readiness | None:
-    if not (manager and state.notify_fd):
+def _readiness(container: Container, manager: str) -> Readiness | None:
+    if not manager:
         return None
     from runtime.readiness import Readiness  # noqa: PLC0415 - lazy: 5 ms, and seldom needed
 
-    return Readiness.of(state, manager)
+    return Readiness.of(container.state, container.dir, manager)
 
 
 def start(state: State, directory: Path) -> None:

@@ -25,6 +25,8 @@ LOCK_FILE = "lock"
 EXEC_FIFO = "exec.fifo"
 #: what `start` says to an init whose seccomp filter it has to hand the listener of over
 ANSWER_FIFO = "answer.fifo"
+#: of an ordinary user's container: `start` binds the socket here at which it says that it is ready
+NOTIFY_DIRECTORY = "notify"
 
 _FORMAT = 1
 _LOCK_POLL_S = 0.01
@@ -88,6 +90,8 @@ class State(NamedTuple):
     rdt_joined: list[str] = _NO_ITEMS
     #: the host may have refused it cgroups, and did if it has no cgroup_paths
     rootless: bool = False
+    #: until it is made, for one that mounts on the host: the mount that its rootfs leads to; else 0
+    uncovered: int = 0
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -140,7 +144,7 @@ _PATHS = ("bundle", "rootfs")
 _ADDED = frozenset(
     (
         *("updated_resources", "keyring", "rdt_groups", "rdt_joined"),
-        *("systemd_cgroup", "notify_fd", "rootless"),
+        *("systemd_cgroup", "notify_fd", "rootless", "uncovered"),
     )
 )
 

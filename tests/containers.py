@@ -1,7 +1,6 @@
 """Containers for root tests: made from a bundle, watched from outside, always removed."""
 
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -103,16 +102,6 @@ class Traces:
 
 def _children() -> frozenset[str]:
     return frozenset(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 30) -> bool:
-    """Wait until *condition* is met; False when it is not after *timeout_s*."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def with_descriptors(fds: list[int], do: Callable[[], Result]) -> Result:

@@ -1,7 +1,6 @@
 """A container whose memory can be watched from outside, and its ways out and back in."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,10 @@ from runtime import Container
 from runtime.checkpoint import CheckpointOptions, checkpoint
 from runtime.restore import Restore, RestoreOptions
 from tests.containers import Box
+from tests.waiting import eventually
 
 # A rename is seen whole or not at all.
 COUNT = "n=0; while :; do n=$((n+1)); echo $n > /tmp/new; mv /tmp/new /tmp/count; sleep 0.01; done"
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 20) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class Migratory:

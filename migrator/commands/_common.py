@@ -59,7 +59,14 @@ PIDFD_SOCKET = Option(
 )
 
 
-NO_SUBREAPER = Option("--no-subreaper", flag=True, unused=True)
+NO_SUBREAPER = Option(
+    "subreaper",
+    "--no-subreaper",
+    flag=True,
+    value=False,
+    default=True,
+    help="Leave its orphans to the host's init.",
+)
 
 BUNDLE = Option(
     "-b",

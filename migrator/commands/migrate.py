@@ -152,6 +152,7 @@ def command(
         container=container_id,
         root=settings.root,
         criu=settings.criu,
+        systemd_cgroup=settings.systemd_cgroup,
         destination=Destination.parse(
             destination, agent=agent, ssh_config=ssh_config, identity=identity
         ),

@@ -61,6 +61,7 @@ def command(
     veths: tuple[tuple[str, str], ...],
     bridges: tuple[tuple[str, str], ...],
     detach: bool,
+    subreaper: bool,
     **options: Any,
 ) -> int:
     """Make CONTAINER out of an image directory: it goes on where `migrator checkpoint` ended it.
@@ -81,4 +82,4 @@ def command(
         bridges=dict(bridges),
         **options,
     )
-    return restore(settings.root, container_id, bundle, request, detach=detach)
+    return restore(settings.root, container_id, bundle, request, detach=detach, subreaper=subreaper)

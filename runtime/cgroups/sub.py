@@ -44,7 +44,7 @@ def join(cgroup: CgroupManager, pid: int, wanted: SubCgroups, init_pid: int) -> 
     try:
         _move(directories, pid)
     except CgroupError:
-        if wanted or "" not in cgroup.paths or (beside := _v2_of(init_pid)) is None:
+        if wanted or "" not in cgroup.paths or (beside := v2_of(init_pid)) is None:
             raise
         _move([beside], pid)
 
@@ -79,7 +79,7 @@ def _move(directories: Iterable[Path], pid: int) -> None:
             raise CgroupError(directory, why) from exc
 
 
-def _v2_of(pid: int) -> Path | None:
+def v2_of(pid: int) -> Path | None:
     root = detect().v2
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from runtime.resolve import make_directory
 
-_DIRECTORY = "/run/notify"
-_NAME = "notify.sock"
+DIRECTORY = "/run/notify"
+NAME = "notify.sock"
 #: what the process finds in NOTIFY_SOCKET, as with runc
-PATH = f"{_DIRECTORY}/{_NAME}"
+PATH = f"{DIRECTORY}/{NAME}"
 
 
 def make(root_fd: int) -> int:
@@ -20,12 +20,12 @@ def make(root_fd: int) -> int:
     Closed by exec: until then `start` takes it over. The umask is to be 0. By its name in the
     directory that is current for the moment: bind(2) has no other way without a path to follow.
     """
-    directory_fd = make_directory(root_fd, _DIRECTORY)
+    directory_fd = make_directory(root_fd, DIRECTORY)
     with suppress(FileNotFoundError):
-        os.unlink(_NAME, dir_fd=directory_fd)
+        os.unlink(NAME, dir_fd=directory_fd)
     end = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
     os.fchdir(directory_fd)
-    end.bind(_NAME)
+    end.bind(NAME)
     os.fchdir(root_fd)
     os.close(directory_fd)
     return end.detach()

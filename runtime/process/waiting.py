@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from runtime.syscalls import signalfd
+from runtime.constants import PR_SET_CHILD_SUBREAPER
+from runtime.syscalls import prctl, signalfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +37,16 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def wait_forwarding(pid: int, relay: Relay | None = None) -> int:
+def wait_forwarding(pid: int, relay: Relay | None = None, *, reaping: bool = False) -> int:
     """Wait for our child *pid* while passing on signals; return its exit status, as a shell's.
 
     To be called in `signals_held`. *relay* carries meanwhile what its terminal and ours say. The
-    end is taken from a pidfd and not from SIGCHLD: that may go to another thread.
+    end is taken from a pidfd and not from SIGCHLD: that may go to another thread. reaping: be
+    the parent of what our descendants leave behind, and take every other child away too that ends
+    meanwhile (prctl(2) PR_SET_CHILD_SUBREAPER).
     """
+    if reaping:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
     with ExitStack() as stack:
         child, signals = os.pidfd_open(pid), signalfd()
         for fd in (child, signals):
@@ -50,12 +55,21 @@ def wait_forwarding(pid: int, relay: Relay | None = None) -> int:
         while child not in (ready := _await(always, relay)):
             if signals in ready:
                 _take_signal(signals, child, relay)
+            if reaping:
+                _reap_others(pid)
             if relay:
                 relay.serve(ready)
         if relay:
             relay.finish()
         _, status = os.waitpid(pid, 0)
         return exit_status(status)
+
+
+def _reap_others(pid: int) -> None:
+    with suppress(ChildProcessError):
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while (ended := os.waitid(os.P_ALL, 0, look)) and ended.si_pid != pid:
+            os.waitpid(ended.si_pid, 0)
 
 
 def _await(always: dict[int, int], relay: Relay | None) -> dict[int, int]:

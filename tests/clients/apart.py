@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.cgroups.detect import Mount, parse_mountinfo
 from runtime.syscalls import setns
-from tests import leftovers
+from tests import leftovers, waiting
 from tests.bundles import make
 from tests.probes import SBIN
 
@@ -132,10 +131,7 @@ class Apart:
 
 def eventually(true: Callable[[], bool], what: Callable[[], str] = lambda: "") -> None:
     """Wait until it is *true*; *what* says more about why it is not."""
-    deadline = time.monotonic() + WITHIN_S
-    while not true():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.1)
+    assert waiting.eventually(true, WITHIN_S), what()
 
 
 @contextmanager

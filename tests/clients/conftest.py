@@ -1,6 +1,9 @@
 """Fixtures of tests in which other programs call the runtime."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
 
 import pytest
 
@@ -14,8 +17,44 @@ def place(request: pytest.FixtureRequest) -> Iterator[Apart]:
         yield place
 
 
-class Podman:
+class OfImages(ABC):
+    """A client that makes containers from images, asked as docker(1) is."""
+
+    #: how a container is removed at once, with its processes
+    remove: tuple[str, ...] = ("rm", "--force")
+    #: what each container is to be made with
+    box: tuple[str, ...] = ("--network", "none")
+
+    @abstractmethod
+    def __call__(self, *arguments: str) -> Done:
+        """Run one of its commands."""
+
+    def take_image(self, place: Apart) -> Self:
+        """Have the rootfs in the room of *place* as the image `box`."""
+        imported = self("import", str(place.room / "rootfs.tar"), "box")
+        assert imported.returncode == 0, imported.stderr
+        return self
+
+    def status(self, container: str) -> str:
+        """What it says that a container is doing."""
+        return self("inspect", "--format", "{{.State.Status}}", container).stdout.strip()
+
+    @contextmanager
+    def sleeper(self) -> Iterator[str]:
+        """A container that does nothing."""
+        named = ("--detach", "--name", "sleeper", *self.box)
+        started = self("run", *named, "box", "sleep", "inf")
+        assert started.returncode == 0, started.stderr
+        yield "sleeper"
+        assert self(*self.remove, "sleeper").returncode == 0
+
+
+class Podman(OfImages):
     """podman(1) with storage and settings of its own."""
+
+    remove = ("rm", "--force", "--time", "0")
+    # It asks for more than the hard limit of a root without CAP_SYS_RESOURCE.
+    box = (*OfImages.box, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
     def __init__(self, place: Apart) -> None:
         self._place = place
@@ -59,7 +98,7 @@ class Ctr:
         return self("run", *options, *runtime, "--rootfs", rootfs, name, *command)
 
 
-class Docker:
+class Docker(OfImages):
     """docker(1), asking a dockerd of its own that has no other runtime by default."""
 
     def __init__(self, place: Apart) -> None:

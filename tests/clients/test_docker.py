@@ -9,27 +9,18 @@ from tests.clients.conftest import Docker
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.needs_busybox]
 
-BOX = ("--network", "none")
+BOX = Docker.box
 
 
 @pytest.fixture(scope="module")
 def docker(place: Apart) -> Docker:
-    docker = Docker(place)
-    imported = docker("import", str(place.room / "rootfs.tar"), "box")
-    assert imported.returncode == 0, imported.stderr
-    return docker
+    return Docker(place).take_image(place)
 
 
 @pytest.fixture
 def sleeper(docker: Docker) -> Iterator[str]:
-    started = docker("run", "--detach", "--name", "sleeper", *BOX, "box", "sleep", "inf")
-    assert started.returncode == 0, started.stderr
-    yield "sleeper"
-    assert docker("rm", "--force", "sleeper").returncode == 0
-
-
-def status(docker: Docker, container: str) -> str:
-    return docker("inspect", "--format", "{{.State.Status}}", container).stdout.strip()
+    with docker.sleeper() as sleeper:
+        yield sleeper
 
 
 def test_it_is_the_runtime(docker: Docker) -> None:
@@ -73,9 +64,9 @@ def test_a_command_is_run_inside(docker: Docker, sleeper: str) -> None:
 
 def test_it_is_paused_and_goes_on(docker: Docker, sleeper: str) -> None:
     assert docker("pause", sleeper).returncode == 0
-    assert status(docker, sleeper) == "paused"
+    assert docker.status(sleeper) == "paused"
     assert docker("unpause", sleeper).returncode == 0
-    assert status(docker, sleeper) == "running"
+    assert docker.status(sleeper) == "running"
 
 
 @pytest.mark.needs_cgroup_v1
@@ -91,7 +82,7 @@ def test_its_limits_are_changed(docker: Docker, sleeper: str) -> None:
 def test_it_is_checkpointed_and_restored(docker: Docker, sleeper: str) -> None:
     dumped = docker("checkpoint", "create", sleeper, "first")
     assert dumped.returncode == 0, dumped.stderr
-    eventually(lambda: status(docker, sleeper) == "exited", lambda: status(docker, sleeper))
+    eventually(lambda: docker.status(sleeper) == "exited", lambda: docker.status(sleeper))
     restored = docker("start", "--checkpoint", "first", sleeper)
     assert restored.returncode == 0, restored.stderr
     assert "sleep inf" in docker("top", sleeper).stdout
@@ -99,6 +90,6 @@ def test_it_is_checkpointed_and_restored(docker: Docker, sleeper: str) -> None:
 
 def test_it_is_stopped_and_started_again(docker: Docker, sleeper: str) -> None:
     assert docker("stop", "--time", "0", sleeper).returncode == 0
-    assert status(docker, sleeper) == "exited"
+    assert docker.status(sleeper) == "exited"
     assert docker("start", sleeper).returncode == 0
     assert docker("kill", sleeper).returncode == 0

@@ -9,29 +9,18 @@ from tests.clients.conftest import Podman
 
 pytestmark = [pytest.mark.needs_podman, pytest.mark.needs_busybox]
 
-# Podman asks for more than the hard limit of a root without CAP_SYS_RESOURCE.
-LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-BOX = ("--network", "none", *LIMITS)
+BOX = Podman.box
 
 
 @pytest.fixture(scope="module")
 def podman(place: Apart) -> Podman:
-    podman = Podman(place)
-    imported = podman("import", str(place.room / "rootfs.tar"), "box")
-    assert imported.returncode == 0, imported.stderr
-    return podman
+    return Podman(place).take_image(place)
 
 
 @pytest.fixture
 def sleeper(podman: Podman) -> Iterator[str]:
-    started = podman("run", "--detach", "--name", "sleeper", *BOX, "box", "sleep", "inf")
-    assert started.returncode == 0, started.stderr
-    yield "sleeper"
-    assert podman("rm", "--force", "--time", "0", "sleeper").returncode == 0
-
-
-def status(podman: Podman, container: str) -> str:
-    return podman("inspect", "--format", "{{.State.Status}}", container).stdout.strip()
+    with podman.sleeper() as sleeper:
+        yield sleeper
 
 
 def test_a_container_is_run_and_its_exit_status_passed_on(podman: Podman) -> None:
@@ -63,16 +52,16 @@ def test_a_command_is_run_inside(podman: Podman, sleeper: str) -> None:
 
 def test_it_is_paused_and_goes_on(podman: Podman, sleeper: str) -> None:
     assert podman("pause", sleeper).returncode == 0
-    assert status(podman, sleeper) == "paused"
+    assert podman.status(sleeper) == "paused"
     assert podman("unpause", sleeper).returncode == 0
-    assert status(podman, sleeper) == "running"
+    assert podman.status(sleeper) == "running"
 
 
 @pytest.mark.needs_criu
 def test_it_is_checkpointed_and_restored(podman: Podman, sleeper: str) -> None:
     dumped = podman("container", "checkpoint", sleeper)
     assert dumped.returncode == 0, dumped.stderr
-    assert status(podman, sleeper) == "exited"
+    assert podman.status(sleeper) == "exited"
     restored = podman("container", "restore", sleeper)
     assert restored.returncode == 0, restored.stderr
     assert "sleep inf" in podman("top", sleeper, "args").stdout
@@ -80,6 +69,6 @@ def test_it_is_checkpointed_and_restored(podman: Podman, sleeper: str) -> None:
 
 def test_it_is_stopped_and_started_again(podman: Podman, sleeper: str) -> None:
     assert podman("stop", "--time", "0", sleeper).returncode == 0
-    assert status(podman, sleeper) == "exited"
+    assert podman.status(sleeper) == "exited"
     assert podman("start", sleeper).returncode == 0
     assert podman("kill", sleeper).returncode == 0

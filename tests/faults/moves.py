@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from migrator.lab.host import Host
+from tests import waiting
 from tests.lab.hosts import TwoHosts, differences, make_bundle, on_machine, snapshot
 
 NAME = "counter"
@@ -26,10 +27,7 @@ STOPPED = re.compile(r"^State:\s+T", re.M)
 
 def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
     """Wait for it, or fail saying what did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
+    assert waiting.eventually(condition, timeout_s), f"not within {timeout_s:g} s: {what}"
 
 
 def processes(host: Host, pattern: str) -> dict[int, str]:

@@ -13,7 +13,8 @@ import pytest
 from runtime import Container, SetupFailed
 from runtime.readiness import Readiness
 from tests.clients.apart import MIGRATOR
-from tests.containers import Box, eventually
+from tests.containers import Box
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -73,7 +74,7 @@ def test_a_start_does_not_wait_for_a_container_that_has_ended(
 def test_what_cannot_be_taken_out_of_its_init_leaves_no_descriptor(waiting: Container) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SetupFailed, match="taking the notify socket"):
-        Readiness.of(waiting.state._replace(notify_fd=1000), "/no/manager")
+        Readiness.of(waiting.state._replace(notify_fd=1000), waiting.dir, "/no/manager")
     assert os.listdir("/proc/self/fd") == before
 
 

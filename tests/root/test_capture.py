@@ -23,8 +23,9 @@ from runtime.network.netns import Netns
 from runtime.network.nftables import Nftables
 from runtime.network.recreate import Recreated
 from runtime.network.unlock import unlock
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
 from tests.network_hosts import network_host, network_peer, run
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

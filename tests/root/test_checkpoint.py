@@ -12,7 +12,8 @@ from runtime import CheckpointFailed, Container, NoSuchContainer, Status, WrongS
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
 from runtime.network.lock import network_lock
 from tests.containers import with_descriptors, without_namespace
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runtime import Container
-from tests.migratory import Migratory, eventually
+from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
 

@@ -17,8 +17,9 @@ from runtime import CheckpointFailed, InvalidNetwork, Network, Networks, Route, 
 from runtime.network import describe, in_netns, link_exists
 from tests import leftovers
 from tests.containers import without_namespace
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
 from tests.network_hosts import network_host, network_peer, run
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime import CheckpointFailed, RestoreFailed, Stdio
-from tests.migratory import Migratory, eventually
+from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
 

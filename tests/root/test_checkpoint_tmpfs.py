@@ -11,7 +11,8 @@ from runtime import CheckpointFailed, RestoreFailed, Status, mountinfo
 from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.tmpfs import CONTENT_FILE, MAX_BYTES
 from tests.containers import Traces
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
 

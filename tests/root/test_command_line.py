@@ -16,6 +16,7 @@ import pytest
 from runtime.network import in_netns
 from tests import leftovers
 from tests.bundles import Bundle
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -95,13 +96,6 @@ def sleeper(migrator: Migrator, bundle: Callable[..., Bundle], name: str) -> str
     return name
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def cgroups_of(container: str) -> list[Path]:
     return leftovers.cgroups(lambda found: found == container)
 
@@ -126,7 +120,7 @@ def test_a_container_goes_through_its_life(
     migrator.ok("resume", name)
     assert migrator.status(name) == "running"
     migrator.ok("kill", name, "KILL")
-    eventually(lambda: migrator.status(name) == "stopped")
+    assert eventually(lambda: migrator.status(name) == "stopped")
     assert json.loads(migrator.ok("state", name))["pid"] == 0
     migrator.ok("delete", name)
     assert "does not exist" in migrator.failure("state", name)
@@ -178,7 +172,9 @@ def test_run_reports_a_process_that_a_signal_ended(
 ) -> None:
     path = bundle("sleep", "inf").path
     with migrator.start("run", "-b", str(path), name) as running:
-        eventually(lambda: name in migrator.ok("list", "-q") and migrator.status(name) == "running")
+        assert eventually(
+            lambda: name in migrator.ok("list", "-q") and migrator.status(name) == "running"
+        )
         migrator.ok("kill", name, "9")
         assert running.wait(TIMEOUT_S) == 128 + 9
 
@@ -284,7 +280,7 @@ def test_the_list_shows_every_container(migrator: Migrator, sleeper: str) -> Non
 def test_a_signal_may_be_for_every_process(migrator: Migrator, sleeper: str) -> None:
     migrator.leave("exec", "-d", sleeper, "sleep", "inf")
     migrator.ok("kill", "--all", sleeper, "KILL")
-    eventually(lambda: migrator.status(sleeper) == "stopped")
+    assert eventually(lambda: migrator.status(sleeper) == "stopped")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from runtime import (
 )
 from runtime.network import Network, Route, in_netns
 from tests.bundles import NAMESPACES
-from tests.containers import Box, Traces, eventually, without_namespace
+from tests.containers import Box, Traces, without_namespace
 from tests.probes import program
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

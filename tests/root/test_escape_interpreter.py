@@ -16,7 +16,8 @@ import pytest
 from runtime import Container, ContainerError
 from runtime.process.parent import interpreter
 from tests.bundles import CAPABILITIES
-from tests.containers import Box, eventually, without_namespace
+from tests.containers import Box, without_namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

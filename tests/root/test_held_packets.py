@@ -17,8 +17,9 @@ from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.network import in_netns, isolate, setup
 from runtime.network.held import Frames, Held, from_wire, replay, to_wire
 from runtime.network.netns import Netns
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
 from tests.network_hosts import network_host, network_peer, run
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_veth, pytest.mark.needs_bridge]
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from runtime import IO, Container, Process, SetupFailed, Status, Terminal
-from tests.containers import Box, eventually, with_descriptors
+from tests.containers import Box, with_descriptors
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

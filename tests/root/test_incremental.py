@@ -26,7 +26,8 @@ from runtime.memory.keeper import SOCKET, Keeper
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import size_pages
 from runtime.restore import Restore, RestoreOptions
-from tests.containers import Box, eventually
+from tests.containers import Box
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

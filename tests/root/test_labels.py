@@ -12,8 +12,9 @@ from runtime.constants import AT_FDCWD, CLONE_NEWNS, MS_PRIVATE
 from runtime.process import labels
 from runtime.syscalls import mount_setattr, move_mount, open_tree, unshare
 from tests.bundles import merged
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

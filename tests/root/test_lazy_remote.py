@@ -14,9 +14,9 @@ import pytest
 
 from runtime.memory.lazy.launch import LazyPagesFailed
 from runtime.memory.lazy.page_protocol import serve_pages
-from tests.migratory import eventually
 from tests.root.lazy_victim import PAGE, content, word_of
 from tests.root.test_lazy_server import SPACE, Rig, kill_by_turns
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userfaultfd]
 

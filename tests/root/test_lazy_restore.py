@@ -24,7 +24,7 @@ from criu_rpc.memory_images import (
 from runtime.memory.lazy.images import read_images
 from runtime.memory.lazy.launch import LazyPages
 from runtime.syscalls import prctl
-from tests.migratory import eventually
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu, pytest.mark.needs_userfaultfd]
 

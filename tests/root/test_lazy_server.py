@@ -15,8 +15,8 @@ import pytest
 
 from runtime.memory.lazy.launch import LazyPages, LazyPagesFailed
 from runtime.memory.store import PageStore
-from tests.migratory import eventually
 from tests.root.lazy_victim import PAGE, content, word_of
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userfaultfd]
 

@@ -28,7 +28,8 @@ from runtime import (
     WrongStatus,
 )
 from tests import leftovers
-from tests.containers import Box, Traces, eventually, without_namespace
+from tests.containers import Box, Traces, without_namespace
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
@@ -388,16 +389,14 @@ def test_run_of_what_cannot_be_executed_leaves_nothing(box: Box) -> None:
     assert os.listdir(box.root) == []
 
 
-@pytest.mark.vm
-def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
-    """The runtime is killed while a hook holds it up, with everything already made."""
+def killed_in_a_hook(box: Box) -> Container:
+    """One whose maker was killed while a hook held it up, with everything already made."""
     box.update(hooks={"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "3600"]}]})
     script = (
         "import sys; from pathlib import Path; from runtime import Container; "
         "Container.create(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
     )
     argv = [sys.executable, "-c", script, str(box.root), box.id, str(box.bundle.path)]
-    before = Traces.now(box.root)
     runtime = subprocess.Popen(argv, start_new_session=True)
 
     def in_hook() -> bool:
@@ -413,7 +412,26 @@ def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
     sleeper = next(pid for pid in pids if int(pid) != container.state.init_pid)
     os.kill(int(sleeper), signal.SIGKILL)
     assert eventually(lambda: not Path(f"/proc/{container.state.init_pid}").exists())
+    return container
+
+
+@pytest.mark.vm
+def test_what_a_killed_create_has_left_can_be_deleted(box: Box) -> None:
+    before = Traces.now(box.root)
+    container = killed_in_a_hook(box)
     assert container.status() is Status.STOPPED
+    container.delete()
+    assert Traces.now(box.root) == before
+
+
+def test_what_a_killed_create_has_mounted_on_the_host_can_be_deleted(box: Box) -> None:
+    spec = box.bundle.spec
+    spec["linux"] |= {"maskedPaths": [], "readonlyPaths": []}
+    spec["linux"]["namespaces"] = without_namespace(spec, "mount")
+    box.bundle.write(spec)
+    before = Traces.now(box.root)
+    container = killed_in_a_hook(box)
+    assert Traces.now(box.root).mounts != before.mounts
     container.delete()
     assert Traces.now(box.root) == before
 
@@ -443,3 +461,23 @@ def test_twenty_containers_leave_nothing(box: Box) -> None:
     box.program("true")
     for _ in range(20):
         assert box.run().status == 0
+
+
+ORPHANING = "(sleep 0.3 & echo $! > /orphan) ; sleep 0.2; cat /proc/$(cat /orphan)/stat; sleep 0.6"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_run_is_the_parent_of_orphans_and_reaps_them_if_that_is_wanted(
+    box: Box, wanted: bool
+) -> None:
+    box.update(linux={"namespaces": without_namespace(box.bundle.spec, "pid")})
+    box.program("sh", "-c", f"mount -t proc none /proc; {ORPHANING}; ls -d /proc/$(cat /orphan)")
+    program = (
+        "import os, sys; from pathlib import Path; from runtime import Container, Stdio; "
+        "print(os.getpid(), flush=True); root, bundle = map(Path, sys.argv[1:3]); "
+        "Container.run(root, sys.argv[3], bundle, stdio=Stdio(None, 1, 2), subreaper=True)"
+    ).replace("=True", f"={wanted}")
+    argv = [sys.executable, "-c", program, box.root, box.bundle.path, box.id]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    ours, orphan = done.stdout.splitlines()[:2]
+    assert (orphan.rpartition(")")[2].split()[1] == ours) is wanted

@@ -15,8 +15,8 @@ import pytest
 from criu_rpc import find_criu
 from migrator.tls import Credentials
 from runtime.memory.lazy.split_images import read_split
-from tests.migratory import eventually
 from tests.root.test_lazy_restore import RESTORE, WHOLE, Tree, restore
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu, pytest.mark.needs_userfaultfd]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, SetupFailed, Stdio
-from tests.containers import Box, eventually, with_descriptors
+from tests.containers import Box, with_descriptors
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

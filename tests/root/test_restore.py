@@ -27,7 +27,8 @@ from runtime.cgroups import manager, resolve_path
 from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.restore import Restore, RestoreOptions
 from tests.containers import Traces
-from tests.migratory import Migratory, eventually
+from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

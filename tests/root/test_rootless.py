@@ -3,14 +3,18 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import AF_UNIX, SOCK_DGRAM, recv_fds, socket
 from typing import Any
 
 import pytest
 
+from runtime.cgroups.detect import detect
 from tests.bundles import Bundle
-from tests.containers import eventually
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_ordinary_user]
 
@@ -134,9 +138,29 @@ def test_what_only_root_could_take_out_of_its_init_is_refused(user: User, name: 
     }
     user.bundle.update(linux={"seccomp": seccomp})
     assert "handing over the seccomp listener: only root can" in user.run("run", name).stderr
-    user.bundle.update(linux={"seccomp": None})
-    user.prefix += ["env", f"NOTIFY_SOCKET={user.runtime_directory}/none"]
-    assert "making the notify socket: only root can" in user.run("run", name).stderr
+
+
+def test_it_tells_a_service_manager_that_it_is_ready(user: User, name: str) -> None:
+    """Root takes the socket out of init, which nobody else may do."""
+    user.program('echo "$NOTIFY_SOCKET" > /told; exec sleep 60')
+    with ThreadPoolExecutor() as threads, socket(AF_UNIX, SOCK_DGRAM) as manager:
+        manager.bind(str(user.runtime_directory / "manager"))
+        os.chown(user.runtime_directory / "manager", NOBODY, NOBODY)
+        manager.settimeout(30)
+        user.prefix += ["env", f"NOTIFY_SOCKET={user.runtime_directory}/manager"]
+        assert not user.start(name, "create")
+        pid = json.loads(user.run("state", name).stdout)["pid"]
+        started = threads.submit(user.start, name, "start")
+        inside = Path(f"/proc/{pid}/root/run/notify/notify.sock")
+        assert eventually(inside.exists)
+        manager.sendto(b"READY=1", str(inside))
+        assert manager.recv(64) == b"READY=1\n"
+        assert manager.recv(64) == b"MAINPID=%d\n" % pid
+        _, barrier, _, _ = recv_fds(manager, 64, 4)
+        os.close(*barrier)
+        assert not started.result(30)
+    told = user.bundle.rootfs / "told"
+    assert eventually(lambda: told.exists() and told.read_text() == "/run/notify/notify.sock\n")
 
 
 def test_without_a_user_namespace_it_says_what_helps(user: User, name: str) -> None:
@@ -154,6 +178,44 @@ def test_limits_take_cgroups(user: User, name: str) -> None:
     user.bundle.update(linux={"resources": {}, "cgroupsPath": "/mig-test-nobodys/x"})
     told = user.run("run", name).stderr
     assert told.endswith("unable to apply cgroup configuration: permission denied\n")
+
+
+DELEGATED = """
+import os, sys
+from pathlib import Path
+ours, name = Path(sys.argv[1]), sys.argv[2]
+(ours / "own/cgroup.procs").write_text(str(os.getpid()))
+os.setgid(65534)
+os.setuid(65534)
+from runtime.rootless import cgroups_for
+from runtime.spec_model import Process, Root, Spec
+from runtime.state import State
+spec = Spec("1.2.0", Root("rootfs"), Process(("sh",), "/"))
+denied = {"": str(ours.parent / "nobody may" / name)}
+state = State(name, "1.2.0", Path("/"), Path("/"), {}, "", cgroup_paths=denied)
+state, cgroup = cgroups_for(spec, state, rootless=True)
+cgroup.join(os.getpid())
+print(state.cgroup_paths[""], cgroup.processes() == [os.getpid()])
+(ours / "own/cgroup.procs").write_text(str(os.getpid()))
+cgroup.destroy()
+"""
+
+
+def test_cgroups_that_are_delegated_to_the_user_are_used(user: User, name: str) -> None:
+    root = detect().v2
+    assert root is not None, "a kernel of today has it mounted somewhere"
+    ours = root / name
+    (ours / "own").mkdir(parents=True)
+    try:
+        for path in (ours, ours / "own"):
+            for each in (path, path / "cgroup.procs"):
+                os.chown(each, NOBODY, NOBODY)
+        program = [sys.executable, "-c", DELEGATED, ours, name]
+        said = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+        assert said == f"{ours}/migrator-{name} True\n"
+    finally:
+        (ours / "own").rmdir()
+        ours.rmdir()
 
 
 def test_what_takes_a_cgroup_names_it(user: User, name: str) -> None:

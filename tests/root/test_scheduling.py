@@ -10,8 +10,9 @@ import pytest
 
 from runtime import Container, SetupFailed, scheduling
 from runtime.spec import load_process
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

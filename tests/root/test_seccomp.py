@@ -9,8 +9,9 @@ import pytest
 
 from runtime import SetupFailed
 from tests.containers import Box, without_namespace
-from tests.migratory import COUNT, Migratory, eventually
+from tests.migratory import COUNT, Migratory
 from tests.profiles import ENGINES
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -15,9 +15,10 @@ from runtime import Container
 from runtime.errors import NotRunning
 from runtime.network import Network, Networks, in_netns
 from tests.bundles import merged, spec
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.network_hosts import network_host, network_peer
 from tests.root.test_command_line import PROGRAM
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]
 

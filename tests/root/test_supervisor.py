@@ -24,7 +24,8 @@ from runtime import (
     Supervisor,
     Terminal,
 )
-from tests.containers import Box, eventually
+from tests.containers import Box
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.needs_root,

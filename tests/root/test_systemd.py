@@ -13,8 +13,9 @@ from runtime.cgroups.systemd import SystemdV2
 from runtime.delete import destroy_cgroup
 from runtime.errors import CgroupError
 from runtime.state import Status
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.migratory import Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

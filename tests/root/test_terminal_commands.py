@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.terminals import ConsoleSocket, Screen
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 

@@ -12,8 +12,9 @@ from runtime import Container
 from runtime.cgroups import tree
 from runtime.errors import CgroupError, InvalidSpec, NotRunning, SetupFailed, UnsupportedField
 from runtime.state import Status
-from tests.containers import Box, eventually
+from tests.containers import Box
 from tests.root.test_command_line import PROGRAM
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_cgroup_v1]
 

@@ -9,7 +9,7 @@ import pytest
 from migrator import preflight
 from migrator.messages import Preflight
 from migrator.plan import Destination, Plan
-from runtime import lsm
+from runtime import State, lsm
 
 
 def preflight_for(tmp_path: Path, **wanted: Any) -> list[str]:
@@ -82,3 +82,22 @@ def test_a_profile_has_to_be_loaded_where_there_is_apparmor(
     assert [each for each in reasons if "AppArmor" in each] == [
         "AppArmor is not enabled, which enforces its profile one"
     ]
+
+
+def test_whether_systemd_makes_the_cgroup_there_is_for_the_caller_to_say() -> None:
+    made = state_of(systemd_cgroup=True)
+    assert [preflight.with_systemd(plan(said), made) for said in (None, True, False)] == [
+        *(True, True, False),
+    ]
+    assert preflight.with_systemd(plan(True), state_of(systemd_cgroup=False))
+
+
+def plan(systemd_cgroup: bool | None) -> Plan:
+    destination = Destination.parse("beta")
+    return Plan(
+        container="c", root=Path("/r"), destination=destination, systemd_cgroup=systemd_cgroup
+    )
+
+
+def state_of(**facts: Any) -> State:
+    return State("c", "1.2.0", Path("/b"), Path("/b/rootfs"), {}, "", **facts)
