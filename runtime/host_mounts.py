@@ -70,7 +70,8 @@ def uncover(path: Path, former: int) -> None:
 
 def _parent(number: int) -> int | None:
     """The mount that mount *number* lies on."""
-    lines = (line.split(" ", 2) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    table = Path("/proc/thread-self/mountinfo").read_text()
+    lines = (line.split(" ", 2) for line in table.splitlines())
     return next((int(parent) for each, parent, _ in lines if int(each) == number), None)
 
 

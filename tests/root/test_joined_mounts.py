@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from runtime import CheckpointFailed, SetupFailed
-from tests.containers import Box, Traces, eventually, without_namespace
+from tests.containers import Box, Traces, without_namespace
 from tests.migratory import COUNT, Migratory
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]
 
