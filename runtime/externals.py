@@ -44,6 +44,8 @@ class Bind(NamedTuple):
     idmap: IdMaps | None = None
     #: those of the mounts below too
     idmap_recursive: bool = False
+    #: none of a path, but a new filesystem of that type
+    fstype: str = ""
 
 
 class Source(NamedTuple):
@@ -52,6 +54,8 @@ class Source(NamedTuple):
     name: str
     path: str
     idmap: IdMaps | None = None
+    #: a new one, of which the path is the source
+    fstype: str = ""
 
 
 class ExternalMount(NamedTuple):
@@ -62,7 +66,11 @@ class ExternalMount(NamedTuple):
 
 
 def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bind]:
-    """The bind mounts of *spec*, those that show its cgroups among them."""
+    """The bind mounts of *spec*, and those that show its cgroups.
+
+    With a user namespace, of whatever kind: CRIU would make one in the name of its root, to whom
+    the cgroup namespace does not belong (cgroup_namespaces(7)).
+    """
     table = mounts.of_spec(spec, bundle, cgroup_paths)
     own = mounts.own_idmap(spec.linux)
     idmaps: dict[int | None, IdMaps | None] = {None: None, OWN_USER_NAMESPACE: own}
@@ -74,9 +82,10 @@ def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bin
             mount["recursive"],
             idmaps[mount["idmap"]],
             mount["idmap_recursive"],
+            "" if mount["fstype"] == mounts.BIND else mount["fstype"],
         )
         for mount in table.mounts
-        if mount["fstype"] == mounts.BIND
+        if mount["fstype"] == mounts.BIND or (own and mount["fstype"] in mounts.CGROUP_TYPES)
     ]
 
 
@@ -122,7 +131,9 @@ def mounts_to_restore(
 ) -> list[Source]:
     """What every external mount shows on this host."""
     by_name = {bind.destination: bind for bind in all_binds}
-    found = [Source(bind.destination, bind.source, bind.idmap) for bind in by_name.values()]
+    found = [
+        Source(bind.destination, bind.source, bind.idmap, bind.fstype) for bind in by_name.values()
+    ]
     found += filter(None, (_below(name, by_name) for name in submount_names))
     found += [Source(NULL, NULL)]
     nodes = devices.plan(spec.linux.devices, spec.mounts)[0]

@@ -175,7 +175,7 @@ class RestorePlan:
         options = self.options
         shelved = self.shelf.external()
         names = {name for name, _ in shelved}
-        on_host = [(name, path) for name, path, _ in self._sources() if name not in names]
+        on_host = [(each.name, each.path) for each in self._sources() if each.name not in names]
         return CriuOptions(
             images_dir=self._images_of(criu_pid),
             work_dir=options.work_path or options.image_path,

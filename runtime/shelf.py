@@ -97,6 +97,7 @@ class Shelf:
                 {
                     "name": name,
                     "source": each.path,
+                    "fstype": each.fstype,
                     "idmap": idmaps.index(each.idmap) if each.idmap else None,
                 }
                 for name, each in shown

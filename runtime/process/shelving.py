@@ -54,6 +54,8 @@ def mount_tmpfs(path: str, options: dict[str, str | None], source: str = "tmpfs"
 def _clone(shown: ShownPlan, idmaps: list[int]) -> int:
     """A detached mount of it alone: CRIU clones what is locked below it in no user namespace."""
     source = shown["source"]
+    if shown["fstype"]:
+        return rootfs.new_filesystem(shown["fstype"], source, {}, 0)
     tree_fd = open_tree(AT_FDCWD, source)
     if shown["idmap"] is None:
         return tree_fd

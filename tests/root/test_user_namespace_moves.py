@@ -37,7 +37,8 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.nee
 LOOK = (
     "id; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; "
     "grep -E '^(Cap|Groups|NoNewPrivs)' /proc/self/status; "
-    "ls -ln /dev /dev/pts /dev/shm; hostname; echo x > /dev/null; head -c 3 /dev/zero | wc -c"
+    "stat -c '%A %u %g %t:%T %n' /dev /dev/* /dev/pts/* /proc/self; "
+    "hostname; echo x > /dev/null; head -c 3 /dev/zero | wc -c"
 )
 
 
@@ -102,13 +103,13 @@ def test_what_only_the_hosts_root_may_enter_is_mounted_again(user: Migratory) ->
 
 
 def test_limits_that_its_root_could_not_set_are_set_again(user: Migratory) -> None:
-    limit = {"type": "RLIMIT_NOFILE", "soft": 20, "hard": 30}
+    limit = {"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}
     user.box.update(process={"oomScoreAdj": 100, "rlimits": [limit]})
     user.start().checkpoint()
     pid = user.restore().state.init_pid
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "100\n"
     (files,) = (x for x in Path(f"/proc/{pid}/limits").read_text().split("\n") if "files" in x)
-    assert files.split()[3:5] == ["20", "30"]
+    assert files.split()[3:5] == ["64", "128"]
 
 
 def test_a_terminal_is_taken_along(user: Migratory) -> None:
@@ -214,3 +215,19 @@ def peer(name: str) -> Iterator[Path]:
         run("ip", "link", "set", "lo", "up")  # CRIU probes TCP over it
         with network_peer(name, "10.1.0.1/24") as path:
             yield path
+
+
+@pytest.mark.vm
+def test_its_cgroups_are_shown_again(user: Migratory) -> None:
+    """On v2 by a filesystem of its own, which CRIU cannot make there."""
+    where = "/sys/fs/cgroup"
+    mount = {"destination": where, "type": "cgroup", "source": "cgroup", "options": ["ro"]}
+    user.box.update(mounts=[*user.box.bundle.spec["mounts"], mount])
+    look = f"cat {where}/pids/cgroup.procs 2> /dev/null || cat {where}/cgroup.procs"
+    user.start()
+    assert "1\n" in user.box.exec(user.container, look).out
+    for number in range(2):
+        user.images = user.images.with_name(f"images-{number}")
+        user.checkpoint()
+        container = user.restore()
+        assert "1\n" in user.box.exec(container, look).out
