@@ -20,10 +20,16 @@ _configure: Callable[[], None] | None = None
 def configure_with(configure: Callable[[], None]) -> None:
     """Have *configure* called before the first record is passed on: now, if one was."""
     global _configure
+    _configure = configure
     if "logging" in sys.modules:
+        _run_configure()
+
+
+def _run_configure() -> None:
+    global _configure
+    if _configure:
+        configure, _configure = _configure, None
         configure()
-    else:
-        _configure = configure
 
 
 class Logger:
@@ -55,12 +61,9 @@ class Logger:
     @property
     def standard(self) -> logging.Logger:
         """The standard library's logger of that name, configured."""
-        global _configure
         import logging  # noqa: PLC0415 - lazy: 6 ms
 
-        if _configure:
-            configure, _configure = _configure, None
-            configure()
+        _run_configure()
         return logging.getLogger(self._name)
 
     @property

@@ -81,6 +81,7 @@ LOADED = "print('logging' in sys.modules)"
         ("log.configure(); ", "warning", "migrator: warning: a word\n", True),
         ("log.configure(form='json'); ", "error", '{"level":"error","msg":"a word",', True),
         ("log.configure(debug=True); ", "debug", "time=", True),
+        ("log.configure(); log.configure(debug=True); ", "debug", "time=", True),
         ("import logging; logging.basicConfig(level=0); ", "debug", "DEBUG:runtime.x:a word", True),
     ],
 )
