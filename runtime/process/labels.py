@@ -75,7 +75,7 @@ def _take_profile(profile: str, proc_fd: int) -> None:
     try:
         os.write(fd, f"exec {profile}".encode())
     except FileNotFoundError as exc:
-        raise OSError(exc.errno, f"AppArmor profile {profile} is not loaded") from exc
+        raise OSError(exc.errno, f"no AppArmor profile {profile} is loaded") from exc
     finally:
         os.close(fd)
 

@@ -104,7 +104,7 @@ def test_exec_takes_a_profile_as_an_option(
 @pytest.mark.usefixtures("traceless")
 def test_a_profile_that_is_not_loaded_is_named(box: Box, name: str) -> None:
     box.program("true", apparmorProfile=name)
-    with pytest.raises(SetupFailed, match=f"AppArmor profile {name} is not loaded"):
+    with pytest.raises(SetupFailed, match=f"no AppArmor profile {name} is loaded"):
         box.create()
 
 
