@@ -69,6 +69,7 @@ class EventQueue:
 
     def close(self) -> None:
         """Forget all; without effect the second time."""
+        self._told_fd = -1  # its number may become another file's
         self._stack.close()
 
     def fileno(self) -> int:
@@ -76,9 +77,10 @@ class EventQueue:
         return self._epoll.fileno()
 
     def tell(self, event: Event) -> None:
-        """Add an event."""
-        self._events.append(event)
-        os.eventfd_write(self._told_fd, 1)
+        """Add an event; without effect when closed."""
+        if self._told_fd >= 0:
+            self._events.append(event)
+            os.eventfd_write(self._told_fd, 1)
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Have *handler* called by `wait` whenever *fd* is readable."""

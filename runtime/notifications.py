@@ -63,7 +63,7 @@ class EventControl(Source):
 
     def __init__(self, directory: Path, file: str, argument: str = "") -> None:
         """file: memory.oom_control or memory.pressure_level. Raises CgroupError."""
-        self._directory = directory
+        self._directory, self._inode = directory, _inode(directory)
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             with tree.opened(directory / file) as control_fd:
@@ -78,8 +78,17 @@ class EventControl(Source):
             events = os.eventfd_read(self.fd)
         except BlockingIOError:
             return 0
-        # When a cgroup is removed, the kernel signals each of its eventfds once.
-        return events if self._directory.exists() else max(events - 1, 0)
+        # When a cgroup is removed, the kernel signals each of its eventfds once; there may be
+        # another one of its name since.
+        return events if _inode(self._directory) == self._inode else max(events - 1, 0)
+
+
+def _inode(directory: Path) -> int:
+    """0 when it is not there."""
+    try:
+        return directory.stat().st_ino
+    except OSError:
+        return 0
 
 
 class EventsFile(Source):

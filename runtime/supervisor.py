@@ -14,6 +14,7 @@ Nothing ends with this object: the containers run on, and another one can `attac
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
 
 from criu_rpc.logger import Logger
+from runtime import pidfd
 from runtime.container import Container
 from runtime.errors import ContainerError, NoSuchProcess, ProcessExists
 from runtime.events import INIT, Change, Event, EventQueue
@@ -56,8 +58,8 @@ class Summary(NamedTuple):
 class Supervisor:
     """The containers below one state root that this program cares for; a context manager.
 
-    The processes that it returns are waited for here; their pipes and terminals are the caller's
-    to close. Verbs may be called while another thread waits for events.
+    The processes that it returns are waited for here, and closed; their pipes and terminals are the
+    caller's to close. Verbs may be called while another thread waits for events.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,6 +70,8 @@ class Supervisor:
         self._had_oom: set[str] = set()
         self._made: dict[str, tuple[Path, Creation]] = {}
         self._events = EventQueue()
+        #: held where an end is told of, so that it is told of once, and by nobody for another's
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -77,9 +81,10 @@ class Supervisor:
 
     def close(self) -> None:
         """Care for nothing more; the containers run on, without our ends of their pipes."""
-        for container_id in list(self._containers):
-            self._forget(container_id)
-        self._events.close()
+        with self._lock:
+            for container_id in {**self._containers, **self._processes}:
+                self._forget(container_id)
+            self._events.close()
 
     def container(self, container_id: str) -> Container:
         """One of those that are cared for, for all that is no event: stats, set, processes ..."""
@@ -116,21 +121,26 @@ class Supervisor:
             self.container(container_id).start()
             self._events.tell(Event(container_id, Change.START, pid=init.pid))
         finally:
-            self._events.watch(init.fileno(), partial(self._ended, container_id, INIT))
+            self._watch(container_id, INIT, init)
 
     def restart(self, container_id: str, *, io: IO | None = None) -> ContainerProcess:
         """Make one that has ended anew, as `create` has made it, and start it.
 
         When, and how often, is for who reads the events to say. Raises StillRunning, and as
-        `create` and `start` do; NoSuchProcess where it was not created here.
+        `create` and `start` do, after the first of which there is none any more; NoSuchProcess
+        where it was not created here.
         """
         if container_id not in self._made:
             raise NoSuchProcess(container_id, INIT)
         bundle, how = self._made[container_id]
         self.container(container_id).delete()
-        self._forget(container_id)
-        made = self._create(Change.RESTART, container_id, bundle, io, how)
-        self._made[container_id] = (bundle, how)
+        self._tell_ends(container_id)
+        self._let_go(container_id)
+        try:
+            made = self._create(Change.RESTART, container_id, bundle, io, how)
+        except BaseException:
+            self._gone(container_id)
+            raise
         self.start(container_id)
         return made
 
@@ -145,7 +155,7 @@ class Supervisor:
         **how: Unpack[Execution],
     ) -> ContainerProcess:
         """Run a further process, called *name*. Raises ProcessExists, and as Container.spawn."""
-        if name in self._processes.get(container_id, ()):
+        if name in (INIT, *self._processes.get(container_id, ())):
             raise ProcessExists(container_id, name)
         container = self.container(container_id)
         started = container.spawn(process, io=io, terminal=terminal, **how)
@@ -157,8 +167,10 @@ class Supervisor:
     ) -> ContainerProcess:
         """Care for a container that somebody else has made, or an earlier run of this program.
 
-        Raises NoSuchContainer, NotRunning.
+        Raises NoSuchContainer, NotRunning; ProcessExists where it is cared for already.
         """
+        if INIT in self._processes.get(container_id, ()):
+            raise ProcessExists(container_id, INIT)
         container = Container.load(self.root, container_id)
         return self._care(container, Change.RESTORE, io, terminal)
 
@@ -213,10 +225,14 @@ class Supervisor:
 
     def __iter__(self) -> Iterator[Event]:
         """Every event, until no container is cared for any more."""
-        while self._containers or self._events:
+        while self._has_more():
             event = self.wait()
             assert event is not None, "it waits for ever"
             yield event
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            return bool(self._containers or self._events)
 
     def _create(
         self, change: Change, container_id: str, bundle: Path, io: IO | None, how: Creation
@@ -232,6 +248,8 @@ class Supervisor:
         self, container: Container, change: Change, io: IO | None, terminal: Terminal | None
     ) -> ContainerProcess:
         init = container.init_process(io=io, terminal=terminal)
+        self._tell_ends(container.id)  # of a former one, which somebody else has removed
+        self._let_go(container.id)
         self._containers[container.id] = container
         try:
             self._oom[container.id] = oom = container.notify_oom()
@@ -244,30 +262,44 @@ class Supervisor:
     def _keep(
         self, container: Container, name: str, process: ContainerProcess, change: Change
     ) -> None:
-        self._processes.setdefault(container.id, {})[name] = process
-        self._events.tell(Event(container.id, change, name, process.pid))
-        self._events.watch(process.fileno(), partial(self._ended, container.id, name))
+        with self._lock:
+            self._processes.setdefault(container.id, {})[name] = process
+            self._events.tell(Event(container.id, change, name, process.pid))
+            self._watch(container.id, name, process)
 
-    def _ended(self, container_id: str, name: str) -> None:
-        process = self._processes[container_id].pop(name)
-        self._events.unwatch(process.fileno())
-        if name != INIT:
+    def _watch(self, container_id: str, name: str, process: ContainerProcess) -> None:
+        with self._lock:
+            if process.fileno() >= 0:  # nobody has told of its end meanwhile
+                self._events.watch(process.fileno(), partial(self._ended, container_id, name))
+
+    def _ended(self, container_id: str, name: str, within_s: float = 0) -> None:
+        """Tell of the end of a process, if it is its.
+
+        Another thread may have told of it, and its descriptor have become another process's.
+        """
+        with self._lock:
+            process = self._processes.get(container_id, {}).get(name)
+            if process is None or not _has_ended(process, within_s):
+                return
+            self._events.unwatch(process.fileno())
+            del self._processes[container_id][name]
             change, oom_killed = Change.EXIT_PROCESS, False
-        else:
-            self._heed_oom(container_id)
-            change, oom_killed = Change.EXIT, container_id in self._had_oom
-        status = process.wait()
-        self._events.tell(Event(container_id, change, name, process.pid, status, oom_killed))
+            if name == INIT:
+                self._heed_oom(container_id)
+                change, oom_killed = Change.EXIT, container_id in self._had_oom
+            status = process.wait()
+            self._events.tell(Event(container_id, change, name, process.pid, status, oom_killed))
 
     def _heed_oom(self, container_id: str) -> None:
-        if not (oom := self._oom.get(container_id)):
-            return
-        for _ in range(oom.wait(0)):
-            self._had_oom.add(container_id)
-            self._events.tell(Event(container_id, Change.OOM))
-        if oom.ended:
-            self._events.unwatch(oom.fileno())
-            self._oom.pop(container_id).close()
+        with self._lock:
+            if not (oom := self._oom.get(container_id)):
+                return
+            for _ in range(oom.wait(0)):
+                self._had_oom.add(container_id)
+                self._events.tell(Event(container_id, Change.OOM))
+            if oom.ended:
+                self._events.unwatch(oom.fileno())
+                self._oom.pop(container_id).close()
 
     def _end(self, container: Container) -> None:
         """Kill what was started from here, and tell of each end."""
@@ -276,25 +308,35 @@ class Supervisor:
             process.signal(signal.SIGKILL)
         if kept and container.status() is Status.PAUSED:
             container.resume()  # cgroup v1: a frozen process ends only then
-        for name, process in kept.items():
-            with suppress(TimeoutError):  # whoever is to remove the container says why
-                process.wait(_END_WITHIN_S)
-                self._ended(container.id, name)
+        self._tell_ends(container.id)  # if one stays, who is to remove the container says why
 
     def _gone(self, container_id: str) -> None:
         """All in it has ended: tell of those ends that nobody has heard of, then of its own."""
+        with self._lock:  # before somebody asks whether there will be more
+            self._tell_ends(container_id)
+            self._events.tell(Event(container_id, Change.DELETE))
+            self._forget(container_id)
+
+    def _tell_ends(self, container_id: str) -> None:
         for name in reversed(list(self._processes.get(container_id, ()))):
-            self._ended(container_id, name)
-        self._events.tell(Event(container_id, Change.DELETE))
-        self._forget(container_id)
+            self._ended(container_id, name, _END_WITHIN_S)
 
     def _forget(self, container_id: str) -> None:
+        self._let_go(container_id)
         self._containers.pop(container_id, None)
-        self._had_oom.discard(container_id)
         self._made.pop(container_id, None)
-        if oom := self._oom.pop(container_id, None):
-            self._events.unwatch(oom.fileno())
-            oom.close()
-        for process in self._processes.pop(container_id, {}).values():
-            self._events.unwatch(process.fileno())
-            process.close()
+
+    def _let_go(self, container_id: str) -> None:
+        """Close what is held of it."""
+        with self._lock:
+            self._had_oom.discard(container_id)
+            if oom := self._oom.pop(container_id, None):
+                self._events.unwatch(oom.fileno())
+                oom.close()
+            for process in self._processes.pop(container_id, {}).values():
+                self._events.unwatch(process.fileno())
+                process.close()
+
+
+def _has_ended(process: ContainerProcess, within_s: float) -> bool:
+    return process.fileno() < 0 or pidfd.await_end(process.fileno(), within_s)

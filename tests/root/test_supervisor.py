@@ -4,6 +4,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runtime import (
     IO,
     Change,
     CheckpointOptions,
+    Container,
     ContainerError,
     Event,
     NoSuchProcess,
@@ -236,3 +238,54 @@ def test_delete_does_not_wait_for_those_that_this_process_has_to_reap(box: Box) 
         assert eventually(lambda: len(container.processes()) == 2)
         container.delete(force=True)
         assert process.wait(0) is None
+
+
+def test_verbs_and_a_thread_that_waits_for_events_do_not_get_in_each_others_way(
+    box: Box, supervisor: Supervisor
+) -> None:
+    for _ in range(10):
+        start(supervisor, box)
+        with ThreadPoolExecutor(1) as thread:
+            told = thread.submit(list, supervisor)
+            supervisor.exec(box.id, "sleep", shell(supervisor, box, "sleep 1000"))
+            supervisor.delete(box.id, force=True)
+            ends = [event[1:5] for event in told.result(30)][1:]
+        assert [(change, name, status) for change, name, _, status in ends] == [
+            (Change.EXIT_PROCESS, "sleep", 137),
+            (Change.EXIT, "init", 137),
+            (Change.DELETE, "init", None),
+        ]
+
+
+def test_one_that_cannot_be_made_anew_is_gone_and_one_cared_for_is_not_attached_to(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    with pytest.raises(ProcessExists):
+        supervisor.attach(box.id)
+    with pytest.raises(ProcessExists):
+        supervisor.exec(box.id, "init", shell(supervisor, box, "true"))
+    supervisor.process(box.id).signal(signal.SIGKILL)
+    changes(supervisor, Change.EXIT)
+    box.update(root={"path": "missing"})
+    with pytest.raises(ContainerError):
+        supervisor.restart(box.id)
+    assert [event.change for event in supervisor] == [Change.DELETE]
+
+
+def test_verbs_still_work_when_nobody_is_told_any_more(box: Box, supervisor: Supervisor) -> None:
+    start(supervisor, box)
+    supervisor.close()
+    with os.fdopen(os.eventfd(0, os.EFD_NONBLOCK)) as has_its_number_now:
+        supervisor.delete(box.id, force=True)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(has_its_number_now.fileno())
+
+
+def test_one_removed_by_somebody_else_is_made_again(box: Box, supervisor: Supervisor) -> None:
+    start(supervisor, box)
+    Container.load(box.root, box.id).delete(force=True)
+    supervisor.create(box.id, box.bundle.path)
+    told = [event.change for event in changes(supervisor, Change.CREATE)]
+    assert told == [Change.EXIT, Change.CREATE]
+    assert not select.select([supervisor], [], [], 0)[0]
