@@ -105,7 +105,7 @@ def mounts_to_dump(
         found += [
             ExternalMount(point, device["path"])
             for device in devices.plan(spec.linux.devices, spec.mounts)[0]
-            if (point := _point(root_fd, device["path"])) in mounted - known
+            if (point := _point(root_fd, device["path"], device)) in mounted - known
         ]
     return found
 
@@ -154,9 +154,7 @@ def _of_host(nodes: Iterable[DevicePlan]) -> Iterator[str]:
     """Those that are the same on this host: where mknod is refused, they are bound from it."""
     for node in nodes:
         with suppress(OSError):
-            status = os.stat(node["path"], follow_symlinks=False)
-            number = os.makedev(node["major"], node["minor"])
-            if (stat.S_IFMT(status.st_mode), status.st_rdev) == (stat.S_IFMT(node["mode"]), number):
+            if _is(node, os.stat(node["path"], follow_symlinks=False)):
                 yield node["path"]
 
 
@@ -211,16 +209,26 @@ def _masked_files(root_fd: int, spec: Spec) -> Iterator[str]:
                 os.close(fd)
 
 
-def _point(root_fd: int, destination: str) -> str | None:
-    """Where *destination* is, its symbolic links followed as when it was mounted."""
+def _point(root_fd: int, destination: str, device: DevicePlan | None = None) -> str | None:
+    """Where *destination* is, its symbolic links followed as when it was mounted.
+
+    None where it is no more, or is not that *device*.
+    """
     try:
         fd = open_in_root(root_fd, destination)
     except OSError:
         return None  # unmounted and gone
     try:
-        return path_in_root(root_fd, fd)
+        other = device is not None and not _is(device, os.fstat(fd))
+        return None if other else path_in_root(root_fd, fd)
     finally:
         os.close(fd)
+
+
+def _is(device: DevicePlan, status: os.stat_result) -> bool:
+    number = os.makedev(device["major"], device["minor"])
+    wanted = (stat.S_IFMT(device["mode"]), number)
+    return (stat.S_IFMT(status.st_mode), status.st_rdev) == wanted
 
 
 @contextmanager

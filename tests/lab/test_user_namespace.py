@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.moves import processes
+from tests.faults.moves import Move, processes
 from tests.lab.churning import NAME, churning
 from tests.lab.hosts import TwoHosts
 from tests.user_namespaces import SIZE, UIDS, give_user_namespace
@@ -39,3 +39,15 @@ def test_it_is_the_same_there_and_back_again(two_hosts: TwoHosts, mode: str) -> 
             assert maps.split() == ["0", str(UIDS), str(SIZE)]
             said = churn.host.run("migrator", "exec", NAME, "stat", "-c", "%u", "/churn.py").stdout
             assert said == "0\n"
+
+
+@pytest.mark.parametrize("party", ["destination's criu", "destination's agent"])
+def test_a_move_that_fails_leaves_it_where_it_was(two_hosts: TwoHosts, party: str) -> None:
+    with churning(two_hosts, "idling", prepare=give_user_namespace) as churn:
+        move = Move(two_hosts, "destination", "held", "--mode", "pre-copy", container=NAME)
+        move.wait_until_stopped()
+        assert move.kill(party)
+        move.go_on()
+        status, said = move.finish()
+        assert status, said
+        churn.checks()
