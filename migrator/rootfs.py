@@ -45,7 +45,9 @@ _FAR_ARGUMENT = re.compile(
     r"|from0|no-r|no-relative|ignore-times|sparse|stats|dirs|files-from=-)"
 )
 # rsync(1), EXIT VALUES
+_PARTIAL = 23
 _VANISHED = 24
+_GONE = re.compile(r"rsync: \[sender\] .*: No such file or directory \(2\)")
 _MEANINGS = {
     11: "a file could not be written at the destination: is its disk full?",
     12: "the connection to the destination broke",
@@ -81,13 +83,23 @@ def push(
     finally:
         for fd in fds:
             os.close(fd)
-    if status == _VANISHED and not frozen:
+    if not frozen and (status == _VANISHED or (status == _PARTIAL and only_vanished(output))):
         status = 0  # what came and went while it runs is looked at again
     if status != 0:
         why = _last_line(output) or _MEANINGS.get(status, f"exit status {status}")
         raise MigrationError(f"rsync of {rootfs} failed: {why}")
     sent = _SENT.search(output)
     return int(re.sub(r"\D", "", sent[1])) if sent else 0
+
+
+def only_vanished(output: str) -> bool:
+    """Whether what rsync complains of is only files that have gone while it looked at them.
+
+    One that goes between its listing and its attributes is an error to rsync (xattrs.c:
+    get_xattr_names), not a file that has vanished.
+    """
+    complaints = [line for line in output.splitlines() if line.startswith("rsync: ")]
+    return bool(complaints) and all(map(_GONE.fullmatch, complaints))
 
 
 def serve(stream: ssl.SSLSocket, rootfs: Path) -> None:
