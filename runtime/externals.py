@@ -56,6 +56,8 @@ class Source(NamedTuple):
     idmap: IdMaps | None = None
     #: a new one, of which the path is the source
     fstype: str = ""
+    #: what in it is shown, in which others may have put links since: none is followed
+    below: str = ""
 
 
 class ExternalMount(NamedTuple):
@@ -147,7 +149,7 @@ def _below(name: str, binds: Mapping[str, Bind]) -> Source | None:
         return None
     bind = binds[above]
     idmap = bind.idmap if bind.idmap_recursive else None
-    return Source(name, bind.source + name.removeprefix(above), idmap)
+    return Source(name, bind.source, idmap, below=name.removeprefix(above))
 
 
 def _of_host(nodes: Iterable[DevicePlan]) -> Iterator[str]:

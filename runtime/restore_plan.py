@@ -143,7 +143,7 @@ class RestorePlan:
 
     def _make_shelf(self) -> Shelf:
         own = self.spec.linux.user_namespace
-        sources = tuple(each for each in self._sources() if own or each.idmap)
+        sources = tuple(each for each in self._sources() if own or each.idmap or each.below)
         if not own:
             return Shelf(self.directory, private=True, tmpfs=self.record.tmpfs, sources=sources)
         return Shelf(
@@ -263,8 +263,11 @@ def _check_users(container_id: str, spec: Spec, options: RestoreOptions, record:
     By them the container's root is known here, and what he is given. And that pages can wait for
     a server: in a user namespace the kernel may deny it (userfaultfd(2), criu/uffd.c: uffd_open).
     """
-    if record.id_maps is not None and record.id_maps != mounts.own_idmap(spec.linux):
+    known = record.spec_sha256 or record.id_maps is not None  # else another runtime's images
+    if known and record.id_maps != mounts.own_idmap(spec.linux):
         why = "its user namespace was another: the config.json has other uidMappings or gidMappings"
+        if record.id_maps is None:
+            why = "it had no user namespace of its own: the config.json has one"
         raise RestoreFailed(container_id, why)
     if options.lazy_pages and spec.linux.user_namespace and not userfaultfd.is_for_everybody():
         why = "pages cannot wait in a user namespace: set vm.unprivileged_userfaultfd=1 (sysctl(8))"

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from criu_rpc import images
 from runtime import mount_namespace
-from runtime.constants import AT_FDCWD
 from runtime.errors import RestoreFailed
 from runtime.externals import Source
 from runtime.syscalls import move_mount, open_tree
@@ -97,6 +96,7 @@ class Shelf:
                 {
                     "name": name,
                     "source": each.path,
+                    "below": each.below,
                     "fstype": each.fstype,
                     "idmap": idmaps.index(each.idmap) if each.idmap else None,
                 }
@@ -131,14 +131,16 @@ def _readable(image: Path, stack: ExitStack) -> int:
     """A detached mount of *image*, which others may read; where they come to it here alone, it is
     made so (whoever dumped may have had a umask).
     """
-    fd = open_tree(AT_FDCWD, str(image))
+    image_fd = os.open(image, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    stack.callback(os.close, image_fd)
+    fd = open_tree(image_fd, "")
     stack.callback(os.close, fd)
     mode = os.fstat(fd).st_mode
     if not mode & stat.S_IROTH:
         if image.parent.stat().st_mode & stat.S_IXOTH:
             why = "root of its user namespace is nobody here: others have to be allowed to read it"
             raise PermissionError(errno.EACCES, why, str(image))
-        image.chmod(stat.S_IMODE(mode) | stat.S_IROTH)
+        os.fchmod(image_fd, stat.S_IMODE(mode) | stat.S_IROTH)
     return fd
 
 
@@ -151,8 +153,10 @@ def _put(trees: Mapping[str, int], place: Path) -> None:
     for name, tree_fd in trees.items():
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         file_fd = os.open(place / name, flags, 0o600)
-        move_mount(tree_fd, file_fd)
-        os.close(file_fd)
+        try:
+            move_mount(tree_fd, file_fd)
+        finally:
+            os.close(file_fd)
 
 
 def public_directory(container_id: str, kept: Iterable[Path]) -> Path:

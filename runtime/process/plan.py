@@ -265,6 +265,8 @@ class ShownPlan(TypedDict):
     #: in its directory
     name: str
     source: str
+    #: what in the source, "" for all of it
+    below: str
     #: "": what the source shows, else a new filesystem
     fstype: str
     #: which of ShelfPlan.idmaps it has

@@ -8,7 +8,7 @@ import os
 from runtime import rootfs
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_IDMAP, MS_PRIVATE
 from runtime.process.entering import namespace_with
-from runtime.resolve import is_directory
+from runtime.resolve import is_directory, open_in_root
 from runtime.syscalls import mount_setattr, move_mount, open_tree
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ def _clone(shown: ShownPlan, idmaps: list[int]) -> int:
     source = shown["source"]
     if shown["fstype"]:
         return rootfs.new_filesystem(shown["fstype"], source, {}, 0)
-    tree_fd = open_tree(AT_FDCWD, source)
+    tree_fd = _below(source, shown["below"]) if shown["below"] else open_tree(AT_FDCWD, source)
     if shown["idmap"] is None:
         return tree_fd
     try:
@@ -66,6 +66,21 @@ def _clone(shown: ShownPlan, idmaps: list[int]) -> int:
         if exc.errno == errno.EINVAL:
             exc.strerror = "its filesystem has no idmapped mounts on this kernel"
         raise
+    return tree_fd
+
+
+def _below(source: str, path: str) -> int:
+    """What lies there in *source*, where the container and others may put links to anywhere."""
+    source_fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found_fd = open_in_root(source_fd, path, symlinks=False)
+    except OSError as exc:
+        exc.filename = source + path
+        raise
+    finally:
+        os.close(source_fd)
+    tree_fd = open_tree(found_fd, "")
+    os.close(found_fd)
     return tree_fd
 
 

@@ -86,6 +86,23 @@ def test_the_mounts_below_are_mapped_again_where_they_were(migratory: Migratory)
         subprocess.run(["umount", source / "below"], check=True)
 
 
+@pytest.mark.parametrize("options", [("rbind",), ("rbind", "ridmap")])
+def test_a_mount_below_is_no_way_out_of_the_source(
+    migratory: Migratory, room: Path, options: tuple[str, ...]
+) -> None:
+    maps = {"uidMappings": [ids(0, 0, 2000)], "gidMappings": [ids(0, 0, 2000)]}
+    source = shared(migratory, *options, **(maps if "ridmap" in options else {}))
+    subprocess.run(["mount", "-t", "tmpfs", migratory.box.id, source / "below"], check=True)
+    try:
+        migratory.start().checkpoint()
+    finally:
+        subprocess.run(["umount", source / "below"], check=True)
+    (source / "below").rmdir()
+    (source / "below").symlink_to(room)  # others write there too
+    with pytest.raises((RestoreFailed, SetupFailed), match=r"shared/below.*symbolic links"):
+        migratory.restore()
+
+
 def test_an_open_file_is_open_again(migratory: Migratory) -> None:
     maps = {"uidMappings": [ids(0, 0, 2000)], "gidMappings": [ids(0, 0, 2000)]}
     source = shared(migratory, **maps)

@@ -158,6 +158,13 @@ def test_other_users_are_refused(user: Migratory) -> None:
         user.restore()
 
 
+def test_one_that_had_none_gets_none(migratory: Migratory) -> None:
+    migratory.start().checkpoint()
+    give_user_namespace(migratory.box.bundle)
+    with pytest.raises(RestoreFailed, match="had no user namespace"):
+        migratory.restore()
+
+
 @pytest.mark.needs_restricted_userfaultfd
 def test_pages_wait_only_where_the_kernel_lets_them(user: Migratory) -> None:
     user.start().checkpoint()

@@ -196,9 +196,9 @@ def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:
         Source("/one", "/srv/one"),
         Source("/ids", "/srv/ids", maps),
         Source("/all", "/srv/all", maps),
-        Source("/data/in", "/srv/data/in"),
-        Source("/ids/in", "/srv/ids/in"),
-        Source("/all/in", "/srv/all/in", maps),
+        Source("/data/in", "/srv/data", below="/in"),
+        Source("/ids/in", "/srv/ids", below="/in"),
+        Source("/all/in", "/srv/all", maps, below="/in"),
         Source(NULL, NULL),
     ]
     assert Source("/dev/zero", "/dev/zero") in found[8:]
