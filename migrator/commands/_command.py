@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,31 +35,42 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read *args* as click does, after giving each long option its two dashes."""
-        return super().parse_args(ctx, list(self._two_dashes(ctx, args)))
+        return super().parse_args(ctx, self._two_dashes(ctx, args))
 
-    def _two_dashes(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+    def _two_dashes(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = {
             name: parameter
             for parameter in self.get_params(ctx)
             if isinstance(parameter, click.Option)
             for name in (*parameter.opts, *parameter.secondary_opts)
         }
+        words: list[str | None] = []
+        switched: dict[str | None, list[int]] = {}  # where among them each flag is
         rest = iter(args)
         for arg in rest:
             name, equals, value = arg.partition("=")
             if not name.startswith("--") and len(name) > 2 and f"-{name}" in options:
                 name, arg = f"-{name}", f"-{arg}"
             option = options.get(name)
-            if option and option.is_flag and value in SWITCHED:
-                if SWITCHED[value]:
-                    yield name
+            if option and option.is_flag and (not equals or value in SWITCHED):
+                places = switched.setdefault(option.name, [])
+                if SWITCHED.get(value, True):
+                    places.append(len(words))
+                    words.append(name)
+                else:  # whatever was said before
+                    for place in places:
+                        words[place] = None
+                    words += option.secondary_opts[:1]
                 continue
-            yield arg
+            if option and equals and not name.startswith("--"):
+                words += [name, value]
+                continue
+            words.append(arg)
             if arg == "--" or (not arg.startswith("-") and not ctx.allow_interspersed_args):
                 break
             if option and not (option.is_flag or option.count or equals):
-                yield from (word for word in [next(rest, None)] if word is not None)
-        yield from rest
+                words.append(next(rest, None))
+        return [word for word in (*words, *rest) if word is not None]
 
 
 class Group(Command, click.Group):

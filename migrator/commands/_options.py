@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import click
 
-#: What a flag may be given as a value, as Go programs take it: `--detach=false`.
-SWITCHED = {"true": True, "1": True, "false": False, "0": False}
+#: What a flag may be given as a value: `--detach=false`, as Go programs take it (ParseBool).
+SWITCHED = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "false", "FALSE", "False"), False
+)
 
 
 class Kind:
@@ -216,21 +218,31 @@ def _split(
             found[off[name].name] = [False]
             continue
         option = on.get(name)
-        if option is None or option.refused or (equals and not name.startswith("--")):
+        if option is None or option.refused:
             raise Misunderstood
-        found.setdefault(option.name, []).extend(_given(option, equals, text, rest))
+        if option.flag and equals:
+            found[option.name] = _switched(option, text)
+        else:
+            found.setdefault(option.name, []).append(_given(option, equals, text, rest))
     return found, others
 
 
-def _given(option: Option, equals: str, text: str, rest: Iterator[str]) -> list[Any]:
+def _switched(option: Option, text: str) -> list[Any]:
+    """What a flag is, whatever was said before."""
+    if text not in SWITCHED:
+        raise Misunderstood
+    if SWITCHED[text]:
+        return [option.value]
+    return [False] if option.off_names else []
+
+
+def _given(option: Option, equals: str, text: str, rest: Iterator[str]) -> Any:
     if option.flag:
-        if equals and text not in SWITCHED:
-            raise Misunderstood
-        return [option.value] if not equals or SWITCHED[text] else []
+        return option.value
     value = text if equals else next(rest, None)
     if value is None:
         raise Misunderstood
-    return [_converted(option.kind, value)]
+    return _converted(option.kind, value)
 
 
 def _converted(kind: Kind, text: str) -> Any:
@@ -248,7 +260,7 @@ def _value(option: Option, found: list[Any] | None) -> Any:
     if option.required:
         raise Misunderstood
     default = option.default
-    return option.kind.convert(default) if isinstance(default, str) else default
+    return _converted(option.kind, default) if isinstance(default, str) else default
 
 
 def _taken(argument: Argument, words: list[str]) -> tuple[Any, list[str]]:
@@ -258,4 +270,4 @@ def _taken(argument: Argument, words: list[str]) -> tuple[Any, list[str]]:
         return _converted(argument.kind, words[0]), words[1:]
     if argument.default is None:
         raise Misunderstood
-    return argument.kind.convert(argument.default), []
+    return _converted(argument.kind, argument.default), []

@@ -255,7 +255,11 @@ def given(*words: str, passes_arguments: bool = False) -> dict[str, Any]:
         (["-b/b", "x", "-detach"], {"bundle": "/b", "detach": True, "rest": ("x",)}),
         (["-eA=1", "-e", "B=2"], {"env": ("A=1", "B=2")}),
         (["-quiet=true"], {"quiet": True}),
-        (["--quiet", "--quiet=false"], {"quiet": True}),
+        (["--quiet", "--quiet=false"], {}),
+        (["-q", "-q=F", "-quiet=T"], {"quiet": True}),
+        (["-b", "--quiet", "--quiet", "--quiet=0", "x"], {"bundle": "--quiet", "rest": ("x",)}),
+        (["--detach", "--detach=false"], {}),
+        (["-b=/b", "-e=A=1"], {"bundle": "/b", "env": ("A=1",)}),
         (["--detach", "--attach"], {}),
         (["-q", "--detach"], {"quiet": True, "detach": True}),
         (["-b", "--quiet=true"], {"bundle": "--quiet=true"}),
@@ -281,7 +285,7 @@ def test_the_arguments_of_another_program_are_left_as_they_are() -> None:
     "words",
     [
         *(["--bogus"], ["-qx"], ["-b"], ["--level", "x"], ["--level=0"], ["--format", "xml"]),
-        *(["--quiet=maybe"], ["--attach=true"], ["--help"], ["-b=/b"], ["--no-pivot"]),
+        *(["--quiet=maybe"], ["--attach=true"], ["--help"], ["--no-pivot"]),
         *(["--bundl", "/b"],),
     ],
 )
@@ -289,6 +293,23 @@ def test_what_is_wrong_or_unusual_is_left_to_click(words: list[str]) -> None:
     refused = Option("--no-pivot", flag=True, refused="is not supported yet")
     with pytest.raises(Misunderstood):
         read((REST, BUNDLE, DETACH, QUIET, ENV, LEVEL, FORM, refused), words)
+
+
+def test_what_is_switched_off_is_not_as_if_nothing_was_said() -> None:
+    for words, expected in (([], None), (["--detach=false"], False), (["--attach"], False)):
+        assert read((DETACH,), words)[0] == by_click((DETACH,), words) == {"detach": expected}
+
+
+def test_a_default_that_cannot_be_is_no_fault_of_ours(
+    root: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "checkpoint").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run("--root", root, "checkpoint", "none") == 1
+    assert "checkpoint' is a file" in capsys.readouterr().err
 
 
 def test_arguments_that_are_missing_or_too_many_are_left_to_click() -> None:
