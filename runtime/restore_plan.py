@@ -161,8 +161,9 @@ class RestorePlan:
 
     def _needed(self) -> list[Path]:
         """What CRIU, or what starts it, opens by its path, wherever it is."""
-        criu = find_criu(self.options.criu)
-        return [criu, self.state.rootfs, self.directory, *self.namespaces.values()]
+        criu, config = find_criu(self.options.criu), criu_config(self.state.annotations)
+        needed = [criu, self.state.rootfs, self.directory, *self.namespaces.values()]
+        return [*needed, config] if config else needed
 
     def _uses_tmp(self) -> bool:
         """Whether one of these lies below /tmp."""

@@ -158,6 +158,20 @@ def test_other_users_are_refused(user: Migratory) -> None:
         user.restore()
 
 
+def test_criu_finds_its_configuration_wherever_that_is(user: Migratory) -> None:
+    """It passes over one that is not there."""
+    config = Path("/mnt", f"{user.box.id}.conf")
+    config.write_text("log-file other.log\n")
+    try:
+        user.box.update(annotations={"org.criu.config": str(config)})
+        user.start().checkpoint()
+        (user.images / "other.log").unlink()
+        user.restore()
+        assert (user.images / "other.log").exists()
+    finally:
+        config.unlink()
+
+
 def test_one_that_had_none_gets_none(migratory: Migratory) -> None:
     migratory.start().checkpoint()
     give_user_namespace(migratory.box.bundle)
