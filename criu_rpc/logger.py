@@ -8,6 +8,7 @@ that whoever embeds a package configures logging as for any other library.
 from __future__ import annotations
 
 import sys
+from _thread import RLock  # threading is not here yet either
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import logging
 
 _configure: Callable[[], None] | None = None
+# Held while it is carried out: what other threads have to say comes after it.
+_configuring = RLock()
 
 
 def configure_with(configure: Callable[[], None]) -> None:
@@ -27,9 +30,10 @@ def configure_with(configure: Callable[[], None]) -> None:
 
 def _run_configure() -> None:
     global _configure
-    if _configure:
-        configure, _configure = _configure, None
-        configure()
+    with _configuring:
+        if _configure:
+            configure, _configure = _configure, None
+            configure()
 
 
 class Logger:

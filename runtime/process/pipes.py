@@ -18,17 +18,18 @@ class IO:
     """
 
     def __init__(self) -> None:
-        with ExitStack() as stack:
-            ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
-            theirs = (ends[0][0], ends[1][1], ends[2][1])
-            self.stdio = Stdio(*theirs)
-            self.stdin: BinaryIO = stack.enter_context(os.fdopen(ends[0][1], "wb", buffering=0))
-            self.stdout: BinaryIO = stack.enter_context(os.fdopen(ends[1][0], "rb"))
-            self.stderr: BinaryIO = stack.enter_context(os.fdopen(ends[2][0], "rb"))
-            self._theirs = ExitStack()
-            for fd in theirs:
-                self._theirs.callback(os.close, fd)
-            self._ours = stack.pop_all()
+        with ExitStack() as ours, ExitStack() as theirs:
+            stdin_fd, fd = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, stdin_fd)
+            self.stdin: BinaryIO = ours.enter_context(os.fdopen(fd, "wb", buffering=0))
+            fd, stdout_fd = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, stdout_fd)
+            self.stdout: BinaryIO = ours.enter_context(os.fdopen(fd, "rb"))
+            fd, stderr_fd = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, stderr_fd)
+            self.stderr: BinaryIO = ours.enter_context(os.fdopen(fd, "rb"))
+            self.stdio = Stdio(stdin_fd, stdout_fd, stderr_fd)
+            self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
 
     def __enter__(self) -> Self:
         return self

@@ -103,3 +103,18 @@ def test_a_log_file_gets_its_first_step_whenever_that_comes(tmp_path: Path) -> N
     program = QUIET + configured + there + SAYS.format("info")
     subprocess.run([sys.executable, "-c", program], check=True)
     assert 'level=info msg="a word"' in (tmp_path / "log").read_text()
+
+
+def test_what_two_threads_say_first_is_logged_as_configured() -> None:
+    program = QUIET + (
+        "import time; from threading import Thread; from criu_rpc.logger import configure_with; "
+        "log.configure(form='json'); from criu_rpc import logger as module; "
+        "configure = module._configure; "
+        "configure_with(lambda: (time.sleep(0.3), configure())); "
+        "threads = [Thread(target=Logger('runtime.x').warning, args=('here',)) for _ in range(2)]; "
+        "[each.start() for each in threads]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count('{"level":"warning","msg":"here"') == 2

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,22 @@ def test_pipes_end_when_the_other_side_does() -> None:
         assert os.read(io.stdio.stdin, 10) == b"heard"
         io.hand_over()
         assert (io.stdout.read(), io.stderr.read()) == (b"said", b"")
+
+
+def test_pipes_for_which_there_are_no_descriptors_leave_none() -> None:
+    program = (
+        "import os, resource\n"
+        "from runtime import IO\n"
+        "with IO():\n"
+        "    pass  # all that this imports has been\n"
+        "before = sorted(os.listdir('/proc/self/fd'))\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (7, most))\n"
+        "try:\n"
+        "    IO()\n"
+        "except OSError:\n"
+        "    assert sorted(os.listdir('/proc/self/fd')) == before\n"
+        "    print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
