@@ -16,6 +16,7 @@ from runtime.syscalls import fstatfs_type
 
 _MAGIC = 0x19800202  # ipc/mqueue.c
 _TYPE = "mqueue"
+_BINDS = {"bind", "rbind"}
 
 
 def give_to_root(spec: Spec, pid: int) -> None:
@@ -24,7 +25,7 @@ def give_to_root(spec: Spec, pid: int) -> None:
     Raises OSError.
     """
     owner = (_outside(spec.linux.uid_mappings), _outside(spec.linux.gid_mappings))
-    points = [mount.destination for mount in spec.mounts if mount.type == _TYPE]
+    points = own(spec)
     if not points:
         return
     root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -34,6 +35,15 @@ def give_to_root(spec: Spec, pid: int) -> None:
                 _give(open_in_root(root_fd, point), *owner)
     finally:
         os.close(root_fd)
+
+
+def own(spec: Spec) -> list[str]:
+    """Where its own is mounted: what is bound there instead is the host's, and stays that."""
+    return [
+        mount.destination
+        for mount in spec.mounts
+        if mount.type == _TYPE and not _BINDS & set(mount.options)
+    ]
 
 
 def _give(fd: int, uid: int, gid: int) -> None:

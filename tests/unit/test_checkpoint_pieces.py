@@ -16,14 +16,14 @@ from criu_rpc import BadImages
 from criu_rpc.images import check
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, PagemapEntry, write_pagemap
 from criu_rpc.pages import check_pages
-from runtime import Network, Networks, RestoreFailed, mountinfo, records
+from runtime import Network, Networks, RestoreFailed, message_queues, mountinfo, records
 from runtime.descriptors import Descriptor, Kind, inherited
 from runtime.externals import NULL, Bind, ExternalMount, Source, mounts_to_restore, submounts
 from runtime.mountinfo import MountInfo
 from runtime.network import netlink
 from runtime.records import Dumped, Record, spec_digest
 from runtime.restore import RestoreOptions
-from runtime.spec_model import Process, Root, Spec
+from runtime.spec_model import Mount, Process, Root, Spec
 from runtime.tmpfs import Tmpfs
 
 INSIDE = Descriptor(Kind.INSIDE, "/dev/null")
@@ -202,6 +202,13 @@ def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:
         Source(NULL, NULL),
     ]
     assert Source("/dev/zero", "/dev/zero") in found[8:]
+
+
+def test_message_queues_of_the_host_stay_the_hosts() -> None:
+    spec = Spec("1.2.0", Root("rootfs"), Process(("sh",), "/"))
+    mine = Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid",))
+    bound = Mount("/host", "mqueue", "/dev/mqueue", ("rbind", "ro"))
+    assert message_queues.own(spec._replace(mounts=(mine, bound))) == ["/dev/mqueue"]
 
 
 def test_an_image_directory_is_looked_at_before_criu_gets_it(tmp_path: Path) -> None:
