@@ -9,6 +9,8 @@ pytest = .venv/bin/python -m pytest
 parallel = -n 3 --dist worksteal
 # What another kernel must have, or the tests fail: it is why they run there.
 vm_provides = cgroup_v2 systemd apparmor soft_dirty
+# Where such tests are: to import all others takes it a minute or more.
+vm_files = $(shell grep -lE "mark\.(vm|needs_($(subst $() ,|,$(vm_provides))))\b" tests/root/test_*.py)
 levels = $(wildcard tests/unit tests/root tests/clients tests/lab tests/faults)
 
 help:  ## list the targets
@@ -33,7 +35,7 @@ test-vm:  ## run those that want cgroup v2, systemd, AppArmor or soft-dirty, und
 # A machine each, beside one another: one of them has one processor, see tools/vm.
 test-vm-%:
 	@tools/vm env CI_STRICT=1 CI_REQUIRES="$(vm_provides)" $(pytest) -v -p no:cacheprovider --durations 10 \
-		-m "(vm $(vm_provides:%=or needs_%)) and not needs_cgroup_v1" --part $*/2 tests/root
+		-m "(vm $(vm_provides:%=or needs_%)) and not needs_cgroup_v1" --part $*/2 $(vm_files)
 
 bench:  ## measure small migrations in each mode beside scripts of runc and ssh; minutes
 	@tools/setup --bench
