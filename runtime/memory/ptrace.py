@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from ctypes import c_int, c_long, c_size_t, c_uint64, c_void_p
+from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.memory.registers import NT_ARM_SYSTEM_CALL, NT_PRSTATUS, Machine, Registers
@@ -59,7 +60,7 @@ class _Iovec(ctypes.Structure):
 
 
 def in_a_thread(work: Callable[[], T]) -> T:
-    """Run *work* in a thread that ends with it; what it raises is raised here."""
+    """Run *work* in a thread that has ended afterwards; what it raises is raised here."""
     results: list[T] = []
     failures: list[BaseException] = []
 
@@ -72,6 +73,10 @@ def in_a_thread(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, name="tracer")
     thread.start()
     thread.join()
+    # Python has done with it, the kernel may not have: only that detaches (exit_ptrace()), and who
+    # attaches again at once would find the process traced by us.
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        time.sleep(_PAUSE_S)
     if failures:
         raise failures[0]
     return results[0]

