@@ -13,8 +13,11 @@ from migrator.lab.host import Host
 from migrator.lab.lab import Lab
 from tests import bundles
 from tests.lab import inventory
+from tests.waiting import eventually
 
 Snapshot = dict[str, list[str]]
+
+SETTLED_WITHIN_S = 10
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,22 @@ def snapshot(host: Host) -> Snapshot:
 
 @contextmanager
 def nothing_left_behind(*hosts: Host) -> Iterator[None]:
-    """Fail the test when anything on *hosts* is not afterwards as it was before."""
+    """Fail the test when anything on *hosts* is not afterwards as it was before.
+
+    A far agent ends by itself when its connection has ended, which may take a moment.
+    """
     before = [snapshot(host) for host in hosts]
     yield
     for host, was in zip(hosts, before, strict=True):
-        if changed := differences(was, snapshot(host)):
+        found = [was]
+        if not eventually(lambda: _is(was, found, host), SETTLED_WITHIN_S):  # noqa: B023 - called here
+            changed = differences(was, found[-1])
             pytest.fail("\n".join([f"left behind on {host.name}:", *changed]), pytrace=False)
+
+
+def _is(was: Snapshot, found: list[Snapshot], host: Host) -> bool:
+    found.append(snapshot(host))
+    return found[-1] == was
 
 
 def differences(before: Snapshot, after: Snapshot) -> Sequence[str]:

@@ -233,13 +233,13 @@ def test_the_bandwidth_is_what_was_asked_for(two_hosts: TwoHosts) -> None:
     source, destination = two_hosts.source, two_hosts.destination
     two_hosts.lab.shape("80mbit")
     try:
-        there = throughput(source, destination, 5 * MIB)
-        back = throughput(destination, source, 5 * MIB)
-        to_client = throughput(source, two_hosts.client, 5 * MIB)
+        ways = (source, destination), (destination, source), (source, two_hosts.client)
+        found = [max(throughput(*way, 5 * MIB) for _ in range(3)) for way in ways]
     finally:
         two_hosts.lab.shape("off")
-    assert [7e6 < found < 10.5e6 for found in (there, back, to_client)] == [True] * 3
-    assert throughput(source, destination, 64 * MIB) > 50e6
+    # The best of each: what else runs on this machine takes its part of the others.
+    assert [7e6 < each < 10.5e6 for each in found] == [True] * 3, found
+    assert max(throughput(source, destination, 64 * MIB) for _ in range(3)) > 50e6
 
 
 def test_the_client_reaches_an_address_that_moves_between_the_bridges(

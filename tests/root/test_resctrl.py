@@ -6,7 +6,6 @@ a write, and what a process forks is where it is.
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +67,7 @@ def test_one_that_has_ended_is_told_with_the_file(at: Path) -> None:
 def test_a_further_process_is_in_the_groups_of_its_container(box: Box, at: Path) -> None:
     container, pid_file = box.start(), box.bundle.path / "pid"
     groups = gold(at, container.id)
-    replace(container.state, rdt_joined=groups.joined).save(container.dir)
+    container.state._replace(rdt_joined=groups.joined).save(container.dir)
     container.exec(container.spec.process, detach=True, pid_file=pid_file)
     assert members(groups.joined[-1]) == [int(pid_file.read_text())]
 
