@@ -25,7 +25,7 @@ from criu_rpc import (
     first_of,
 )
 from criu_rpc.logger import Logger
-from runtime import descriptors, externals, mountinfo, processes, tmpfs
+from runtime import descriptors, externals, mountinfo, processes, propagation, tmpfs
 from runtime.checkpoint_options import CheckpointOptions
 from runtime.constants import CLONE_NEWNET
 from runtime.container import Container
@@ -91,6 +91,9 @@ class Checkpoint:
         )
         points = externals.mounts_to_dump(container.spec, binds, container.state.init_pid, table)
         below = externals.submounts(points, binds, table)
+        apart = externals.shown_apart(container.spec, binds, points, below)
+        for why in propagation.objections(table, apart):
+            raise CheckpointFailed(container.id, why)
         moved = _tmpfs(container, options, table, [*points, *below])
         #: what a restore is told; positions in files are only known when the container stands still
         self.record = replace(

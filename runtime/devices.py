@@ -9,9 +9,9 @@ import errno
 import os
 import stat
 
-from runtime.constants import AT_FDCWD
+from runtime.constants import AT_FDCWD, MS_PRIVATE
 from runtime.resolve import make_file, open_parent
-from runtime.syscalls import move_mount, open_tree
+from runtime.syscalls import mount_setattr, move_mount, open_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,13 +104,18 @@ def make_nodes(root_fd: int, devices: list[DevicePlan]) -> None:
 
 
 def _bind_host_node(root_fd: int, device: DevicePlan) -> None:
-    """Where a device cgroup around us or a user namespace forbids mknod."""
+    """Where a device cgroup around us or a user namespace forbids mknod.
+
+    Private, as a bind mount is that asks for nothing else: what the host mounts over its own node
+    is none of the container's, and CRIU need not make it a slave of the host's /dev again.
+    """
     path = device["path"]
     node_fd = open_tree(AT_FDCWD, path)
     status = os.fstat(node_fd)
     wanted = (stat.S_IFMT(device["mode"]), os.makedev(device["major"], device["minor"]))
     if (stat.S_IFMT(status.st_mode), status.st_rdev) != wanted:
         raise OSError(errno.ENODEV, "the host has another file there, and it cannot be made", path)
+    mount_setattr(node_fd, propagation=MS_PRIVATE)
     target_fd = make_file(root_fd, path)
     move_mount(node_fd, target_fd)
     os.close(target_fd)

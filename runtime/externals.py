@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from criu_rpc.options import JoinNamespace
-from runtime import devices, mounts, namespaces
+from runtime import devices, mounts, namespaces, propagation
 from runtime.errors import SetupFailed
 from runtime.mountinfo import MountInfo
 from runtime.resolve import is_null, open_in_root, path_in_root
@@ -46,6 +46,8 @@ class Bind(NamedTuple):
     idmap_recursive: bool = False
     #: none of a path, but a new filesystem of that type
     fstype: str = ""
+    #: what is mounted on the source later comes along
+    receives: bool = False
 
 
 class Source(NamedTuple):
@@ -85,6 +87,7 @@ def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bin
             idmaps[mount["idmap"]],
             mount["idmap_recursive"],
             "" if mount["fstype"] == mounts.BIND else mount["fstype"],
+            propagation.receives(mount),
         )
         for mount in table.mounts
         if mount["fstype"] == mounts.BIND or (own and mount["fstype"] in mounts.CGROUP_TYPES)
@@ -115,17 +118,28 @@ def mounts_to_dump(
 def submounts(
     external: Iterable[ExternalMount], all_binds: Iterable[Bind], table: Iterable[MountInfo]
 ) -> list[ExternalMount]:
-    """What lies mounted below recursive bind mounts: it came along and is as external as they."""
+    """What lies mounted below bind mounts: it came along, or later, and is as external as they."""
     external = list(external)
     known = {mount.point for mount in external}
-    recursive = {bind.destination for bind in all_binds if bind.recursive}
+    spread = {bind.destination for bind in all_binds if bind.recursive or bind.receives}
     return [
         ExternalMount(info.point, above.name + info.point.removeprefix(above.point))
         for above in external
-        if above.name in recursive
+        if above.name in spread
         for info in table
         if info.point.startswith(f"{above.point}/") and info.point not in known
     ]
+
+
+def shown_apart(
+    spec: Spec,
+    all_binds: Iterable[Bind],
+    external: Iterable[ExternalMount],
+    below: Iterable[ExternalMount],
+) -> set[str]:
+    """Where those are that a restore shows to CRIU as mounts of their own (runtime/shelf.py)."""
+    mapped = {bind.destination for bind in all_binds if bind.idmap or spec.linux.user_namespace}
+    return {each.point for each in external if each.name in mapped} | {each.point for each in below}
 
 
 def mounts_to_restore(

@@ -11,9 +11,9 @@ from criu_rpc import ManageCgroups, VethPair, find_criu, images
 from criu_rpc import RestoreOptions as CriuOptions
 from criu_rpc.logger import Logger
 from criu_rpc.pages import check_pages
-from runtime import externals, lsm, mounts, records, rlimits, scheduling
+from runtime import externals, lsm, mounts, propagation, records, rlimits, scheduling
 from runtime.assemble import first_state
-from runtime.constants import CLONE_NEWNET
+from runtime.constants import CLONE_NEWNET, MS_SLAVE
 from runtime.criu_config import criu_config
 from runtime.errors import RestoreFailed
 from runtime.incremental_chain import check_links
@@ -116,17 +116,19 @@ class RestorePlan:
         """What the launcher is told: see runtime/process/plan.py, RestorePlan."""
         table = mounts.of_spec(self.spec, self.state.bundle, self.state.cgroup_paths)
         namespace = self.spec.linux.namespace("cgroup")
+        root_receives = propagation.root_receives(self.spec.linux)
         return {
             "rootfs": {
                 "path": str(self.state.rootfs),
                 "own_mounts": True,
-                "propagation": 0,
+                "propagation": MS_SLAVE if root_receives else 0,
                 # only their mount points are made
                 "mounts": [{**mount, "idmap": None, "copy_up": False} for mount in table.mounts],
             },
             "cgroup_namespace": namespace is not None and not namespace.path,
             "private_tmp": not self._uses_tmp(),
             "shelf": self.shelf.plan(),
+            "receives": root_receives or any(map(propagation.receives, table.mounts)),
             "claim": self._claim() if self.spec.linux.user_namespace else None,
             "labels": lsm.plan_of_restored(
                 self.spec.process, self.spec.linux, keyring=self.state.keyring

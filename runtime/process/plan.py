@@ -295,6 +295,8 @@ class RestorePlan(TypedDict):
     #: nothing that criu is to find lies below /tmp
     private_tmp: bool
     shelf: ShelfPlan
+    #: some mount of the container receives what is mounted on the host
+    receives: bool
     #: None without a user namespace: CRIU sets it then
     claim: ClaimPlan | None
     #: of which the keyring counts: CRIU restores the rest

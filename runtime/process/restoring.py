@@ -1,7 +1,8 @@
 """Prepare the place that criu restores a container in, and become criu: a fresh interpreter's work.
 
 In a mount namespace of its own, so that no mount is left behind whoever is killed: the rootfs as a
-mount of its own, as CRIU wants it (criu(8) --root), its mount points made. In the container's
+mount of its own, as CRIU wants it (criu(8) --root), its mount points made. All mounts in it are
+slaves of the host's, so that CRIU can make those of the container that again. In the container's
 cgroups, cgroup namespace and session keyring, with the I/O priority, memory policy and personality
 of its spec: what is restored inherits them, and CRIU knows nothing of them. mount_namespaces(7),
 session-keyring(7), ioprio_set(2), set_mempolicy(2), personality(2).
@@ -12,7 +13,14 @@ from __future__ import annotations
 import os
 
 from runtime import rootfs
-from runtime.constants import AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWNS, MS_PRIVATE, PR_SET_DUMPABLE
+from runtime.constants import (
+    AT_FDCWD,
+    CLONE_NEWCGROUP,
+    CLONE_NEWNS,
+    MS_SHARED,
+    MS_SLAVE,
+    PR_SET_DUMPABLE,
+)
 from runtime.process import entering, labels, scheduled, shelving
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
@@ -35,7 +43,7 @@ def main(fd: int, command: list[str]) -> None:
         plan: RestorePlan = channel.receive_plan()
         with step("making a mount namespace"):
             unshare(CLONE_NEWNS | (CLONE_NEWCGROUP if plan["cgroup_namespace"] else 0))
-            mount_setattr(AT_FDCWD, "/", propagation=MS_PRIVATE, recursive=True)
+            mount_setattr(AT_FDCWD, "/", propagation=MS_SLAVE, recursive=True)
         _make_mount_points(plan, channel, step)
         with step("mounting the rootfs"):
             sources = Sources(plan["rootfs"], {})
@@ -48,6 +56,9 @@ def main(fd: int, command: list[str]) -> None:
                 shelving.mount_tmpfs("/tmp", {})
         with step("mounting what criu is given"):
             shelf.mount()
+            if plan["receives"]:
+                # where the host's are private there is a peer group too, for as long as criu lives
+                mount_setattr(AT_FDCWD, "/", propagation=MS_SHARED, recursive=True)
         with step("joining the session keyring"):
             proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             labels.join_keyring(plan["labels"], proc_fd=proc_fd, new=True)

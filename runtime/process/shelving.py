@@ -6,7 +6,7 @@ import errno
 import os
 
 from runtime import rootfs
-from runtime.constants import AT_FDCWD, MOUNT_ATTR_IDMAP, MS_PRIVATE
+from runtime.constants import AT_FDCWD, MOUNT_ATTR_IDMAP
 from runtime.process.entering import namespace_with
 from runtime.resolve import is_directory, open_in_root
 from runtime.syscalls import mount_setattr, move_mount, open_tree
@@ -85,7 +85,6 @@ def _below(source: str, path: str) -> int:
 
 
 def _attach(tree_fd: int, path: str) -> None:
-    mount_setattr(tree_fd, propagation=MS_PRIVATE)
     if is_directory(tree_fd):
         os.mkdir(path, 0o700)
     else:
