@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -183,9 +184,14 @@ CALLS = {
 
 
 def test_a_tracer_thread_has_let_go_when_its_work_is_done() -> None:
+    def seize() -> int:
+        Thread.seize(process.pid)
+        return threading.get_native_id()
+
     with target() as process:
         for _ in range(50):
-            in_a_thread(lambda: Thread.seize(process.pid))
+            tracer = in_a_thread(seize)
+            assert not Path(f"/proc/self/task/{tracer}").exists()
             assert tracer_of(process.pid) == 0
 
 
