@@ -97,7 +97,9 @@ class Checkpoint:
         moved = _tmpfs(container, options, table, [*points, *below])
         #: what a restore is told; positions in files are only known when the container stands still
         self.record = replace(
-            _record(container, options, table, [mount.name for mount in below]), tmpfs=moved
+            _record(container, options, table, [mount.name for mount in below]),
+            tmpfs=moved,
+            peers=propagation.peers([*points, *below], table, mountinfo.of_thread()),
         )
         self._network = departing(container) if _takes_network(options) else None
         if self._network is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,6 +48,8 @@ class Bind(NamedTuple):
     fstype: str = ""
     #: what is mounted on the source later comes along
     receives: bool = False
+    #: what is mounted on it shows up on the source
+    shares: bool = False
 
 
 class Source(NamedTuple):
@@ -88,6 +90,7 @@ def binds(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> list[Bin
             mount["idmap_recursive"],
             "" if mount["fstype"] == mounts.BIND else mount["fstype"],
             propagation.receives(mount),
+            propagation.shares(mount),
         )
         for mount in table.mounts
         if mount["fstype"] == mounts.BIND or (own and mount["fstype"] in mounts.CGROUP_TYPES)
@@ -155,6 +158,18 @@ def mounts_to_restore(
     nodes = devices.plan(spec.linux.devices, spec.mounts)[0]
     names = {source.name for source in found}
     return [*found, *(Source(path, path) for path in _of_host(nodes) if path not in names)]
+
+
+def peers_to_restore(
+    sources: Iterable[Source], all_binds: Iterable[Bind], names: Collection[str]
+) -> list[Source]:
+    """Those of the dumped mounts *names* that config.json has be shared, or those above them."""
+    shared = {bind.destination for bind in all_binds if bind.shares}
+    return [
+        each
+        for each in sources
+        if each.name in names and each.name.removesuffix(each.below) in shared
+    ]
 
 
 def _below(name: str, binds: Mapping[str, Bind]) -> Source | None:

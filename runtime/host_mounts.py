@@ -50,7 +50,7 @@ def number_at(path: Path) -> int:
     """The number of the mount that *path* leads to. Raises OSError."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        return _number_of(fd)
+        return number_of(fd)
     finally:
         os.close(fd)
 
@@ -62,7 +62,7 @@ def uncover(path: Path, former: int) -> None:
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if _parent(_number_of(fd)) == former:
+        if _parent(number_of(fd)) == former:
             umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
     finally:
         os.close(fd)
@@ -75,7 +75,7 @@ def _parent(number: int) -> int | None:
     return next((int(parent) for each, parent, _ in lines if int(each) == number), None)
 
 
-def _number_of(fd: int) -> int:
-    """proc_pid_fdinfo(5)."""
+def number_of(fd: int) -> int:
+    """The number of the mount that *fd* was opened on (proc_pid_fdinfo(5))."""
     lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(_NUMBER))

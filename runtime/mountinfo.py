@@ -32,6 +32,11 @@ def of_process(pid: int) -> list[MountInfo]:
     return parse(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape"))
 
 
+def of_thread() -> list[MountInfo]:
+    """The mounts that the calling thread sees."""
+    return parse(Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"))
+
+
 def parse(text: str) -> list[MountInfo]:
     """Read the lines of mountinfo."""
     return [_line(line.split(" ")) for line in text.splitlines()]

@@ -15,6 +15,7 @@ from runtime.constants import MS_SHARED, MS_SLAVE
 from runtime.mount_options import PROPAGATION
 
 if TYPE_CHECKING:
+    from runtime.externals import ExternalMount
     from runtime.mountinfo import MountInfo
     from runtime.process.plan import MountPlan
     from runtime.spec_model import Linux
@@ -25,6 +26,20 @@ _MASTER, _SHARED = "master:", "shared:"
 def receives(mount: MountPlan) -> bool:
     """Whether a bind mount goes on receiving what is mounted on its source."""
     return any(kind in (MS_SLAVE, MS_SHARED) for kind, _ in mount["propagation"])
+
+
+def shares(mount: MountPlan) -> bool:
+    """Whether what is mounted on a bind mount may show up on its source as well."""
+    return bool(mount["propagation"]) and mount["propagation"][-1][0] == MS_SHARED
+
+
+def peers(
+    external: Iterable[ExternalMount], table: Iterable[MountInfo], host: Iterable[MountInfo]
+) -> tuple[str, ...]:
+    """The names of those *external* mounts in *table* that are peers of mounts in *host*."""
+    groups = {group for mount in host for group in _numbers(mount, _SHARED)}
+    shared = {m.point for m in table if not groups.isdisjoint(_numbers(m, _SHARED))}
+    return tuple(each.name for each in external if each.point in shared)
 
 
 def root_receives(linux: Linux) -> bool:

@@ -34,6 +34,7 @@ _FORMAT = 1
 _FORMAT_BESIDE = 2
 # What records of former versions do not have.
 _LATER: dict[str, Any] = {
+    "peers": [],
     "tmpfs": [],
     "namespace": None,
     "id_maps": None,
@@ -67,6 +68,8 @@ class Record:
     networks: Networks = field(default_factory=Networks)
     #: names of mounts that came along with recursive bind mounts
     submounts: tuple[str, ...] = ()
+    #: names of external mounts that are peers of the host's
+    peers: tuple[str, ...] = ()
     #: those whose content lies beside CRIU's images
     tmpfs: tuple[Tmpfs, ...] = ()
     #: its network namespace, where CRIU was not to dump it
@@ -90,6 +93,7 @@ class Record:
             "descriptors": [each.to_json() for each in self.descriptors],
             "networks": self.networks.to_json(),
             "submounts": list(self.submounts),
+            "peers": list(self.peers),
             "tmpfs": [each.to_json() for each in self.tmpfs],
             "namespace": self.namespace and self.namespace.to_json(),
             "id_maps": self.id_maps and list(self.id_maps),
@@ -113,6 +117,7 @@ class Record:
                 "descriptors": [_, _, _] as descriptors,
                 "networks": dict(networks),
                 "submounts": list(submounts),
+                "peers": list(peers),
                 "tmpfs": list(tmpfs),
                 "namespace": namespace,
                 "id_maps": None | [str(), str()] as id_maps,
@@ -127,6 +132,7 @@ class Record:
                     descriptors=tuple(Descriptor.from_json(each) for each in descriptors),
                     networks=_networks(networks),
                     submounts=tuple(_submount(each) for each in submounts),
+                    peers=tuple(_submount(each) for each in peers),
                     tmpfs=tuple(Tmpfs.from_json(each) for each in tmpfs),
                     namespace=None if namespace is None else Description.from_json(namespace),
                     id_maps=id_maps and (id_maps[0], id_maps[1]),

@@ -21,6 +21,7 @@ from runtime import (
     hook_points,
     message_queues,
     namespaces,
+    peers,
     processes,
     records,
     tmpfs,
@@ -289,6 +290,7 @@ class _Prepared:
         descriptors.keep_appending(self.plan.record.descriptors, self._streams, self._init_pid)
         if self.plan.spec.linux.user_namespace:
             message_queues.give_to_root(self.plan.spec, self._init_pid)
+        peers.join(self._init_pid, self.plan.peers())
         self.plan.adopt_network()
         # Only now: limits slow CRIU down, and devices that it may not open it takes for missing.
         self._cgroup.set(self.plan.spec.linux.resources)

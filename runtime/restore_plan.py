@@ -156,10 +156,18 @@ class RestorePlan:
             shows_images=True,
         )
 
+    def peers(self) -> list[externals.Source]:
+        """Of the mounts that were peers of the host's."""
+        if not self.record.peers or self.spec.linux.user_namespace:
+            return []
+        return externals.peers_to_restore(self._sources(), self._binds(), self.record.peers)
+
     def _sources(self) -> list[externals.Source]:
         """Of every external mount."""
-        binds = externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
-        return externals.mounts_to_restore(self.spec, binds, self.record.submounts)
+        return externals.mounts_to_restore(self.spec, self._binds(), self.record.submounts)
+
+    def _binds(self) -> list[externals.Bind]:
+        return externals.binds(self.spec, self.state.bundle, self.state.cgroup_paths)
 
     def _needed(self) -> list[Path]:
         """What CRIU, or what starts it, opens by its path, wherever it is."""

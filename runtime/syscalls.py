@@ -182,9 +182,12 @@ def open_tree(dir_fd: int, path: str, *, recursive: bool = False) -> int:
     )
 
 
-def move_mount(mount_fd: int, target_fd: int) -> None:
-    """Attach the detached mount *mount_fd* on the file or directory *target_fd*."""
-    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+def move_mount(mount_fd: int, target_fd: int, *, flags: int = 0) -> None:
+    """Attach the detached mount *mount_fd* on the file or directory *target_fd*.
+
+    flags: with MOVE_MOUNT_SET_GROUP the mount *target_fd* joins the peer group of *mount_fd*.
+    """
+    flags |= MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     _checked(
         _syscall(c_long(_NR_MOVE_MOUNT), c_int(mount_fd), b"", c_int(target_fd), b"", c_uint(flags))
     )

@@ -18,6 +18,7 @@ from tests.user_namespaces import GIDS, UIDS, bind, give_user_namespace, ids
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_criu]
 
 MAPS = {"uidMappings": [ids(0, 0, 2000)], "gidMappings": [ids(0, 0, 2000)]}
+CAPABILITY_SETS = ("bounding", "effective", "permitted")
 MAPS_IN_USER = {"uidMappings": [ids(UIDS)], "gidMappings": [ids(GIDS)]}
 
 
@@ -160,3 +161,39 @@ def test_two_of_one_mount_of_the_host(moving: Migratory, user: bool) -> None:
     moves(moving)
     assert comes(moving, first / "below", "/a/below")
     assert comes(moving, second / "below", "/b/below")
+
+
+@pytest.mark.parametrize("kind", ["bind", "rbind"])
+def test_a_peer_of_the_hosts(host: None, migratory: Migratory, kind: str) -> None:
+    """Both ways, where the root is shared too; with a user namespace the kernel has no such."""
+    top = migratory.box.bundle.path / "top"
+    top.mkdir()
+    with mounted_later(top):
+        path = source(migratory, "top/source")
+        with mounted_later(path / "below"):
+            (path / "below/deep").mkdir()
+            may_mount = {name: ["CAP_SYS_ADMIN", "CAP_KILL"] for name in CAPABILITY_SETS}
+            give(migratory, bind(path, "/m", kind, "rshared"))
+            shared = {"rootfsPropagation": "rshared"}
+            migratory.box.update(linux=shared, process={"capabilities": may_mount})
+            migratory.start()
+            places = ["", "below/deep"] if kind == "rbind" else [""]
+            for number in range(3):
+                for place in places:
+                    assert is_peer(migratory, path / place, f"/m/{place}")
+                if number < 2:
+                    moves(migratory, number)
+            migratory.container.delete(force=True)
+
+
+def is_peer(migratory: Migratory, path: Path, inside: str) -> bool:
+    """Whether what either mounts shows up with the other."""
+    (path / "new").mkdir()
+    there = f"{inside}/new"
+    assert comes(migratory, path / "new", there)
+    make = f"mount -t tmpfs mig-new {there} && touch {there}/file"
+    assert migratory.box.exec(migratory.container, make).err == ""
+    shown = (path / "new/file").exists()
+    assert migratory.box.exec(migratory.container, f"umount {there}").err == ""
+    (path / "new").rmdir()
+    return shown

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from runtime import propagation
-from runtime.externals import Bind, ExternalMount, shown_apart, submounts
+from runtime.externals import (
+    Bind,
+    ExternalMount,
+    Source,
+    peers_to_restore,
+    shown_apart,
+    submounts,
+)
 from runtime.mountinfo import MountInfo
 from runtime.spec_model import Linux, Namespace, Process, Root, Spec
 
@@ -61,6 +68,18 @@ def test_what_a_restore_gives_to_criu_as_a_mount_of_its_own() -> None:
     assert shown_apart(SPEC, binds, external, below) == {"/b", "/real/a/in"}
     user = SPEC._replace(linux=Linux(namespaces=(Namespace("user"),)))
     assert shown_apart(user, binds, external, below) == {"/real/a", "/b", "/real/a/in"}
+
+
+def test_peers_of_the_host_are_those_of_its_groups_and_of_the_spec() -> None:
+    external = [ExternalMount("/a", "/a"), ExternalMount("/real/b", "/b")]
+    table = [info("/a", "/a", "shared:7"), info("/real/b", "/b", "shared:8", "master:7")]
+    host = [info("/", "/", "shared:1"), info("/data", "/", "shared:7")]
+    assert propagation.peers(external, table, host) == ("/a",)
+    binds = [Bind("/a", "/srv/a", True, shares=True), Bind("/b", "/srv/b", True)]
+    sources = [Source("/a", "/srv/a"), Source("/a/in", "/srv/a", below="/in")]
+    sources += [Source("/b", "/srv/b"), Source("/b/in", "/srv/b", below="/in")]
+    names = ["/a", "/a/in", "/b", "/b/in", "/c"]
+    assert peers_to_restore(sources, binds, names) == sources[:2]
 
 
 def test_what_came_later_is_external_too() -> None:
