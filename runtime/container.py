@@ -111,7 +111,7 @@ class Container:
                 container.start(manager=manager)
                 return 0
             # From before it runs: what it does may have somebody send us a signal at once.
-            with terminal, waiting.signals_held(), ExitStack() as stack:
+            with terminal, waiting.signals_held(adopting=subreaper), ExitStack() as stack:
                 relay = terminal.relayed(how.get("stdio") or Stdio(), stack)
                 if ready := begin(container, manager):
                     ready.pass_on_beside()

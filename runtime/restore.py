@@ -38,7 +38,7 @@ from runtime.network.netns import in_netns
 from runtime.network.recreate import Recreated
 from runtime.process import pidfile, pty
 from runtime.process.terminal import in_foreground, taker
-from runtime.process.waiting import signals_held, wait_forwarding
+from runtime.process.waiting import adopt_orphans, signals_held, wait_forwarding
 from runtime.reserve import reserve
 from runtime.restore_options import RestoreOptions
 from runtime.restore_plan import RestorePlan
@@ -70,6 +70,8 @@ def restore(
     terminal = options.terminal if detach else in_foreground(options.terminal)
     restoring = Restore(root, container_id, bundle, replace(options, terminal=terminal))
     restoring.prepare()
+    if subreaper and terminal is not None and not detach:
+        adopt_orphans()
     container = restoring.run()
     if terminal is None or detach:
         return 0

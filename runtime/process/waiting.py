@@ -28,8 +28,13 @@ def exit_status(wait_status: int) -> int:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Keep every signal pending until `wait_forwarding` takes it, or the block ends."""
+def signals_held(*, adopting: bool = False) -> Iterator[None]:
+    """Keep every signal pending until `wait_forwarding` takes it, or the block ends.
+
+    adopting: `adopt_orphans` too.
+    """
+    if adopting:
+        adopt_orphans()
     former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
@@ -37,16 +42,21 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
+def adopt_orphans() -> None:
+    """Be the parent of what our descendants leave behind from now on (prctl(2)).
+
+    Before any of them runs: an orphan that has got another parent keeps it.
+    """
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
 def wait_forwarding(pid: int, relay: Relay | None = None, *, reaping: bool = False) -> int:
     """Wait for our child *pid* while passing on signals; return its exit status, as a shell's.
 
     To be called in `signals_held`. *relay* carries meanwhile what its terminal and ours say. The
-    end is taken from a pidfd and not from SIGCHLD: that may go to another thread. reaping: be
-    the parent of what our descendants leave behind, and take every other child away too that ends
-    meanwhile (prctl(2) PR_SET_CHILD_SUBREAPER).
+    end is taken from a pidfd and not from SIGCHLD: that may go to another thread. reaping: take
+    every other child away too that ends meanwhile, as whoever calls `adopt_orphans` has to.
     """
-    if reaping:
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
     with ExitStack() as stack:
         child, signals = os.pidfd_open(pid), signalfd()
         for fd in (child, signals):
