@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal as signals
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -55,10 +55,8 @@ class Container:
         """Every container below the state root, by id; without those whose state cannot be read."""
         found = []
         for name in sorted(os.listdir(root) if root.is_dir() else ()):
-            try:
+            with suppress(ContainerError):  # made or removed right now, or no container at all
                 found.append(cls.load(root, name))
-            except ContainerError:
-                continue  # being made or removed right now, or no container at all
         return found
 
     @classmethod
@@ -98,14 +96,15 @@ class Container:
         from runtime.process import waiting  # noqa: PLC0415 - lazy: 5 ms
         from runtime.process.stdio import Stdio  # noqa: PLC0415 - lazy: 2 ms
         from runtime.process.terminal import in_foreground  # noqa: PLC0415 - lazy: 1 ms
-        from runtime.start import begin  # noqa: PLC0415 - lazy: 5 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
 
-        terminal = how.get("terminal")
         if not detach:
-            terminal = how["terminal"] = in_foreground(terminal)
+            how["terminal"] = in_foreground(how.get("terminal"))
+        terminal = how.get("terminal")
         with Undo() as undo:
             container = cls.create(root, container_id, bundle, **how)
+            from runtime.start import begin  # noqa: PLC0415 - lazy: 10 ms, init comes up meanwhile
+
             undo.on_error(container.delete, force=True)
             if terminal is None or detach:
                 container.start(manager=manager)
