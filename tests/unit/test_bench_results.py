@@ -65,7 +65,7 @@ def test_a_noisy_run_counts_for_nothing_and_is_made_again(
     def measure(mode: str) -> Any:
         return samples(bench, (mode, next(silences)))[0]
 
-    found = list(bench["noise"].by_turns(["auto"], 2, measure, 0.05))
+    found = list(bench["noise"].by_turns(["auto"], 2, measure, bench["noise"].Watch(0.05)))
     assert [(s.stolen, s.noisy) for s in found] == [(0.01, False), (0.5, True), (0.0, False)]
     assert cells(bench["results"].silences(found)) == [["idle", "1gbit", "150"]]
     assert "noisy" in str(found[1])
@@ -78,7 +78,7 @@ def test_a_run_on_a_machine_that_has_become_slower_counts_for_nothing(
     monkeypatch.setattr(bench["noise"], "_times", lambda: (0, 1))
     monkeypatch.setattr(bench["noise"], "_piece_of_work_s", lambda: next(paces))
     one = samples(bench, ("auto", 1.0))[0]
-    found = list(bench["noise"].by_turns(["auto"], 1, lambda _: one, 0.1))
+    found = list(bench["noise"].by_turns(["auto"], 1, lambda _: one, bench["noise"].Watch(0.1)))
     assert [(round(s.slower, 2), s.noisy) for s in found] == [(0.3, True), (0.05, False)]
 
 
@@ -89,8 +89,14 @@ def test_a_machine_that_is_never_quiet_is_given_up(
     monkeypatch.setattr(bench["noise"], "_times", lambda: (next(ticks), 0))
     monkeypatch.setattr(bench["noise"], "_piece_of_work_s", lambda: 1.0)
     one = samples(bench, ("auto", 1.0))[0]
-    assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, 0.05))) == 8
-    assert len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, None))) == 2
+    assert (
+        len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, bench["noise"].Watch(0.05))))
+        == 8
+    )
+    assert (
+        len(list(bench["noise"].by_turns(["auto"], 2, lambda _: one, bench["noise"].Watch(None))))
+        == 2
+    )
 
 
 def test_what_a_way_does_not_tell_is_a_dash(bench: dict[str, ModuleType]) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from matrix import BANDWIDTHS, MODES, QUICK, TRACKED, WORKLOADS, pairs
 from measuring import measure
-from noise import by_turns
+from noise import Watch, by_turns
 from results import Sample, details, failures, silences
 from rich.console import Console
 from targets import table, targets
@@ -42,7 +42,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sampl
         [w for w in options.workload if w != TRACKED], options.mode, judged=options.targets
     )
     total = options.runs * (len(options.bandwidth) * len(wanted) + (TRACKED in options.workload))
-    most = None if options.quiet is None else options.quiet / 100
+    watch = Watch(None if options.quiet is None else options.quiet / 100)
     done, begin = 0, time.monotonic()
 
     def say(sample: Sample) -> Sample:
@@ -53,11 +53,11 @@ def measure_all(options: argparse.Namespace, console: Console) -> Iterator[Sampl
         return sample
 
     if TRACKED in options.workload:
-        yield from map(say, by_turns([()], options.runs, lambda _: measure_tracking(), most))
+        yield from map(say, by_turns([()], options.runs, lambda _: measure_tracking(), watch))
     for bandwidth in options.bandwidth:
         with lab.up("bench", bandwidth=bandwidth, owned=True) as up:
             one = partial(_measured, up, bandwidth)
-            yield from map(say, by_turns(wanted, options.runs, one, most))
+            yield from map(say, by_turns(wanted, options.runs, one, watch))
 
 
 def _measured(up: Lab, bandwidth: str, kind: tuple[str, str]) -> Sample:

@@ -24,16 +24,11 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 def by_turns(
-    kinds: Sequence[Kind], runs: int, measure: Callable[[Kind], Sample], most: float | None
+    kinds: Sequence[Kind], runs: int, measure: Callable[[Kind], Sample], watch: Watch
 ) -> Iterator[Sample]:
-    """So many samples of each of *kinds*, which take turns, with what was taken meanwhile.
-
-    most: the largest part of the CPU time that may have been taken. The machine is waited for
-    until it is as quiet as that, a minute at most. A sample in which it was not is noisy: it
-    counts for nothing, and is made again.
-    """
-    watch, wanted = Watch(most), dict.fromkeys(kinds, runs)
-    for _ in range(runs if most is None else runs * TRIES):
+    """So many samples of each of *kinds*, which take turns; what is noisy is made again."""
+    wanted = dict.fromkeys(kinds, runs)
+    for _ in range(runs * watch.tries):
         for kind in kinds:
             if wanted[kind]:
                 sample = watch.over(lambda kind=kind: measure(kind))  # type: ignore[misc]
@@ -45,6 +40,12 @@ class Watch:
     """What this machine can do when it is left alone, as far as has been seen."""
 
     def __init__(self, most: float | None) -> None:
+        """most: the largest part of the CPU time that others may have; None: any.
+
+        The machine is waited for until it is as quiet as that, a minute at most. A sample in which
+        it was not is noisy, and counts for nothing.
+        """
+        self.tries = 1 if most is None else TRIES
         self._most = most
         self._least_s = min(_piece_of_work_s() for _ in range(10))
 
@@ -56,14 +57,17 @@ class Watch:
         stolen, used = (after - was for after, was in zip(_times(), before, strict=True))
         slower = max(slower, self._slower())
         part = stolen / max(1, stolen + used)
-        noisy = self._most is not None and max(part, slower) > self._most
+        noisy = self._is_noisy(max(part, slower))
         return replace(sample, stolen=part, slower=slower, noisy=noisy)
 
     def _await_quiet(self) -> float:
         until_s = time.monotonic() + PATIENCE_S
-        while (slower := self._slower()) > (self._most or 1) and time.monotonic() < until_s:
+        while self._is_noisy(slower := self._slower()) and time.monotonic() < until_s:
             time.sleep(1)
         return slower
+
+    def _is_noisy(self, part: float) -> bool:
+        return self._most is not None and part > self._most
 
     def _slower(self) -> float:
         """By what part of its best the machine is slower now."""
