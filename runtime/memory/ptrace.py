@@ -1,7 +1,7 @@
 """A thread of another process, stopped for an instant (ptrace(2)).
 
-The kernel knows the tracer by its thread: `in_a_thread` runs work in one of its own, whose end
-detaches whatever is still attached. While one thread of the target is stopped, we hold Python's
+The kernel knows the tracer by its thread: one that `in_a_thread` runs work in detaches, by its end,
+whatever is still attached. While one thread of the target is stopped, we hold Python's
 lock (PyDLL): another thread of ours would otherwise lengthen the stop by its turns of 5 ms.
 """
 
@@ -11,16 +11,12 @@ import ctypes
 import errno
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from ctypes import c_int, c_long, c_size_t, c_uint64, c_void_p
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from runtime.memory.registers import NT_ARM_SYSTEM_CALL, NT_PRSTATUS, Machine, Registers
-
-T = TypeVar("T")
 
 # linux/ptrace.h
 _POKEDATA = 5
@@ -57,29 +53,6 @@ _waitid.argtypes = (c_int, c_int, c_void_p, c_int)
 
 class _Iovec(ctypes.Structure):
     _fields_ = (("base", c_void_p), ("len", c_size_t))
-
-
-def in_a_thread(work: Callable[[], T]) -> T:
-    """Run *work* in a thread that has ended afterwards; what it raises is raised here."""
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as exc:  # noqa: BLE001 - raised again by the caller's thread
-            failures.append(exc)
-
-    thread = threading.Thread(target=run, name="tracer")
-    thread.start()
-    thread.join()
-    # Python has done with it, the kernel may not have: only that detaches (exit_ptrace()), and who
-    # attaches again at once would find the process traced by us.
-    while Path(f"/proc/self/task/{thread.native_id}").exists():
-        time.sleep(_PAUSE_S)
-    if failures:
-        raise failures[0]
-    return results[0]
 
 
 class Thread:

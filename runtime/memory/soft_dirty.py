@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.memory.pagemap import Pagemap
-from runtime.memory.ptrace import Thread, in_a_thread
+from runtime.memory.ptrace import Thread
 from runtime.memory.runs import PAGE, Run, normalized
 from runtime.memory.spaces import Space
+from runtime.threads import in_a_thread
 
 _STOP_TIMEOUT_S = 0.1
 _CLEAR_SOFT_DIRTY = "4"
@@ -37,7 +38,7 @@ class SoftDirtySpace(Space):
         self.stop_us = 0
         if final:
             return self._soft_dirty(own) if self._cleared else self.all_of(own)
-        return in_a_thread(lambda: self._read_and_clear(own))
+        return in_a_thread(lambda: self._read_and_clear(own), name="tracer")
 
     def _read_and_clear(self, own: list[list[Run]]) -> list[Run]:
         try:

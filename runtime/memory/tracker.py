@@ -29,9 +29,9 @@ from runtime.memory import async_wp, hashes, soft_dirty
 from runtime.memory.direct_io import direct_io, has_userfaultfd
 from runtime.memory.errors import TrackingFailed, TrackingUnavailable
 from runtime.memory.injection import tracer_of
-from runtime.memory.ptrace import in_a_thread
 from runtime.memory.runs import Run, normalized
 from runtime.memory.spaces import Space, identity, parent, shares_memory
+from runtime.threads import in_a_thread
 
 logger = Logger(__name__)
 
@@ -172,7 +172,7 @@ class Tracker:
         if final:
             self._add_all(new, lambda pid: (Space(pid), 0))
         else:
-            in_a_thread(lambda: self._add_all(new, self._open))
+            in_a_thread(lambda: self._add_all(new, self._open), name="tracer")
 
     def _add_all(self, pids: list[int], opened: Callable[[int], tuple[Space, int]]) -> None:
         for pid in pids:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from runtime.memory.injection import take_userfaultfd, tracer_of
-from runtime.memory.ptrace import Thread, in_a_thread
+from runtime.memory.ptrace import Thread
 from runtime.memory.tracker import Tracker
+from runtime.threads import in_a_thread
 from tests.root._memory_mirror import state, target
 from tests.root.test_tracker import traces_of_tracking
 
@@ -111,7 +112,7 @@ def killed_after(seconds: float, work: Callable[[], object]) -> None:
 def take_for_ever(pid: int) -> None:
     mem_fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     while True:
-        os.close(in_a_thread(lambda: take_userfaultfd(pid, mem_fd))[0])
+        os.close(in_a_thread(lambda: take_userfaultfd(pid, mem_fd), name="tracer")[0])
 
 
 def unused_end_of_vdso(pid: int) -> bytes:
@@ -190,7 +191,7 @@ def test_a_tracer_thread_has_let_go_when_its_work_is_done() -> None:
 
     with target() as process:
         for _ in range(50):
-            tracer = in_a_thread(seize)
+            tracer = in_a_thread(seize, name="tracer")
             assert not Path(f"/proc/self/task/{tracer}").exists()
             assert tracer_of(process.pid) == 0
 
@@ -202,7 +203,7 @@ def test_an_interrupted_call_ends_as_if_nothing_had_been(line: str) -> None:
         process.begin(f"began = time.monotonic(); {line}")
         for _ in range(20):
             time.sleep(0.005)
-            os.close(in_a_thread(lambda: take_userfaultfd(process.pid, mem_fd))[0])
+            os.close(in_a_thread(lambda: take_userfaultfd(process.pid, mem_fd), name="tracer")[0])
         os.close(mem_fd)
         process.answered()
         process.do("assert 0.29 < time.monotonic() - began < 10")
