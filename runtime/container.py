@@ -236,8 +236,9 @@ class Container:
             raise NotRunning(self.id, self.status())
 
     def _own_pid_namespace(self) -> bool:
-        listed = (self.state.spec.get("linux") or {}).get("namespaces") or ()
-        return any(each.get("type") == "pid" and not each.get("path") for each in listed)
+        return any(
+            each.get("type") == "pid" and not each.get("path") for each in self.state.namespaces
+        )
 
     def pause(self) -> None:
         """Freeze all processes of a running container."""

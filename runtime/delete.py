@@ -126,8 +126,7 @@ def _uncover(state: State) -> None:
     if state.uncovered:
         from runtime import host_mounts  # noqa: PLC0415 - seldom needed
 
-        listed = (state.spec.get("linux") or {}).get("namespaces") or ()
-        joined = (each.get("path") for each in listed if each.get("type") == "mount")
+        joined = (each.get("path") for each in state.namespaces if each.get("type") == "mount")
         host_mounts.uncover_in(next(joined, None), state.rootfs, state.uncovered)
 
 

@@ -103,6 +103,11 @@ class State(NamedTuple):
         """The linux.resources that hold now."""
         return self.updated_resources or (self.spec.get("linux") or {}).get("resources") or {}
 
+    @property
+    def namespaces(self) -> list[dict[str, Any]]:
+        """The linux.namespaces of the spec."""
+        return (self.spec.get("linux") or {}).get("namespaces") or []
+
     def oci(self, status: Status) -> dict[str, Any]:
         """The OCI runtime-spec state object, as hooks read it; pid is 0 for a stopped container."""
         return {

@@ -26,8 +26,7 @@ class Stats:
 
 def of(container: Container) -> Stats:
     """Read what is counted of *container*; raises ContainerError, OSError."""
-    listed = (container.state.spec.get("linux") or {}).get("namespaces") or ()
-    apart = any(each.get("type") == "network" for each in listed)
+    apart = any(each.get("type") == "network" for each in container.state.namespaces)
     return Stats(
         cgroup=container.cgroup.stats(),
         interfaces=counters.read(container.netns_path) if apart else (),

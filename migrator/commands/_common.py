@@ -20,6 +20,8 @@ def _ids(root: Path) -> Iterator[str]:
 
 
 ID = Argument("container_id", metavar="CONTAINER", complete=_ids)
+#: of one that is to be made
+NEW_ID = Argument("container_id", metavar="CONTAINER")
 
 
 def on_container(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +89,7 @@ PRESERVE_FDS = Option(
 )
 
 _CREATION = (
-    Argument("container_id", metavar="CONTAINER"),
+    NEW_ID,
     BUNDLE,
     PID_FILE,
     PRESERVE_FDS,

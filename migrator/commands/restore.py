@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migrator.commands._common import BUNDLE, CONSOLE_SOCKET, CRIU, NO_SUBREAPER, PID_FILE
+from migrator.commands._common import BUNDLE, CONSOLE_SOCKET, CRIU, NEW_ID, NO_SUBREAPER, PID_FILE
 from migrator.commands._options import Kind
-from migrator.commands._verb import argument, option, pass_settings, taking, verb
+from migrator.commands._verb import option, pass_settings, taking, verb
 
 if TYPE_CHECKING:
     from migrator.commands._globals import Settings
@@ -26,8 +26,7 @@ def _pair(form: str) -> dict[str, Any]:
 
 
 @verb()
-@argument("container_id", metavar="CONTAINER")
-@taking(BUNDLE, *CRIU)
+@taking(NEW_ID, BUNDLE, *CRIU)
 @option("-d", "--detach", flag=True, help="Return once it runs.")
 @taking(PID_FILE)
 @option(
