@@ -34,7 +34,9 @@ _CHECK_WPASYNC = 1 << 1
 _THERE = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
 _NOT_OWN = PAGE_IS_FILE | PAGE_IS_GUARD
 
-_VECTOR_REGIONS = 1 << 13
+# As many as the kernel collects before it writes them out (fs/proc/task_mmu.c: vec_buf_len). With
+# more, walk_end stays where it last wrote out before the end, and all behind is walked twice.
+_VECTOR_REGIONS = PAGE // 8
 _READ_PAGES = 1 << 18
 
 # Of a pagemap entry, read as bytes: the highest has present (63), swapped (62) and file or
@@ -107,8 +109,8 @@ class Pagemap:
                 (low, high, PAGE_IS_PRESENT) for low, high in self._entries(start, end, soft=False)
             ]
         inverted = PAGE_IS_PFNZERO | _guard() | (0 if anonymous else PAGE_IS_FILE)
-        return list(
-            self._scan(start, end, 0, inverted=inverted, mask=inverted, anyof=_THERE, back=_THERE)
+        return self._scan(
+            start, end, 0, inverted=inverted, mask=inverted, anyof=_THERE, back=_THERE
         )
 
     def present_and_guards(
@@ -122,16 +124,14 @@ class Pagemap:
             there = self.present(start, end, anonymous=anonymous)
             return normalized(run[:2] for run in there), []
         told = _THERE | guard
-        found = list(
-            self._scan(
-                start,
-                end,
-                0,
-                inverted=PAGE_IS_PFNZERO,
-                mask=PAGE_IS_PFNZERO,
-                anyof=told,
-                back=told if anonymous else told | PAGE_IS_FILE,
-            )
+        found = self._scan(
+            start,
+            end,
+            0,
+            inverted=PAGE_IS_PFNZERO,
+            mask=PAGE_IS_PFNZERO,
+            anyof=told,
+            back=told if anonymous else told | PAGE_IS_FILE,
         )
         return (
             normalized((low, high) for low, high, what in found if not what & _NOT_OWN),
@@ -163,7 +163,7 @@ class Pagemap:
         try:
             # A category that none then has: each mapping is checked, and passed over.
             unlike = PAGE_IS_WPALLOWED
-            any(self._scan(start, end, _CHECK_WPASYNC, inverted=unlike, mask=unlike, back=unlike))
+            self._scan(start, end, _CHECK_WPASYNC, inverted=unlike, mask=unlike, back=unlike)
         except PermissionError:
             return False
         return True
@@ -182,7 +182,8 @@ class Pagemap:
         mask: int,
         back: int,
         anyof: int = 0,
-    ) -> Iterator[PresentRun]:
+    ) -> list[PresentRun]:
+        found: list[PresentRun] = []
         vector = self._vector
         words = memoryview(vector).cast("B").cast("Q")
         request = _Scan(
@@ -201,11 +202,12 @@ class Pagemap:
             count = _libc.ioctl(self._fd, _PAGEMAP_SCAN, ctypes.byref(request))
             if count < 0:
                 if (number := ctypes.get_errno()) == errno.ESRCH:
-                    return  # the address space is gone
+                    return found  # the address space is gone
                 raise OSError(number, os.strerror(number), f"pages {start:x}-{end:x}")
             flat = words[: 3 * count].tolist()
-            yield from zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
+            found += zip(flat[0::3], flat[1::3], flat[2::3], strict=True)
             start = max(request.walk_end, start + PAGE)
+        return found
 
     def _entries(self, start: int, end: int, *, soft: bool) -> Iterator[Run]:
         """Runs of private pages that are there, from the entries; *soft*: those written only."""

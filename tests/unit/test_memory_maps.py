@@ -1,5 +1,6 @@
 """The list of mappings: what is a process's own memory, and what is not."""
 
+import ctypes
 import mmap
 import os
 
@@ -78,3 +79,20 @@ def test_pages_that_were_touched_are_present() -> None:
         found = [run for low, high in sorted(before) for run in pagemap.present(low, high)]
     assert size_pages((low, high) for low, high, _ in found) >= 3
     memory.close()
+
+
+def test_each_of_many_runs_is_told_once() -> None:
+    """More of them than the kernel collects at a time, and a lot that is there behind them."""
+    scattered, solid = 3 * (PAGE // 8) + 7, 2048
+    size = (2 * scattered + solid) * PAGE
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in (*range(0, 2 * scattered, 2), *range(2 * scattered, size // PAGE)):
+        memory[page * PAGE] = 1
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    with Pagemap(os.getpid()) as pagemap:
+        found = [
+            (low - start, high - start) for low, high, _ in pagemap.present(start, start + size)
+        ]
+    expected = [(page * PAGE, (page + 1) * PAGE) for page in range(0, 2 * scattered, 2)]
+    assert found == [*expected, (2 * scattered * PAGE, size)]
