@@ -60,18 +60,6 @@ class CgroupManager(ABC):
             raise CgroupError(self._members(), why)
         self._make()
 
-    def apply(self, pid: int) -> None:
-        """Make the cgroups, if `create` has not, and move the process *pid* into them.
-
-        On failure they are removed, but for those that *pid* is in: end it and call `destroy`.
-        """
-        self.create()
-        try:
-            self.join(pid)
-        except CgroupError:
-            tree.remove_empty(self.directories)
-            raise
-
     def join(self, pid: int) -> None:
         """Move the process *pid* into the cgroups, which are there."""
         for directory in self.directories:

@@ -1,4 +1,4 @@
-"""The network of one container: interfaces, routes, identity, announcement (network_namespaces(7)).
+"""The network of one container: interfaces, routes, announcement (network_namespaces(7)).
 
 Models are libcontainer's Network and Route; only this package speaks rtnetlink. Names are loaded
 when they are first used: pyroute2 costs more than all the rest of a command.
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runtime.network.announcement import announce
     from runtime.network.devices import bridge_exists, link_exists
-    from runtime.network.identity import describe, host_end_of
     from runtime.network.isolation import isolate, reconnect
     from runtime.network.links import HostEnd, adopt, setup, teardown
     from runtime.network.lock import network_lock
@@ -28,8 +27,6 @@ __all__ = [
     "announce",
     "bridge_exists",
     "combine",
-    "describe",
-    "host_end_of",
     "in_netns",
     "isolate",
     "link_exists",
@@ -45,7 +42,6 @@ __all__ = [
 _MODULES = {
     "announcement": ("announce",),
     "devices": ("bridge_exists", "link_exists"),
-    "identity": ("describe", "host_end_of"),
     "isolation": ("isolate", "reconnect"),
     "links": ("HostEnd", "adopt", "setup", "teardown"),
     "lock": ("network_lock",),

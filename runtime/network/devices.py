@@ -1,7 +1,7 @@
 """Questions about one interface of the current network namespace, by ioctl: no library needed.
 
-netdevice(7), linux/ethtool.h, drivers/net/veth.c. /sys/class/net is not asked: it shows the
-namespace that sysfs was mounted in, which need not be the thread's.
+netdevice(7), linux/ethtool.h. /sys/class/net is not asked: it shows the namespace that sysfs was
+mounted in, which need not be the thread's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _IFF_UP = 0x1
 _ETHTOOL_GDRVINFO = 0x03
-_ETHTOOL_GSTATS = 0x1D
 _IFNAMSIZ = 16
 _DRVINFO = struct.Struct("=I32s32s32s32s32s12sIIIII")  # struct ethtool_drvinfo
 
@@ -45,20 +44,17 @@ def index_of(name: str) -> int | None:
 
 def driver_of(name: str) -> str | None:
     """`veth`, `bridge`, `openvswitch` ...; "" for one without a name, None without interface."""
-    info = _driver_info(name)
-    return None if info is None else info[0]
-
-
-def peer_index_of(name: str) -> int | None:
-    """The number of a veth's other end, counted in the namespace where that end is."""
-    info = _driver_info(name)
-    if info is None or info[0] != "veth":
-        return None
-    count = info[1]
-    # veth's first statistic is peer_ifindex (ethtool_stats_keys in drivers/net/veth.c).
-    reply = array.array("B", struct.pack("=II", _ETHTOOL_GSTATS, count) + bytes(8 * count))
-    _ethtool(name, reply)
-    return int(struct.unpack_from("=Q", reply, 8)[0]) or None
+    reply = array.array("B", struct.pack("=I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO.size, b"\0"))
+    try:
+        _ethtool(name, reply)
+    except OSError as exc:
+        if exc.errno == errno.ENODEV:
+            return None
+        if exc.errno == errno.EOPNOTSUPP:
+            return ""
+        raise
+    driver: bytes = _DRVINFO.unpack(reply)[1]
+    return driver.rstrip(b"\0").decode("ascii", "replace")
 
 
 def mac_of(name: str) -> bytes:
@@ -94,21 +90,6 @@ def _flags_of(control: socket.socket, name: str) -> int:
     request = struct.pack("=16sh14x", name.encode(), 0)
     reply = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
     return int(struct.unpack("=16sh14x", reply)[1])
-
-
-def _driver_info(name: str) -> tuple[str, int] | None:
-    """The driver's name and its number of statistics."""
-    reply = array.array("B", struct.pack("=I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO.size, b"\0"))
-    try:
-        _ethtool(name, reply)
-    except OSError as exc:
-        if exc.errno == errno.ENODEV:
-            return None
-        if exc.errno == errno.EOPNOTSUPP:
-            return "", 0
-        raise
-    fields = _DRVINFO.unpack(reply)
-    return fields[1].rstrip(b"\0").decode("ascii", "replace"), fields[8]
 
 
 def _ethtool(name: str, command: array.array[int]) -> None:

@@ -32,8 +32,6 @@ class HostEnd:
 
     name: str
     index: int
-    bridge: str
-    container_end: str
 
 
 def setup(networks: Networks, netns: Netns, container_id: str) -> list[HostEnd]:
@@ -183,7 +181,7 @@ def _make_pair(
         )
     index = devices.index_of(name)
     assert index is not None
-    return HostEnd(name, index, network.bridge, network.name)
+    return HostEnd(name, index)
 
 
 def _both_ends(network: Network, *, mtu: int) -> dict[str, int]:
@@ -223,7 +221,7 @@ def _found(network: Network, container_id: str) -> HostEnd:
     index = devices.index_of(name)
     if index is None:
         raise NetworkError(network.name, f"its host end {name} does not exist")
-    return HostEnd(name, index, network.bridge, network.name)
+    return HostEnd(name, index)
 
 
 def _remove(host: Any, name: str) -> None:

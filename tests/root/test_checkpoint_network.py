@@ -14,11 +14,12 @@ import pytest
 
 from criu_rpc import NetworkLock, Notification, Script
 from runtime import CheckpointFailed, InvalidNetwork, Network, Networks, Route, SetupFailed
-from runtime.network import describe, in_netns, link_exists
+from runtime.network import in_netns, link_exists
 from tests import leftovers
 from tests.containers import without_namespace
 from tests.migratory import COUNT, Migratory
 from tests.network_hosts import network_host, network_peer, run
+from tests.network_state import describe
 from tests.waiting import eventually
 
 pytestmark = [

@@ -24,8 +24,6 @@ from runtime.network import (
     adopt,
     announce,
     bridge_exists,
-    describe,
-    host_end_of,
     in_netns,
     link_exists,
     network_lock,
@@ -35,6 +33,7 @@ from runtime.network import (
 )
 from tests import leftovers
 from tests.network_hosts import network_host, run
+from tests.network_state import describe
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_veth, pytest.mark.needs_bridge]
 
@@ -87,7 +86,6 @@ def test_a_pair_has_all_that_was_asked_for(fresh_netns: Path) -> None:
     assert "hairpin on" in shown
     assert "alias migrator one" in shown
     assert "state UP" in shown
-    assert end.container_end == "eth0"
 
 
 def test_the_address_answers_at_once_in_both_families(fresh_netns: Path) -> None:
@@ -187,15 +185,17 @@ def mac_of(name: str) -> str:
 def test_two_pairs_go_to_two_bridges(fresh_netns: Path) -> None:
     second = Network(type="veth", name="eth1", bridge="br1", address="10.2.0.2/24")
     ends = setup(Networks((ETH0, second)), fresh_netns, "one")
-    assert [(end.bridge, end.container_end) for end in ends] == [("br0", "eth0"), ("br1", "eth1")]
-    assert "master br1" in bridge_port(ends[1].name)
+    for end, bridge in zip(ends, ("br0", "br1"), strict=True):
+        assert f"master {bridge}" in bridge_port(end.name)
 
 
 def test_the_container_is_named_by_a_pid_too() -> None:
     with subprocess.Popen(["unshare", "--net", "sleep", "inf"]) as child:
         wait_for_netns(child.pid)
         (end,) = setup(Networks((LOOPBACK, ETH0)), child.pid, "one")
-        assert host_end_of(child.pid, "eth0") == (end.index, end.name)
+        with in_netns(child.pid):
+            shown = run("ip", "-json", "link", "show", "eth0")
+        assert json.loads(shown)[0]["link_index"] == end.index
         child.kill()
 
 
@@ -374,11 +374,6 @@ def test_a_file_that_is_no_namespace_is_refused_and_the_thread_stays_where_it_is
     with pytest.raises(SetupFailed, match="enter network namespace"):
         setup(Networks((LOOPBACK,)), room / "file", "one")
     assert Path("/proc/thread-self/ns/net").readlink() == before
-
-
-def test_an_interface_without_an_end_here_has_no_host_end(fresh_netns: Path) -> None:
-    with pytest.raises(NetworkError, match="lo: is not one end of a veth pair"):
-        host_end_of(fresh_netns, "lo")
 
 
 @pytest.mark.needs_nftables

@@ -420,7 +420,8 @@ def test_a_cgroup_that_is_in_use_is_refused_and_left_alone(
     """Its processes are another's."""
     with subprocess.Popen(["sleep", "1000"]) as other:
         cgroup = manager(resolve_path("", dumped.box.id))
-        cgroup.apply(other.pid)
+        cgroup.create()
+        cgroup.join(other.pid)
         try:
             with pytest.raises(CgroupError, match="cgroup is not empty"):
                 dumped.restore()

@@ -18,10 +18,11 @@ from runtime import (
     incremental,
 )
 from runtime.checkpoint import CheckpointOptions
-from runtime.network import describe, link_exists
+from runtime.network import link_exists
 from tests.containers import Traces
 from tests.migratory import COUNT, Migratory
 from tests.network_hosts import network_host, network_peer, run
+from tests.network_state import describe
 from tests.root.test_checkpoint_network import connect, echoes
 from tests.user_namespaces import (
     SIZE,

@@ -1,33 +1,17 @@
-"""What a network namespace holds: the identity that moves with a container."""
+"""What a network namespace holds, in words that can be compared."""
 
 from __future__ import annotations
 
 import socket
 from typing import Any
 
-from runtime.errors import NetworkError
-from runtime.network import devices, rtnetlink
-from runtime.network.netns import Netns, in_netns
+from runtime.network import rtnetlink
+from runtime.network.netns import Netns
 
 _RT_TABLE_MAIN = 254  # linux/rtnetlink.h
 _RTN_UNICAST = 1
 _RTPROT_KERNEL = 2
 _DEFAULTS = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
-
-
-def host_end_of(netns: Netns, ifname: str) -> tuple[int, str]:
-    """Index and name of the host's end of the container's veth *ifname*.
-
-    Raises NetworkError when that is no veth, or its other end is not in our namespace.
-    """
-    with in_netns(netns):
-        index = devices.peer_index_of(ifname)
-    try:
-        if index is not None:
-            return index, socket.if_indextoname(index)
-    except OSError:
-        pass
-    raise NetworkError(ifname, "is not one end of a veth pair whose other end is on this host")
 
 
 def describe(netns: Netns) -> dict[str, Any]:
