@@ -264,7 +264,7 @@ class Container:
         NotRunning, InvalidSpec, UnsupportedField, CgroupError, SetupFailed; all its limits are then
         as they were.
         """
-        from runtime import resctrl_group  # noqa: PLC0415 - lazy: 2 ms
+        from runtime import resctrl, resctrl_group  # noqa: PLC0415 - lazy: 2 ms
         from runtime.undo import Undo  # noqa: PLC0415 - lazy: 1 ms
         from runtime.update import updated  # noqa: PLC0415 - lazy: 10 ms
 
@@ -272,7 +272,7 @@ class Container:
             if not (status := self.status()).has_init:
                 raise NotRunning(self.id, status)
             if schemata := tuple(schemata):
-                at = resctrl_group.root()
+                at = resctrl.root()
                 resctrl_group.change(schemata, self.state.init_pid, at=at, undo=undo)
             state = updated(self.state, self.cgroup, resources, undo)
             state.save(self.dir)

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from runtime import mount_namespace
+from runtime import mount_namespace, mountinfo
 from runtime.constants import MNT_DETACH
 from runtime.syscalls import umount2
 from runtime.undo import Undo
@@ -70,9 +70,7 @@ def uncover(path: Path, former: int) -> None:
 
 def _parent(number: int) -> int | None:
     """The mount that mount *number* lies on."""
-    table = Path("/proc/thread-self/mountinfo").read_text()
-    lines = (line.split(" ", 2) for line in table.splitlines())
-    return next((int(parent) for each, parent, _ in lines if int(each) == number), None)
+    return next((each.parent for each in mountinfo.of_thread() if each.id == number), None)
 
 
 def number_of(fd: int) -> int:

@@ -25,6 +25,8 @@ class MountInfo(NamedTuple):
     source: str = ""
     #: the filesystem's own, not the mount's
     options: tuple[str, ...] = ()
+    #: number of the mount that it lies on
+    parent: int = 0
 
 
 def of_process(pid: int) -> list[MountInfo]:
@@ -32,14 +34,22 @@ def of_process(pid: int) -> list[MountInfo]:
     return parse(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape"))
 
 
-def of_thread() -> list[MountInfo]:
-    """The mounts that the calling thread sees."""
-    return parse(Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape"))
+def of_thread(*fstypes: str) -> list[MountInfo]:
+    """The mounts that the calling thread sees; *fstypes*: see `parse`."""
+    text = Path("/proc/thread-self/mountinfo").read_text(errors="surrogateescape")
+    return parse(text, *fstypes)
 
 
-def parse(text: str) -> list[MountInfo]:
-    """Read the lines of mountinfo."""
-    return [_line(line.split(" ")) for line in text.splitlines()]
+def parse(text: str, *fstypes: str) -> list[MountInfo]:
+    """Read the lines of mountinfo; of these filesystems only, where any are named."""
+    lines = text.splitlines()
+    if fstypes:
+        lines = [each for each in lines if _fstype(each) in fstypes]
+    return [_line(line.split(" ")) for line in lines]
+
+
+def _fstype(line: str) -> str:
+    return line.partition(" - ")[2].partition(" ")[0]
 
 
 def _line(fields: list[str]) -> MountInfo:
@@ -54,6 +64,7 @@ def _line(fields: list[str]) -> MountInfo:
         fstype=fields[separator + 1],
         source=_plain(fields[separator + 2]),
         options=tuple(fields[separator + 3].split(",")),
+        parent=int(fields[1]),
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime import mountinfo
+
 # Directories of the root that are no groups.
 _NO_GROUPS = ("info", "mon_groups", "mon_data")
 
@@ -53,40 +55,36 @@ class RdtStats:
         return next((line for line in lines if line.startswith(resource)), "")
 
 
-def mount_point(mountinfo: str) -> Path | None:
-    """Where the text of a mountinfo file has resctrl mounted."""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        if after.startswith("resctrl "):
-            return Path(before.split(" ")[4])
-    return None
+def root() -> Path | None:
+    """Where resctrl is mounted; None where it is not."""
+    return next((Path(each.point) for each in mountinfo.of_thread("resctrl")), None)
 
 
 def of_process(pid: int) -> RdtStats | None:
     """What the host's RDT says of *pid*; None where it has none."""
-    root = mount_point(Path("/proc/self/mountinfo").read_text())
-    return None if root is None else read(root, pid)
+    at = root()
+    return None if at is None else read(at, pid)
 
 
-def group_of(root: Path, pid: int) -> Path:
-    """The group that *pid* is in; *root* itself is the host's."""
-    return next((each for each in _groups(root) if _has(each, pid)), root)
+def group_of(at: Path, pid: int) -> Path:
+    """The group that *pid* is in, of the resctrl at *at*; that itself is the host's."""
+    return next((each for each in _groups(at) if _has(each, pid)), at)
 
 
-def read(root: Path, pid: int) -> RdtStats:
-    """What the resctrl filesystem at *root* says of *pid*."""
-    group = group_of(root, pid)
+def read(at: Path, pid: int) -> RdtStats:
+    """What the resctrl filesystem at *at* says of *pid*."""
+    group = group_of(at, pid)
     return RdtStats(
-        l3_info=_l3_info(root / "info/L3"),
-        bandwidth_info=_bandwidth_info(root / "info/MB"),
-        root_schemata=_schemata(root),
+        l3_info=_l3_info(at / "info/L3"),
+        bandwidth_info=_bandwidth_info(at / "info/MB"),
+        root_schemata=_schemata(at),
         schemata=_schemata(group),
-        monitored=() if group == root else tuple(_monitored(group)),
+        monitored=() if group == at else tuple(_monitored(group)),
     )
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    for each in sorted(root.iterdir()):
+def _groups(at: Path) -> Iterator[Path]:
+    for each in sorted(at.iterdir()):
         if each.is_dir() and each.name not in _NO_GROUPS:
             yield each
 

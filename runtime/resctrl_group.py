@@ -24,11 +24,6 @@ _STEP = "setting Intel RDT"
 _MODE = 0o755
 
 
-def root() -> Path | None:
-    """Where resctrl is mounted; None where it is not."""
-    return resctrl.mount_point(Path("/proc/self/mountinfo").read_text())
-
-
 class Groups(NamedTuple):
     """Directories of a container: its group, and one below that where it is monitored alone."""
 
@@ -43,7 +38,7 @@ def enter(state: State, spec: Spec, pid: int, undo: Undo) -> State:
 
     Raises as `make` and `join` do, and *undo* as there.
     """
-    at = root()
+    at = resctrl.root()
     groups = make(spec.linux.intel_rdt, state.id, at=at, undo=undo)
     join(groups.joined, pid, at=at)
     return state._replace(rdt_joined=groups.joined, rdt_groups=groups.made)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.lab.errors import LabError
+from runtime import mountinfo
 
 LEAF = "lab"
 _REMOVE_WITHIN_S = 5.0
@@ -31,13 +32,10 @@ class Hierarchy:
 
 def hierarchies() -> list[Hierarchy]:
     """Every cgroup hierarchy as this process sees it (proc_pid_mountinfo(5))."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        kind = right.split()[0]
-        if kind in ("cgroup", "cgroup2"):
-            found.append(Hierarchy(Path(left.split()[4]), kind == "cgroup2"))
-    return found
+    return [
+        Hierarchy(Path(info.point), info.fstype == "cgroup2")
+        for info in mountinfo.of_thread("cgroup", "cgroup2")
+    ]
 
 
 def create(cgroup: str) -> None:

@@ -21,6 +21,7 @@ from migrator.lab import cgroups, network, node, record, ssh
 from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, StepFailed
 from migrator.lab.host import Host
 from migrator.lab.layout import LABS, UPLINK, Layout, Node, check_name, plan
+from runtime import mountinfo
 
 logger = Logger(__name__)
 
@@ -225,9 +226,7 @@ def _record_of(name: str) -> record.Record:
 
 def _refuse_mounts_below(directory: Path) -> None:
     """Everything is mounted in the nodes' namespaces; were it not, we should delete too much."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount_point = Path(line.split()[4])
-        if mount_point.is_relative_to(directory):
-            raise LabError(
-                f"{mount_point} is still mounted: unmount it, then take the lab down again"
-            )
+    for info in mountinfo.of_thread():
+        if Path(info.point).is_relative_to(directory):
+            remedy = "unmount it, then take the lab down again"
+            raise LabError(f"{info.point} is still mounted: {remedy}")

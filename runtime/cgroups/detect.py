@@ -8,12 +8,12 @@ cgroups(7), proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from runtime import mountinfo
 from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
 from runtime.cgroups.tree import OUR_PARENT
@@ -22,6 +22,7 @@ from runtime.cgroups.v2 import V2Manager
 from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
+    from runtime.mountinfo import MountInfo
     from runtime.state import State
 
 #: The hierarchy without controllers in which systemd on a v1 host finds its services' processes.
@@ -29,6 +30,7 @@ _SYSTEMD = "name=systemd"
 #: Under this name stands the v2 tree beside v1 controllers: it lends none, and shows who belongs.
 UNIFIED = "unified"
 _USUAL_PLACE = "/sys/fs/cgroup"
+_FILESYSTEMS = ("cgroup", "cgroup2")
 # Mount options of a v1 hierarchy that are no controllers.
 _OPTIONS = frozenset(
     ("rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods")
@@ -121,8 +123,8 @@ def resolve_path(cgroups_path: str, container_id: str) -> str:
 
 def detect() -> Hierarchies:
     """Look at what is mounted now."""
-    text = Path("/proc/self/mountinfo").read_text()
-    return arrange(mount for mount in parse_mountinfo(text) if _is_visible(mount))
+    mounts = cgroup_mounts(mountinfo.of_thread(*_FILESYSTEMS))
+    return arrange(mount for mount in mounts if _is_visible(mount))
 
 
 def move_to_roots(pid: int) -> None:
@@ -152,15 +154,12 @@ def current_paths() -> dict[str, str]:
     return paths
 
 
-def parse_mountinfo(text: str) -> Iterator[Mount]:
-    """The cgroup mounts in the text of a mountinfo file, hidden ones included."""
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(" "), after.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            major, minor = map(int, fields[2].split(":"))
-            controllers = tuple(filter(_is_controller, options.split(",")))
-            yield Mount(Path(_unescape(fields[4])), os.makedev(major, minor), kind, controllers)
+def cgroup_mounts(table: Iterable[MountInfo]) -> Iterator[Mount]:
+    """The cgroup mounts in *table*, hidden ones included."""
+    for info in table:
+        if info.fstype in _FILESYSTEMS:
+            controllers = tuple(filter(_is_controller, info.options))
+            yield Mount(Path(info.point), info.device, info.fstype, controllers)
 
 
 def arrange(mounts: Iterable[Mount]) -> Hierarchies:
@@ -185,8 +184,3 @@ def _is_visible(mount: Mount) -> bool:
         return mount.path.stat().st_dev == mount.device
     except OSError:
         return False
-
-
-def _unescape(text: str) -> str:
-    """Undo the octal escapes of blanks and backslashes in mountinfo."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -97,9 +97,9 @@ def launch(
 def _join_rdt_groups(state: State, pid: int) -> None:
     """What *pid* forks has the container's share of cache and memory bandwidth too."""
     if state.rdt_joined:
-        from runtime import resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
+        from runtime import resctrl, resctrl_group  # noqa: PLC0415 - lazy: few hosts have it
 
-        resctrl_group.join(state.rdt_joined, pid, at=resctrl_group.root())
+        resctrl_group.join(state.rdt_joined, pid, at=resctrl.root())
 
 
 def _labelled(process: Process, state: State) -> Process:

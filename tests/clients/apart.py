@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runtime.cgroups.detect import Mount, parse_mountinfo
+from runtime import mountinfo
+from runtime.cgroups.detect import Mount, cgroup_mounts
 from runtime.syscalls import setns
 from tests import leftovers, waiting
 from tests.bundles import make
@@ -29,8 +30,7 @@ Done = subprocess.CompletedProcess[str]
 
 def v1_mounts() -> list[Mount]:
     """The mounted v1 hierarchies; on a v2 host, where none is, the clients use the machine's."""
-    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
-    return [mount for mount in mounts if mount.kind == "cgroup"]
+    return list(cgroup_mounts(mountinfo.of_thread("cgroup")))
 
 
 class Apart:

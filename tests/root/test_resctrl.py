@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import SetupFailed, UnsupportedField, resctrl_group
+from runtime import SetupFailed, UnsupportedField, resctrl, resctrl_group
 from runtime.resctrl_group import Groups
 from runtime.undo import Undo
 from tests.containers import Box
@@ -73,7 +73,7 @@ def test_a_further_process_is_in_the_groups_of_its_container(box: Box, at: Path)
 
 
 @pytest.mark.needs_criu
-@pytest.mark.skipif(resctrl_group.root() is not None, reason="has Intel RDT")
+@pytest.mark.skipif(resctrl.root() is not None, reason="has Intel RDT")
 def test_what_is_restored_is_not_left_without_its_group(migratory: Migratory) -> None:
     migratory.start().checkpoint()
     migratory.box.update(linux={"intelRdt": {"closID": "gold"}})

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime import mountinfo
 from runtime.cgroups import detect, manager, resolve_path
-from runtime.cgroups.detect import Hierarchies, arrange, parse_mountinfo
+from runtime.cgroups.detect import Hierarchies, arrange, cgroup_mounts
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager, hand_down
 
@@ -23,7 +24,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies(text: str) -> Hierarchies:
-    return arrange(parse_mountinfo(text))
+    return arrange(cgroup_mounts(mountinfo.parse(text)))
 
 
 def test_v1_has_each_controller_where_it_is_mounted() -> None:
@@ -65,11 +66,6 @@ def test_v2_beside_systemd_s_own_hierarchy_is_v2() -> None:
 def test_the_usual_place_counts_before_others() -> None:
     other = "29 1 0:26 / /mnt/cgroup rw - cgroup2 cgroup rw\n"
     assert hierarchies(other + V2).v2 == ROOT
-
-
-def test_blanks_in_a_mount_point_are_read() -> None:
-    (mount,) = parse_mountinfo("30 1 0:26 / /my\\040cgroup rw - cgroup2 none rw\n")
-    assert mount.path == Path("/my cgroup")
 
 
 @pytest.mark.parametrize(

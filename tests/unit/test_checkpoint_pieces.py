@@ -172,10 +172,11 @@ def test_mountinfo_is_read_with_its_escapes() -> None:
         "37 35 0:5 / /back\\134slash rw - tmpfs tmpfs rw\n"
     )
     ext3 = MountInfo(
-        36, "/mnt 2", "/mnt1", os.makedev(98, 0), ("master:1",), "ext3", "/dev/root", ("rw",)
+        36, "/mnt 2", "/mnt1", os.makedev(98, 0), ("master:1",), "ext3", "/dev/root", ("rw",), 35
     )
-    tmpfs = MountInfo(37, "/back\\slash", "/", os.makedev(0, 5), (), "tmpfs", "tmpfs", ("rw",))
+    tmpfs = MountInfo(37, "/back\\slash", "/", os.makedev(0, 5), (), "tmpfs", "tmpfs", ("rw",), 35)
     assert mountinfo.parse(text) == [ext3, tmpfs]
+    assert mountinfo.parse(text, "tmpfs", "proc") == [tmpfs]
 
 
 def test_what_is_mounted_below_a_recursive_bind_is_external_too() -> None:

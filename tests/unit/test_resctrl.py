@@ -53,11 +53,3 @@ def test_what_is_monitored_of_the_whole_host_is_none_of_a_container(root: Path) 
     found = resctrl.read(root, 2)
     assert found.schema("L3") == "L3:0=fffff;1=fffff"
     assert found.monitored == ()
-
-
-def test_it_is_found_where_it_is_mounted() -> None:
-    line = "40 30 0:35 / /sys/fs/resctrl rw,relatime shared:20 - resctrl resctrl rw"
-    assert resctrl.mount_point(f"1 0 0:1 / / rw - ext4 /dev/vda rw\n{line}\n") == Path(
-        "/sys/fs/resctrl"
-    )
-    assert resctrl.mount_point("1 0 0:1 / / rw - ext4 /dev/vda rw\n") is None
