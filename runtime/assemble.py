@@ -204,8 +204,7 @@ class Assembly:
 
     def _id_maps(self) -> IdMaps | None:
         linux = self.spec.linux
-        own = linux.namespace("user")
-        if own is None or own.path:
+        if not linux.owns("user"):
             return None
         from runtime.process.id_maps import IdMaps  # noqa: PLC0415 - lazy: 1 ms
 

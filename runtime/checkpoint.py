@@ -77,8 +77,7 @@ class Checkpoint:
         """
         self.container, self.options = container, options
         self._was_paused = _check_status(container)
-        own = container.spec.linux.namespace("network")
-        if options.empty_network and (own is None or own.path):
+        if options.empty_network and not container.spec.linux.owns("network"):
             raise CheckpointFailed(container.id, "it has no network namespace of its own to empty")
         self._strangers = processes.strangers(container.state.init_pid, container.processes())
         if self._strangers:

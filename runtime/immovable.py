@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from runtime.processes import tasks_of
+from runtime.scheduling import POLICIES
 from runtime.seccomp.words import NOTIFY, listens
 
 if TYPE_CHECKING:
     from runtime.spec_model import Spec
-
-
-#: linux/sched.h; it may have been set by exec, or by a process for itself
-_SCHED_DEADLINE = 6
 
 
 def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
@@ -27,8 +24,7 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
             f"linux.seccomp: a filter with {NOTIFY} cannot be taken along, its agent stays here: "
             "make it without"
         )
-    network = spec.linux.namespace("network")
-    if spec.linux.net_devices and network and not network.path:
+    if spec.linux.net_devices and spec.linux.owns("network"):
         yield (
             "linux.netDevices: interfaces of this host cannot be taken along: give it a network "
             "namespace with a path, where they stay"
@@ -77,7 +73,8 @@ def _joined_beside_user(spec: Spec) -> Iterator[str]:
 
 
 def _has_deadline(task: int) -> bool:
+    """Asked of the kernel: exec may have set it, or a process for itself."""
     try:
-        return os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK == _SCHED_DEADLINE
+        return os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK == POLICIES["SCHED_DEADLINE"]
     except ProcessLookupError:
         return False

@@ -95,7 +95,7 @@ def _plan(process: Process, linux: Linux, keyring: str) -> LabelPlan:
         "apparmor": process.apparmor_profile if has_apparmor() else "",
         "selinux": process.selinux_label if has_selinux() else "",
         "keyring": keyring,
-        "shared_keyring": linux.namespace("user") is not None,
+        "shared_keyring": linux.user_namespace,
     }
 
 

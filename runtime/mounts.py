@@ -72,14 +72,13 @@ def plan(
 
 def of_spec(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> MountTable:
     """What is mounted in the container that *spec*, of *bundle*, describes."""
-    namespace = spec.linux.namespace("cgroup")
     return plan(
         spec.mounts,
         bundle=bundle,
         rootfs=spec.rootfs(bundle),
         cgroup_paths=cgroup_paths,
-        own_cgroup_namespace=namespace is not None and not namespace.path,
-        user_namespace=spec.linux.namespace("user") is not None,
+        own_cgroup_namespace=spec.linux.owns("cgroup"),
+        user_namespace=spec.linux.user_namespace,
     )
 
 
@@ -135,8 +134,7 @@ def id_map(mappings: Sequence[IdMapping]) -> str:
 
 def own_idmap(linux: Linux) -> IdMaps | None:
     """The maps of the container's new user namespace; None without."""
-    user = linux.namespace("user")
-    if user is None or user.path:
+    if not linux.owns("user"):
         return None
     return id_map(linux.uid_mappings), id_map(linux.gid_mappings)
 

@@ -6,9 +6,9 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from runtime import pidfd
+from runtime.state import process_stat
 
 _END_WITHIN_S = 1.0
 
@@ -19,8 +19,8 @@ def strangers(init_pid: int, pids: Iterable[int]) -> list[int]:
     exec has started them. CRIU dumps a tree, so no checkpoint has them.
     """
     inside = {init_pid, *pids}
-    parents = {pid: _parent(pid) for pid in inside - {init_pid}}
-    return sorted(pid for pid, parent in parents.items() if parent and parent not in inside)
+    found = {pid: process_stat(pid) for pid in inside - {init_pid}}
+    return sorted(pid for pid, stat in found.items() if stat and stat.parent not in inside | {0})
 
 
 def end(pids: Iterable[int]) -> None:
@@ -47,11 +47,3 @@ def tasks_of(pid: int) -> list[int]:
 def thread_count(pids: Iterable[int]) -> int:
     """How many tasks *pids* have in all."""
     return sum(len(tasks_of(pid)) for pid in pids)
-
-
-def _parent(pid: int) -> int | None:
-    """None when it has ended."""
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-        return int(text[text.rindex(b")") + 1 :].split()[1])
-    return None

@@ -68,10 +68,9 @@ class RestorePlan:
         if record.spec_sha256 not in ("", spec_digest(spec.raw)):
             logger.info("%s is not the config.json that the container was dumped with", bundle)
         _check_users(container_id, spec, options, record)
-        own = spec.linux.namespace("network")
         networks = Networks()
         options = options.dumped_with(record)
-        if own and not own.path and not options.empty_network:
+        if spec.linux.owns("network") and not options.empty_network:
             networks = options.place(record.networks, container_id)
         systemd = options.systemd_cgroup
         plan = cls(
@@ -104,8 +103,7 @@ class RestorePlan:
     @property
     def namespace(self) -> Description | None:
         """The network namespace that we are to make, in CRIU's place."""
-        own = self.spec.linux.namespace("network")
-        ours = own and not own.path and not self.options.empty_network
+        ours = self.spec.linux.owns("network") and not self.options.empty_network
         return self.record.namespace if ours else None
 
     def change_state(self, **changes: Any) -> None:
@@ -115,7 +113,6 @@ class RestorePlan:
     def place_plan(self) -> dict[str, Any]:
         """What the launcher is told: see runtime/process/plan.py, RestorePlan."""
         table = mounts.of_spec(self.spec, self.state.bundle, self.state.cgroup_paths)
-        namespace = self.spec.linux.namespace("cgroup")
         root_receives = propagation.root_receives(self.spec.linux)
         return {
             "rootfs": {
@@ -125,7 +122,7 @@ class RestorePlan:
                 # only their mount points are made
                 "mounts": [{**mount, "idmap": None, "copy_up": False} for mount in table.mounts],
             },
-            "cgroup_namespace": namespace is not None and not namespace.path,
+            "cgroup_namespace": self.spec.linux.owns("cgroup"),
             "private_tmp": not self._uses_tmp(),
             "shelf": self.shelf.plan(),
             "receives": root_receives or any(map(propagation.receives, table.mounts)),

@@ -43,7 +43,7 @@ def check(spec: Spec) -> None:
     """
     if os.geteuid() == 0:
         return
-    if not spec.linux.namespace("user"):
+    if not spec.linux.user_namespace:
         remedy = "`migrator spec --rootless` writes a config.json with one"
         why = f"rootless container requires user namespaces: {remedy}"
         raise SetupFailed("creating a container", why)
@@ -73,8 +73,7 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
                 denied = sentence("", cause.strerror or str(cause))
                 why = f"unable to apply cgroup configuration: {denied}"
                 raise CgroupError(exc.path, why) from cause
-    own_pids = spec.linux.namespace("pid")
-    if own_pids is None or own_pids.path:
+    if not spec.linux.owns("pid"):
         logger.warning(
             "container %s has neither a cgroup nor a pid namespace of its own. Such configuration "
             "is strongly discouraged: not all of its processes can be ended",

@@ -190,6 +190,11 @@ class Linux(NamedTuple):
         """The namespace of type *kind*, None when the container shares the runtime's."""
         return next((each for each in self.namespaces if each.type == kind), None)
 
+    def owns(self, kind: str) -> bool:
+        """Whether the container gets a new namespace of type *kind*, joined by no path."""
+        namespace = self.namespace(kind)
+        return namespace is not None and not namespace.path
+
     @property
     def user_namespace(self) -> bool:
         """Whether the container has a user namespace, which may be another's."""

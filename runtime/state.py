@@ -212,9 +212,12 @@ def derive_status(state: State, directory: Path) -> Status:
 
 
 class ProcessStat(NamedTuple):
-    """Two facts of /proc/PID/stat: the state letter and the start time in clock ticks."""
+    """What of /proc/PID/stat is asked for."""
 
+    #: a letter
     state: str
+    parent: int
+    #: in clock ticks since boot
     start_time: int
 
 
@@ -226,7 +229,8 @@ def process_stat(pid: int) -> ProcessStat | None:
         return None
     # Field 2 is the command's name in parentheses, and a name may have parentheses and blanks.
     after_name = text[text.rindex(b")") + 1 :].split()
-    return ProcessStat(state=after_name[0].decode(), start_time=int(after_name[19]))
+    state, parent, start_time = after_name[0].decode(), int(after_name[1]), int(after_name[19])
+    return ProcessStat(state, parent, start_time)
 
 
 def is_alive(pid: int, start_time: int) -> bool:

@@ -32,8 +32,7 @@ def owner(spec: Spec) -> int | None:
 
     For that it must see it as its own root, writable, and run in a user namespace of its own.
     """
-    own = [spec.linux.namespace(kind) for kind in ("user", "cgroup")]
-    if not all(each and not each.path for each in own):
+    if not (spec.linux.owns("user") and spec.linux.owns("cgroup")):
         return None
     mount = next((each for each in reversed(spec.mounts) if _is_cgroup(each)), None)
     if mount is None or "ro" in mount.options:

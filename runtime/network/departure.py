@@ -128,8 +128,7 @@ def departing(container: Container) -> Departure | None:
     there is none of the container's own.
     """
     linux = container.spec.linux
-    own = linux.namespace("network")
-    if not own or own.path:
+    if not linux.owns("network"):
         return None
     interfaces = [network.name for network in Networks.of(container.state).veths]
     init, outside = container.state.init_pid, linux.user_namespace

@@ -228,6 +228,7 @@ def test_a_command_name_with_parentheses_does_not_confuse() -> None:
         assert found is not None
         assert mine is not None
         assert found.state in "RSD"
+        assert found.parent == os.getpid()
         assert found.start_time >= mine.start_time
 
 
