@@ -12,10 +12,12 @@ from typing import Any
 
 from runtime import mount_options, scheduling, spec
 from runtime.capabilities import NAMES
+from runtime.cgroups.unit_properties import ANNOTATION_PREFIX
 from runtime.criu_config import CONFIG_ANNOTATION
 from runtime.default_spec import OCI_VERSION, default_spec
 from runtime.errors import InvalidSpec, UnsupportedField
-from runtime.fields import HOOK_LISTS, NAMESPACE_TYPE
+from runtime.fields import NAMESPACE_TYPE
+from runtime.hook_points import HookName
 from runtime.seccomp import words
 
 _OLDEST_VERSION = "1.0.0"
@@ -31,11 +33,11 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": _OLDEST_VERSION,
         "ociVersionMax": OCI_VERSION,
-        "hooks": list(HOOK_LISTS),
+        "hooks": list(map(str, HookName)),
         "mountOptions": sorted(mount_options.KNOWN_OPTIONS),
         "linux": _linux(),
         "annotations": {"org.opencontainers.runc.checkpoint.enabled": "true"},
-        "potentiallyUnsafeConfigAnnotations": [CONFIG_ANNOTATION],
+        "potentiallyUnsafeConfigAnnotations": [CONFIG_ANNOTATION, ANNOTATION_PREFIX],
     }
 
 

@@ -6,6 +6,7 @@ table with the specification's own list, another with docs/runtime.md.
 
 from __future__ import annotations
 
+from runtime import namespaces
 from runtime.fields_scheduling import (
     EXEC_CPU_AFFINITY,
     INTEL_RDT,
@@ -15,6 +16,8 @@ from runtime.fields_scheduling import (
     PERSONALITY,
     SCHEDULER,
 )
+from runtime.hook_points import HookName
+from runtime.mount_options import PROPAGATION
 from runtime.schema import (
     Array,
     Boolean,
@@ -150,15 +153,6 @@ _HOOK = Record(
         "timeout": Integer(1, 2**31 - 1),
     },
     required=("path",),
-)
-
-HOOK_LISTS = (
-    "prestart",
-    "createRuntime",
-    "createContainer",
-    "startContainer",
-    "poststart",
-    "poststop",
 )
 
 _DEVICE_RULE = Record(
@@ -306,7 +300,7 @@ _SECCOMP = Record(
     required=("defaultAction",),
 )
 
-NAMESPACE_TYPE = Choice("mount", "pid", "network", "ipc", "uts", "cgroup", "time", "user")
+NAMESPACE_TYPE = Choice(*namespaces.KINDS)
 
 _TIME_OFFSET = Record(TimeOffset, {"secs": _INT64, "nanosecs": Integer(0, 999_999_999)})
 
@@ -342,10 +336,7 @@ _LINUX = Record(
         "cgroupsPath": _TEXT,
         "resources": RESOURCES,
         "sysctl": Dictionary(_TEXT),
-        "rootfsPropagation": Choice(
-            *("private", "shared", "slave", "unbindable"),
-            *("rprivate", "rshared", "rslave", "runbindable", ""),
-        ),
+        "rootfsPropagation": Choice(*PROPAGATION, ""),
         "maskedPaths": _ABSOLUTES,
         "readonlyPaths": _ABSOLUTES,
         "uidMappings": _ID_MAPPINGS,
@@ -368,7 +359,7 @@ SPEC = Record(
         "hostname": Text("at most 64 characters", pattern=r".{0,64}"),
         "domainname": Text("at most 64 characters", pattern=r".{0,64}"),
         "mounts": Array(_MOUNT),
-        "hooks": Record(Hooks, dict.fromkeys(HOOK_LISTS, Array(_HOOK))),
+        "hooks": Record(Hooks, dict.fromkeys(map(str, HookName), Array(_HOOK))),
         "annotations": Dictionary(_TEXT),
         "linux": _LINUX,
         "vm": Refused("virtual machines are not supported"),

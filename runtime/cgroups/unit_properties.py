@@ -22,7 +22,8 @@ logger = Logger(__name__)
 #: name, D-Bus signature, value
 Property = tuple[str, tuple[str, Any]]
 
-_ANNOTATION = "org.systemd.property."
+#: before the name of a property, in an annotation
+ANNOTATION_PREFIX = "org.systemd.property."
 _INFINITY = 2**64 - 1
 _SECOND_US = 1_000_000
 # systemd keeps the quota in whole percents.
@@ -59,9 +60,9 @@ def of_annotations(annotations: Mapping[str, str]) -> list[Property]:
     Raises UnsupportedField for what cannot be read.
     """
     return [
-        _of_annotation(key.removeprefix(_ANNOTATION), value, key)
+        _of_annotation(key.removeprefix(ANNOTATION_PREFIX), value, key)
         for key, value in annotations.items()
-        if key.startswith(_ANNOTATION)
+        if key.startswith(ANNOTATION_PREFIX)
     ]
 
 

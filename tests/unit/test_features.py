@@ -8,8 +8,10 @@ import pytest
 from migrator import cli
 from runtime.cgroups import manager
 from runtime.cgroups.systemd import SystemdV1, SystemdV2
+from runtime.cgroups.unit_properties import of_annotations
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
+from runtime.criu_config import criu_config
 from runtime.errors import UnsupportedField
 from runtime.features import features
 from runtime.mount_options import parse_options
@@ -113,6 +115,14 @@ def test_each_word_of_a_memory_policy_is_accepted() -> None:
 def test_of_intel_rdt_is_said_what_is_carried_out(feature: str, field: dict[str, Any]) -> None:
     assert LINUX["intelRdt"][feature]
     accept(linux={"intelRdt": field})
+
+
+def test_annotations_that_change_the_host_are_named() -> None:
+    """One that ends in a dot is the beginning of any name (features.md)."""
+    named = FEATURES["potentiallyUnsafeConfigAnnotations"]
+    assert str(criu_config({})) != str(criu_config(dict.fromkeys(named, "/c")))
+    (prefix,) = (each for each in named if each.endswith("."))
+    assert of_annotations({f"{prefix}TimeoutStopUSec": "uint64 1"})
 
 
 def test_both_versions_of_cgroups_have_a_manager() -> None:
