@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from criu_rpc import Criu, find_criu, memory_images
+from criu_rpc import Criu, memory_images
 from criu_rpc.logger import Logger
 from criu_rpc.memory_images import (
     PAGE_BYTES,
@@ -35,13 +33,12 @@ from criu_rpc.memory_images import (
     read_vmas,
     write_pagemap,
 )
-from runtime.errors import SetupFailed
+from runtime.criu_launcher import DUMPING, await_ready, launch, tell
 from runtime.memory import maps
 from runtime.memory.copying import copied, write_all
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import Run, intersect, minus, normalized
-from runtime.process.channel import READY, Channel, ChannelClosed, Failed, UnexpectedMessage
-from runtime.process.parent import failure, interpreter
+from runtime.process.channel import Channel
 from runtime.processes import strangers
 
 if TYPE_CHECKING:
@@ -49,11 +46,6 @@ if TYPE_CHECKING:
 
 logger = Logger(__name__)
 
-_PACKAGES = str(Path(__file__).parents[1])
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from runtime.process.dumping import main; main(int(sys.argv[2]), sys.argv[3:])"
-)
 #: numbers of the pages images that are ours: CRIU counts from 1
 FIRST_PAGES_ID = 1 << 20
 #: above it lies the vsyscall page, which is the kernel's
@@ -72,25 +64,10 @@ class BareCriu:
         cls, criu: str | None = None, *, within: AbstractContextManager[object] | None = None
     ) -> Self:
         """Start them; within: see Criu.start. Raises CriuNotFound, SetupFailed."""
-        ours, theirs = (end.detach() for end in socket.socketpair())
-        channel = Channel(ours)
-        python = [interpreter(), "-I", "-S", "-X", "utf8", "-c", _START]
-        try:
-            process = Criu.start(
-                find_criu(criu),
-                launcher=(*python, _PACKAGES, str(theirs)),
-                keep_fds=(theirs,),
-                within=within,
-            )
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            os.close(theirs)
-        bare = cls(process, channel)
+        bare = cls(*launch(DUMPING, criu, within=within))
         memory_images.load()
         try:
-            bare._await_ready("starting criu")
+            await_ready(bare._channel, "starting criu")
         except BaseException:
             bare.close()
             raise
@@ -113,31 +90,17 @@ class BareCriu:
 
         Raises SetupFailed; a dump that goes on then would be right, and slow.
         """
-        self._channel.send_plan([int(pid) for pid in pids])
-        self._await_ready("hiding memory from criu")
+        tell(self._channel, [int(pid) for pid in pids], "hiding memory from criu")
 
     def close(self) -> None:
         """End criu first: its dump needs the decoy until it has ended."""
         self.criu.close()
         self._channel.close()
 
-    def _await_ready(self, doing: str) -> None:
-        try:
-            self._channel.receive(READY)
-        except Failed as error:
-            raise failure(error) from None
-        except (ChannelClosed, UnexpectedMessage, BrokenPipeError) as error:
-            raise SetupFailed(doing, str(error)) from error
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,8 +7,9 @@ called after the programs, in its own process, and are nowhere written down (lib
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
@@ -52,12 +53,8 @@ def run(
     own: Sequence[InProcessHook] = (),
 ) -> None:
     """Run *hooks*, then *own*; HookFailed at the first that fails."""
-    if hooks:
-        from runtime import hooks as programs  # noqa: PLC0415 - lazy: 20 ms
-
-        programs.run(name, hooks, state)
-    for index, function in enumerate(own, len(hooks)):
-        _call(name, index, function, state)
+    for hook in _in_order(name, hooks, state, own):
+        hook()
 
 
 def run_all(
@@ -67,15 +64,24 @@ def run_all(
     own: Sequence[InProcessHook] = (),
 ) -> None:
     """Run *hooks*, then *own*; one that fails is logged, and the others run all the same."""
-    if hooks:
-        from runtime import hooks as programs  # noqa: PLC0415 - lazy: 20 ms
-
-        programs.run_all(name, hooks, state)
-    for index, function in enumerate(own, len(hooks)):
+    for hook in _in_order(name, hooks, state, own):
         try:
-            _call(name, index, function, state)
+            hook()
         except HookFailed as exc:
             logger.warning("%s", exc)
+
+
+def _in_order(
+    name: HookName, hooks: Sequence[Hook], state: Mapping[str, Any], own: Sequence[InProcessHook]
+) -> Iterator[Callable[[], None]]:
+    """What runs each of them; HookFailed when that fails."""
+    if hooks:
+        from runtime.hooks import run_one  # noqa: PLC0415 - lazy: 20 ms
+
+        for index, hook in enumerate(hooks):
+            yield partial(run_one, name, index, hook, state)
+    for index, function in enumerate(own, len(hooks)):
+        yield partial(_call, name, index, function, state)
 
 
 def _call(name: HookName, index: int, function: InProcessHook, state: Mapping[str, Any]) -> None:

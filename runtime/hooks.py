@@ -34,25 +34,24 @@ def run(
     """Run *hooks*, the list called *name* in the spec, one after the other.
 
     state: the OCI state object (State.oci); env: of a hook that gives none, by default ours.
-    Raises HookFailed at the first that cannot be run, does not end with 0, or takes longer than its
-    timeout; then nothing of it runs on, and the hooks after it are not run.
+    Raises HookFailed at the first that fails; the hooks after it are not run.
     """
     for index, hook in enumerate(hooks):
-        _run(name, index, hook, state, env)
+        run_one(name, index, hook, state, env)
 
 
-def run_all(name: str, hooks: Iterable[Hook], state: Mapping[str, Any]) -> None:
-    """Run every one of *hooks*; a failure is only logged, as is right for poststop."""
-    for index, hook in enumerate(hooks):
-        try:
-            _run(name, index, hook, state, None)
-        except HookFailed as exc:
-            logger.warning("%s", exc)
-
-
-def _run(
-    name: str, index: int, hook: Hook, state: Mapping[str, Any], env: Mapping[str, str] | None
+def run_one(
+    name: str,
+    index: int,
+    hook: Hook,
+    state: Mapping[str, Any],
+    env: Mapping[str, str] | None = None,
 ) -> None:
+    """Run *hook*, which has that *index* in its list.
+
+    Raises HookFailed when it cannot be run, does not end with 0, or takes longer than its timeout;
+    then nothing of it runs on.
+    """
     argv = list(hook.args) or [hook.path]
     given = dict(entry.split("=", 1) for entry in hook.env)
     started = time.monotonic()

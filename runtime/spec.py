@@ -15,47 +15,7 @@ from runtime import validate
 from runtime.errors import BundleError, InvalidSpec, UnsupportedField
 from runtime.fields import PROCESS, RESOURCES, SPEC
 from runtime.schema import Faults, Kind
-from runtime.spec_model import (
-    Capabilities,
-    ConsoleSize,
-    Device,
-    Hook,
-    Hooks,
-    Linux,
-    Mount,
-    Namespace,
-    Process,
-    Rlimit,
-    Root,
-    Spec,
-    TimeOffset,
-    User,
-)
-
-__all__ = [
-    "CONFIG_FILE",
-    "Capabilities",
-    "ConsoleSize",
-    "Device",
-    "Hook",
-    "Hooks",
-    "Linux",
-    "Mount",
-    "Namespace",
-    "Process",
-    "Rlimit",
-    "Root",
-    "Spec",
-    "TimeOffset",
-    "User",
-    "load",
-    "load_process",
-    "parse",
-    "parse_changes",
-    "parse_process",
-    "parse_resources",
-    "with_resources",
-]
+from runtime.spec_model import Process, Spec
 
 CONFIG_FILE = "config.json"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime import hooks
+from runtime import hook_points, hooks
 from runtime.errors import HookFailed
-from runtime.spec import Hook
+from runtime.hook_points import HookName
+from runtime.spec_model import Hook
 
 STATE = {"ociVersion": "1.2.0", "id": "c1", "status": "created", "pid": 7, "bundle": "/b"}
 
@@ -116,7 +117,7 @@ def test_signals_that_python_ignores_are_not_ignored_in_a_hook() -> None:
 
 
 def test_run_all_goes_on_after_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    hooks.run_all("poststop", [sh("exit 1"), sh(f"echo >{tmp_path}/second")], STATE)
+    hook_points.run_all(HookName.POSTSTOP, [sh("exit 1"), sh(f"echo >{tmp_path}/second")], STATE)
     assert (tmp_path / "second").exists()
     assert "error running poststop hook #0: /bin/sh: exit status 1" in caplog.text
 

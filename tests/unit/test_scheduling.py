@@ -7,9 +7,10 @@ import pytest
 from runtime import scheduling, spec
 from runtime.default_spec import default_spec
 from runtime.errors import InvalidSpec
+from runtime.spec_model import Spec
 
 
-def parsed(process: dict[str, Any] | None = None, linux: dict[str, Any] | None = None) -> spec.Spec:
+def parsed(process: dict[str, Any] | None = None, linux: dict[str, Any] | None = None) -> Spec:
     config = default_spec()
     return spec.parse(
         config

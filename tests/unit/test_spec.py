@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runtime import spec
 from runtime.default_spec import default_spec
 from runtime.errors import BundleError, InvalidSpec, UnsupportedField
-from runtime.spec import Device, Hook, Mount, Namespace, Rlimit, TimeOffset
+from runtime.spec_model import Device, Hook, Mount, Namespace, Rlimit, TimeOffset
 
 Json = dict[str, Any]
 
