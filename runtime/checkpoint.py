@@ -39,6 +39,7 @@ from runtime.network.held import Held
 from runtime.network.lock import network_lock
 from runtime.network.models import Networks
 from runtime.network.unlock import unlock as unlock_network
+from runtime.oserrors import reason
 from runtime.records import Dumped, Record, spec_digest
 from runtime.state import Status, lock
 
@@ -163,16 +164,14 @@ class Checkpoint:
             stack.enter_context(written(options.image_path, options.work_path))
             self.record.write(options.image_path)  # as it will most likely stay
         except OSError as exc:
-            why = f"{exc.filename}: {exc.strerror}"
-            raise CheckpointFailed(self.container.id, why) from exc
+            raise CheckpointFailed(self.container.id, reason(exc)) from exc
 
     def _open_tmpfs(self, stack: ExitStack) -> None:
         try:
             mounts = tmpfs.opened(self.container.state.init_pid, self.record.tmpfs)
             self._tmpfs = stack.enter_context(mounts)
         except OSError as exc:
-            why = f"its mount {exc.filename}: {exc.strerror}"
-            raise CheckpointFailed(self.container.id, why) from exc
+            raise CheckpointFailed(self.container.id, f"its mount {reason(exc)}") from exc
 
     def _open_network(self, stack: ExitStack, criu: Criu) -> None:
         if not self.fits(criu):

@@ -21,6 +21,7 @@ ContainerError                  something failed for one container, or for the h
 ├── HookFailed                  a hook of the spec
 ├── CgroupError                 a cgroup file or directory
 ├── NetworkError                an interface or a route of the container
+├── NetworkNotCarried           a described network namespace cannot be made again here
 ├── InvalidNetwork              a field of a Network or Route, wherever it was given
 ├── CheckpointFailed            CRIU or we could not dump; the CriuError is the __cause__
 └── RestoreFailed               CRIU or we could not restore; the CriuError is the __cause__

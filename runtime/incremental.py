@@ -42,6 +42,7 @@ from runtime.memory import keeper, soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import Keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages
+from runtime.oserrors import reason
 from runtime.state import Status, lock
 
 logger = Logger(__name__)
@@ -138,10 +139,8 @@ class _Weaving:
         self._frozen: list[FrozenMemory] = []
 
     def on_notify(self, notification: Notification) -> None:
-        if (
-            notification.script == Script.QUERY_EXT_FILES
-        ):  # the first point at which all stand still
-            self._look()
+        if notification.script == Script.QUERY_EXT_FILES:
+            self._look()  # the first point at which all stand still
         elif notification.script == Script.POST_DUMP:
             elsewhere = Elsewhere(
                 PE_PARENT, lambda memory, pages: intersect(pages, self._clean.get(memory.pid, []))
@@ -189,7 +188,9 @@ def by_criu() -> bool:
 def _failing(container: Container) -> Iterator[None]:
     try:
         yield
-    except (OSError, CriuError, KeeperFailed) as exc:
+    except OSError as exc:
+        raise CheckpointFailed(container.id, reason(exc)) from exc
+    except (CriuError, KeeperFailed) as exc:
         raise CheckpointFailed(container.id, str(exc)) from exc
 
 

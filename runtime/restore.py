@@ -36,6 +36,7 @@ from runtime.network.announcement import announce
 from runtime.network.held import Frames, replay
 from runtime.network.netns import in_netns
 from runtime.network.recreate import Recreated
+from runtime.oserrors import reason
 from runtime.process import pidfile, pty
 from runtime.process.terminal import in_foreground, taker
 from runtime.process.waiting import adopt_orphans, signals_held, wait_forwarding
@@ -344,5 +345,4 @@ def _failing(container_id: str) -> Iterator[None]:
     except CriuError as error:
         raise RestoreFailed(container_id, str(error)) from error
     except OSError as error:
-        about = f"{error.filename}: " if error.filename else ""
-        raise RestoreFailed(container_id, f"{about}{error.strerror}") from error
+        raise RestoreFailed(container_id, reason(error)) from error

@@ -7,6 +7,7 @@ in the namespace that it was opened in, and serves from any other.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -83,7 +84,7 @@ class Netlink:
     def answers(self, count: int | None) -> Iterator[Message]:
         """What comes until *count* messages or acknowledgements did; None: to a dump's end."""
         while count is None or count > 0:
-            for kind, flags, payload in _messages(self._socket.recv(_BUFFER_BYTES)):
+            for kind, flags, payload in _messages(self._received()):
                 if kind == _DONE:
                     return
                 if kind == _ERROR:
@@ -91,6 +92,13 @@ class Netlink:
                 else:
                     yield Message(kind, payload)
                 count = None if count is None else count - 1
+
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(_BUFFER_BYTES)
+        except TimeoutError as exc:  # Python's own has neither errno nor a text of its own
+            why = f"the kernel did not answer within {_TIMEOUT_S:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, why) from exc
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

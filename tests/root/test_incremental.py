@@ -292,7 +292,7 @@ def test_what_a_failed_pre_dump_has_found_is_copied_by_the_next(
     target.do("write(memory, 200, 30, 2)")
     with monkeypatch.context() as patch:
         patch.setattr("runtime.incremental.write_pagemap", no_space)
-        with pytest.raises(CheckpointFailed, match="No space left"):
+        with pytest.raises(CheckpointFailed, match="failed: no space left on device"):
             target.pre_dump("pre2", "pre1")
     assert [path.name for path in (room / "pre2").iterdir()] == []
     assert target.pre_dump("pre2", "pre1").pages < 500

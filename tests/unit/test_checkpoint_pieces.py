@@ -284,3 +284,10 @@ def test_memory_that_a_parent_lacks_is_found(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_whatever_netlink_says_attributes_end(data: bytes) -> None:
     assert len(list(netlink.attributes(data))) <= len(data) // 4 + 1
+
+
+def test_a_kernel_that_does_not_answer_is_told_of_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "_TIMEOUT_S", 0.01)
+    with netlink.Netlink(netlink.ROUTE) as kernel, pytest.raises(TimeoutError) as caught:
+        list(kernel.answers(1))
+    assert caught.value.strerror == "the kernel did not answer within 0.01 s"
