@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
-from runtime import affinity, hook_points, namespaces
+from runtime import affinity, hook_points, namespaces, processes
 from runtime.cgroups import delegation, manager, resolve_path, unit_paths
 from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed, UnsupportedField
@@ -22,10 +22,12 @@ from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Statu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runtime.cgroups import CgroupManager
     from runtime.hook_points import InProcessHook, InProcessHooks
     from runtime.network import Networks
     from runtime.process.id_maps import IdMaps
     from runtime.process.parent import Launched
+    from runtime.process.plan import InitPlan
     from runtime.process.terminal import Terminal
     from runtime.spec_model import Spec
     from runtime.undo import Undo
@@ -139,11 +141,7 @@ class Assembly:
     ) -> None:
         """Lead *init* through its steps, and do meanwhile what is to be done from outside."""
         taker = self._taker(terminal, undo)
-        fifo = self._directory / EXEC_FIFO
-        answer = self._directory / ANSWER_FIFO if listens(self.spec.linux.seccomp) else None
-        _make_fifo(fifo, _FIFO_MODE)
-        if answer:
-            _make_fifo(answer, _ANSWER_MODE)
+        fifo, answer = self._make_fifos()
         self.state, cgroup = cgroups_for(self.spec, self.state, rootless=self._rootless)
         undo.on_error(destroy_cgroup, cgroup)
         plan = planner.init_plan(
@@ -156,13 +154,31 @@ class Assembly:
             no_pivot=no_pivot,
             notify=self._notify,
         )
-        mount = self.spec.linux.namespace("mount")
-        uncovered = 0
-        if mount is None or mount.path:
-            from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+        pid = self._let_in(init, plan, cgroup, undo)
+        notify_fd = self._equip(init, pid, cgroup, undo)
+        if taker is not None:
+            taker.take(init)
+        init.receive(READY)
+        logger.debug("init: closing the pipe to signal completion: it waits at %s", fifo)
+        self._save(
+            notify_fd=notify_fd,
+            namespace_paths=namespaces.paths_of(pid),
+            external_descriptors=processes.standard_descriptors(pid),
+            uncovered=0,
+        )
 
-            within = mount and mount.path
-            uncovered = host_mounts.uncover_on_error(self.state.rootfs, within, undo)
+    def _make_fifos(self) -> tuple[Path, Path | None]:
+        """What init waits at for `start`, and where that answers, if it has to."""
+        fifo, answer = self._directory / EXEC_FIFO, self._directory / ANSWER_FIFO
+        _make_fifo(fifo, _FIFO_MODE)
+        if not listens(self.spec.linux.seccomp):
+            return fifo, None
+        _make_fifo(answer, _ANSWER_MODE)
+        return fifo, answer
+
+    def _let_in(self, init: Launched, plan: InitPlan, cgroup: CgroupManager, undo: Undo) -> int:
+        """Put *init* into its cgroups, and have it enter its namespaces; its pid from then on."""
+        uncovered = self._note_cover(undo)
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         self._save(uncovered=uncovered)
         undo.on_error(init.kill)
@@ -171,6 +187,22 @@ class Assembly:
         pid = init.tell(plan, self._id_maps())
         self._save(init_pid=pid, init_start_time=_start_time(pid))
         init.go()
+        return pid
+
+    def _note_cover(self, undo: Undo) -> int:
+        """The mount that its rootfs leads to, where it will be mounted over on the host; else 0."""
+        mount = self.spec.linux.namespace("mount")
+        if self.spec.linux.owns("mount"):
+            return 0
+        from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+
+        return host_mounts.uncover_on_error(self.state.rootfs, mount and mount.path, undo)
+
+    def _equip(self, init: Launched, pid: int, cgroup: CgroupManager, undo: Undo) -> int:
+        """Give it from outside what it waits for: network, limits and hooks.
+
+        Returns which of its descriptors is its notify socket, 0 for none.
+        """
         if self._networks:
             self._make_network(self._networks, pid, undo)
         if self.spec.linux.net_devices:
@@ -184,16 +216,7 @@ class Assembly:
             self._join_rdt_group(pid, undo)
         self._run_hooks()
         init.go()
-        if taker is not None:
-            taker.take(init)
-        init.receive(READY)
-        logger.debug("init: closing the pipe to signal completion: it waits at %s", fifo)
-        self._save(
-            notify_fd=int(notify_fd),
-            namespace_paths=namespaces.paths_of(pid),
-            external_descriptors=_descriptors(pid),
-            uncovered=0,
-        )
+        return int(notify_fd)
 
     def run_poststop(self) -> None:
         """What the specification wants after a hook has failed and all is undone."""
@@ -250,14 +273,6 @@ class Assembly:
 
     def _own_hooks(self, name: HookName) -> Sequence[InProcessHook]:
         return self._in_process.get(name, ())
-
-
-def _descriptors(pid: int) -> list[str]:
-    """What a checkpoint is told of the standard descriptors; an ordinary user makes none."""
-    try:
-        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
-    except PermissionError:  # init cannot be traced yet
-        return []
 
 
 def _make_fifo(path: Path, mode: int) -> None:

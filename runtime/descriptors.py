@@ -219,14 +219,3 @@ def _append(theirs: int, given: int) -> None:
 
 def _is_plain_file(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
-
-
-def links(pid: int) -> list[str]:
-    """What State.external_descriptors keeps: where the standard descriptors of *pid* lead."""
-    found = []
-    for fd in STANDARD:
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except OSError:
-            found.append("")
-    return found

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from runtime.cgroups.detect import UNIFIED
 from runtime.mount_options import REPLACED, Options, parse_options
 from runtime.sources import OWN_USER_NAMESPACE
 from runtime.spec_model import IdMapping, Linux, Mount, Spec
@@ -193,7 +194,7 @@ def _legacy(
     binds: dict[str, str] = {}
     for controller, directory in cgroup_paths.items():
         # No hierarchy of v1's.
-        if controller in ("", "unified"):
+        if controller in ("", UNIFIED):
             continue
         name = _hierarchy(directory)
         below = mount._replace(destination=f"{mount.destination}/{name}")

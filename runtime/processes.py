@@ -1,4 +1,4 @@
-"""The processes of a container as a checkpoint and a failed restore see them."""
+"""The processes of a container, seen from outside."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def tasks_of(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(task) for task in os.listdir(f"/proc/{pid}/task")]
     return []
+
+
+def standard_descriptors(pid: int) -> list[str]:
+    """Where 0 to 2 of *pid* lead (proc_pid_fd(5)); "" for what is closed, or not for us to see."""
+    found = []
+    for fd in range(3):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except OSError:
+            found.append("")
+    return found
 
 
 def thread_count(pids: Iterable[int]) -> int:

@@ -299,7 +299,7 @@ class _Prepared:
         self._cgroup.set(self.plan.spec.linux.resources)
         self.plan.change_state(
             namespace_paths=namespaces.paths_of(self._init_pid),
-            external_descriptors=descriptors.links(self._init_pid),
+            external_descriptors=processes.standard_descriptors(self._init_pid),
         )
         self.plan.state.save(self.plan.directory)
         if self.plan.options.pid_file:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
 from runtime.cgroups import CgroupManager, manager, of_state
+from runtime.cgroups.detect import UNIFIED
 from runtime.cgroups.tree import OUR_PARENT, PROCESSES
 from runtime.errors import CgroupError, SetupFailed
 from runtime.oserrors import sentence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = Logger(__name__)
 
-#: of hybrid hosts: joined where it can be, driven never
-_UNIFIED = "unified"
 _ALL_IDS = ["0", "0", str(2**32 - 1)]
 
 
@@ -61,7 +60,8 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
         cgroup = of_state(state)
         cgroup.create()
         return state, cgroup
-    paths = {name: path for name, path in state.cgroup_paths.items() if name != _UNIFIED}
+    # that of hybrid hosts is joined where it can be, and never driven
+    paths = {name: path for name, path in state.cgroup_paths.items() if name != UNIFIED}
     for wanted in (paths, *_delegated(spec, state, paths)):
         try:
             return state._replace(cgroup_paths=wanted), _made(wanted)

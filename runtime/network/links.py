@@ -13,13 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from criu_rpc.logger import Logger
 from runtime.errors import NetworkError
 from runtime.network import devices, routes, rtnetlink
 from runtime.network.models import LOOPBACK, LOOPBACK_NAME, Network, Networks
 from runtime.network.netns import Netns, in_netns, path_of
-
-logger = Logger(__name__)
+from runtime.undo import Undo
 
 _NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h
 _CLEANUP_S = 0.15
@@ -45,19 +43,18 @@ def setup(networks: Networks, netns: Netns, container_id: str) -> list[HostEnd]:
         return []
     for network in networks.veths:
         _check_host(network, container_id)
-    with ExitStack() as sockets, ExitStack() as undo:
+    with ExitStack() as sockets, Undo() as undo:
         host = sockets.enter_context(rtnetlink.connect())
         inside = sockets.enter_context(rtnetlink.connect(netns))
         ends = []
         for network in networks.veths:
             ends.append(_make_pair(host, inside, network, netns, container_id))
-            undo.callback(_undo_pair, host, ends[-1].name)
+            undo.on_error(_remove, host, ends[-1].name)
             _configure(host, inside, network, ends[-1], container_id)
         for network in networks.veths:
             routes.add_gateways(inside, network)
         for route in networks.routes:
-            undo.callback(routes.remove, inside, routes.add(inside, route))
-        undo.pop_all()
+            undo.on_error(routes.remove, inside, routes.add(inside, route))
     return ends
 
 
@@ -230,13 +227,6 @@ def _remove(host: Any, name: str) -> None:
     if index is not None:
         with rtnetlink.failing_as(name, "remove it", unless=(errno.ENODEV,)):
             host.link("del", index=index)
-
-
-def _undo_pair(host: Any, name: str) -> None:
-    try:
-        _remove(host, name)
-    except NetworkError as exc:
-        logger.warning("left behind: %s", exc)
 
 
 def host_mac(name: str) -> bytes:

@@ -6,12 +6,9 @@ import errno
 import socket
 from typing import Any
 
-from criu_rpc.logger import Logger
 from runtime.errors import NetworkError
 from runtime.network import rtnetlink
 from runtime.network.models import Network, Route
-
-logger = Logger(__name__)
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SCOPE_LINK = 253  # RT_SCOPE_LINK of linux/rtnetlink.h
@@ -38,12 +35,9 @@ def add(inside: Any, route: Route) -> dict[str, Any]:
 
 
 def remove(inside: Any, request: dict[str, Any]) -> None:
-    """Take back what add() did; it may be gone with its interface."""
-    try:
-        with rtnetlink.failing_as(request["dst"], "remove the route", unless=(errno.ESRCH,)):
-            inside.route("del", **request)
-    except NetworkError as exc:
-        logger.warning("left behind: %s", exc)
+    """Take back what add() did; it may be gone with its interface. Raises NetworkError."""
+    with rtnetlink.failing_as(request["dst"], "remove the route", unless=(errno.ESRCH,)):
+        inside.route("del", **request)
 
 
 def _request(inside: Any, route: Route) -> dict[str, Any]:
