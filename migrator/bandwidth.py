@@ -12,11 +12,6 @@ from collections.abc import Callable, Iterator
 
 from migrator.errors import UsageProblem
 
-#: for the command line's help
-HELP = (
-    "At most so much a second for all data: bytes with K, M or G (1000), KiB, MiB or GiB (1024), "
-    "or bits with kbit, mbit or gbit: 100M, 64MiB, 1gbit."
-)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*?)(?:/s)?", re.IGNORECASE)
 _UNITS = {"": 1.0, "b": 1.0, "bit": 1 / 8}
 for _power, _letter in enumerate("kmg", start=1):

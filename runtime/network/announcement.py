@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from runtime.network import rtm
 from runtime.network.netns import Netns, in_netns
 
-_IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80  # linux/if.h
+_UNANNOUNCED = rtm.IFF_LOOPBACK | rtm.IFF_NOARP
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD  # linux/if_ether.h
 _ARP_REQUEST, _ARP_REPLY = 1, 2
 _ND_ADVERTISEMENT = 136
@@ -148,7 +149,7 @@ def _getifaddrs() -> Iterator[_Entry]:
         address = head.value
         while address:
             entry = _IfAddrs.from_address(address)
-            usable = entry.flags & _IFF_UP and not entry.flags & (_IFF_LOOPBACK | _IFF_NOARP)
+            usable = entry.flags & rtm.IFF_UP and not entry.flags & _UNANNOUNCED
             if usable and entry.addr and (found := _decoded(entry.name, entry.addr)):
                 yield found
             address = entry.next

@@ -15,48 +15,42 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self
 
-from runtime.network import namespace_sysctl, netlink
+from runtime.network import namespace_sysctl, netlink, rtm
 from runtime.network.netlink import Message, Netlink, attribute, attributes, text
 from runtime.network.netns import Netns, in_netns
 from runtime.network.nftables import Nftables
 from runtime.network.unlock import TABLE_PREFIX
 
 LOOPBACK_INDEX = 1
-IFF_UP = 0x1
-# linux/if.h: up, noarp, promisc, allmulti, multicast; the rest is the driver's or a moment's
-LINK_FLAGS = IFF_UP | 0x80 | 0x100 | 0x200 | 0x1000
+# The others are the driver's, or a moment's.
+_LINK_FLAGS = rtm.IFF_UP | rtm.IFF_NOARP | rtm.IFF_PROMISC | rtm.IFF_ALLMULTI | rtm.IFF_MULTICAST
 
-# linux/if_link.h: what a link can be given when it is made or set; IFLA_*
-_NAME, _ADDRESS, _BROADCAST, _MTU, _QUEUE_LENGTH, _LINKINFO, _KIND = 3, 1, 2, 4, 13, 18, 1
-_ALIAS, _GROUP, _TX_QUEUES, _RX_QUEUES, _GSO_SEGMENTS, _GSO_SIZE = 20, 27, 31, 32, 40, 41
-_SETTABLE = frozenset((_MTU, _QUEUE_LENGTH, _ALIAS, _GROUP, _GSO_SEGMENTS, _GSO_SIZE))
-_LINK_ATTRIBUTES = _SETTABLE | {_ADDRESS, _BROADCAST, _TX_QUEUES, _RX_QUEUES}
-_XDP, _XDP_ATTACHED, _OTHER_NAMES = 43, 2, 52
-
-# linux/rtnetlink.h: RTM_GET*, and the headers that their messages begin with
-_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_NEIGHBOUR, _GET_RULE = 18, 22, 26, 30, 34
-_GET_QDISC, _GET_NEXTHOP = 38, 106
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS_HEADER = struct.Struct("=BBBBI")
-_ROUTE = struct.Struct("=BBBBBBBBI")
-_RULE = struct.Struct("=BBBBBBBBI")
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_QDISC = struct.Struct("=BxxxiIII")
+# What a link can be given when it is set, and when it is made.
+_SETTABLE = frozenset(
+    (
+        *(rtm.IFLA_MTU, rtm.IFLA_QUEUE_LENGTH, rtm.IFLA_ALIAS, rtm.IFLA_GROUP),
+        *(rtm.IFLA_GSO_SEGMENTS, rtm.IFLA_GSO_SIZE),
+    )
+)
+_LINK_ATTRIBUTES = _SETTABLE.union(
+    (rtm.IFLA_ADDRESS, rtm.IFLA_BROADCAST, rtm.IFLA_TX_QUEUES, rtm.IFLA_RX_QUEUES)
+)
+_XDP_ATTACHED = 2  # IFLA_XDP_ATTACHED
 
 _INET, _INET6 = 2, 10
-_IFA_CACHEINFO, _IFA_FLAGS, _FOREVER = 6, 8, 0xFFFF_FFFF
+_FOREVER = 0xFFFF_FFFF
 _TENTATIVE, _DAD_FAILED, NO_DAD = 0x40, 0x08, 0x02
 _OF_A_MOMENT = _TENTATIVE | _DAD_FAILED | NO_DAD | 0x04
-_RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_NEXTHOP = 9, 12, 23, 30
+_RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_EXPIRES = 9, 12, 23
 _ONLINK, _TABLE_LOCAL, _BY_KERNEL = 0x4, 255, 2
 _USER_HZ = 100
-_PERMANENT, _PROXY = 0x80, 0x08
+_PERMANENT, _PROXY = 0x80, 0x08  # linux/neighbour.h: NUD_PERMANENT, NTF_PROXY
 _NDA_DESTINATION, _NDA_ADDRESS = 1, 2
 _XFRM_GET_STATE, _XFRM_GET_POLICY = 0x12, 0x15
 
 _LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
-_NESTED = 0x4000  # NLA_F_NET_BYTEORDER: from here on bits of an attribute's number are flags
-_LIFETIME = re.compile(rf" (?:{_IFA_CACHEINFO}|{_RTA_EXPIRES})=[0-9a-f]+\Z")
+_FLAGS_FROM = 0x4000  # NLA_F_NET_BYTEORDER: from here on bits of an attribute's number are flags
+_LIFETIME = re.compile(rf" (?:{rtm.IFA_CACHEINFO}|{_RTA_EXPIRES})=[0-9a-f]+\Z")
 
 
 class Entry(NamedTuple):
@@ -75,7 +69,9 @@ class Entry(NamedTuple):
         header, *rest = line.split(" ")
         pairs = ((int(k), bytes.fromhex(v)) for k, v in (each.split("=") for each in rest))
         found = cls(bytes.fromhex(header), tuple(pairs))
-        if not all(0 < kind < _NESTED and len(value) < _NESTED for kind, value in found.attributes):
+        if not all(
+            0 < kind < _FLAGS_FROM and len(value) < _FLAGS_FROM for kind, value in found.attributes
+        ):
             raise ValueError(f"{line} has an attribute that cannot be")
         return found
 
@@ -187,14 +183,14 @@ class Reader:
         with in_netns(self._netns):
             sysctls = namespace_sysctl.read(self._names)
             words = [*_legacy_tables(), *_services()]
-        links = [_link(message.payload) for message in self._all(_GET_LINK, _LINK)]
-        addresses = [_address(message.payload) for message in self._all(_GET_ADDRESS)]
-        routes = [_route(message.payload) for message in self._all(_GET_ROUTE)]
+        links = [_link(message.payload) for message in self._all(rtm.GET_LINK, rtm.LINK)]
+        addresses = [_address(message.payload) for message in self._all(rtm.GET_ADDRESS)]
+        routes = [_route(message.payload) for message in self._all(rtm.GET_ROUTE)]
         return Description(
             links=tuple(link for link, _ in links),
             addresses=tuple(str(entry) for entry, _ in addresses),
             routes=tuple(str(entry) for entry, _ in routes if not _follows(entry)),
-            rules=tuple(str(_entry(_RULE, m.payload)) for m in self._all(_GET_RULE)),
+            rules=tuple(str(_entry(rtm.RULE, m.payload)) for m in self._all(rtm.GET_RULE)),
             neighbours=tuple(self._neighbours()),
             sysctls=sysctls,
             others=(
@@ -207,28 +203,28 @@ class Reader:
             ),
         )
 
-    def _all(self, kind: int, header: struct.Struct = _ROUTE) -> list[Message]:
+    def _all(self, kind: int, header: struct.Struct = rtm.ROUTE) -> list[Message]:
         return self._route.dump(kind, bytes(header.size))
 
     def _neighbours(self) -> Iterator[str]:
         for flags in (0, _PROXY):
-            request = _NEIGHBOUR.pack(0, 0, 0, flags, 0)
-            for message in self._route.dump(_GET_NEIGHBOUR, request):
-                family, index, state, has, kind = _NEIGHBOUR.unpack_from(message.payload)
+            request = rtm.NEIGHBOUR.pack(0, 0, 0, flags, 0)
+            for message in self._route.dump(rtm.GET_NEIGHBOUR, request):
+                family, index, state, has, kind = rtm.NEIGHBOUR.unpack_from(message.payload)
                 if state & _PERMANENT or has & _PROXY:
                     wanted = {_NDA_DESTINATION, _NDA_ADDRESS}
-                    pairs = _entry(_NEIGHBOUR, message.payload, wanted.__contains__).attributes
-                    yield str(Entry(_NEIGHBOUR.pack(family, index, state, has, kind), pairs))
+                    pairs = _entry(rtm.NEIGHBOUR, message.payload, wanted.__contains__).attributes
+                    yield str(Entry(rtm.NEIGHBOUR.pack(family, index, state, has, kind), pairs))
 
     def _qdiscs(self) -> Iterator[str]:
-        for message in self._all(_GET_QDISC, _QDISC):
-            kind = text(dict(attributes(message.payload[_QDISC.size :])).get(1, b""))
+        for message in self._all(rtm.GET_QDISC, rtm.QDISC):
+            kind = text(dict(attributes(message.payload[rtm.QDISC.size :])).get(1, b""))
             if kind not in ("noqueue", "noop"):
                 yield f"a queueing discipline {kind}"
 
     def _nexthops(self) -> Iterator[str]:
         with suppress(OSError):
-            if self._route.dump(_GET_NEXTHOP, bytes(8)):
+            if self._route.dump(rtm.GET_NEXTHOP, bytes(8)):
                 yield "nexthop objects"
 
     def _tables(self) -> Iterator[str]:
@@ -253,7 +249,7 @@ def objections(description: Description, interfaces: Iterable[str]) -> list[str]
     found = [f"it has {word}" for word in description.others]
     for link in description.links:
         if link.index == LOOPBACK_INDEX:
-            if not link.flags & IFF_UP:
+            if not link.flags & rtm.IFF_UP:
                 found.append("its loopback is down")  # CRIU needs it up, being in there
         elif link.name not in known or link.kind != "veth":
             found.append(f"it has the interface {link.name}")
@@ -267,18 +263,18 @@ def _entry(header: struct.Struct, payload: bytes, wanted: Callable[[int], bool] 
 
 
 def _link(payload: bytes) -> tuple[Link, list[str]]:
-    _, _, index, flags, _ = _LINK.unpack_from(payload)
-    found = dict(attributes(payload[_LINK.size :]))
-    name, info = text(found[_NAME]), dict(attributes(found.get(_LINKINFO, b"")))
-    xdp = dict(attributes(found.get(_XDP, b""))).get(_XDP_ATTACHED, b"\0")
+    _, _, index, flags, _ = rtm.LINK.unpack_from(payload)
+    found = dict(attributes(payload[rtm.LINK.size :]))
+    name, info = text(found[rtm.IFLA_NAME]), dict(attributes(found.get(rtm.IFLA_LINKINFO, b"")))
+    xdp = dict(attributes(found.get(rtm.IFLA_XDP, b""))).get(_XDP_ATTACHED, b"\0")
     words = [f"an XDP program on {name}"] if any(xdp) else []
-    words += [f"other names of {name}"] if found.get(_OTHER_NAMES) else []
+    words += [f"other names of {name}"] if found.get(rtm.IFLA_OTHER_NAMES) else []
     pairs = tuple(sorted((k, v) for k, v in found.items() if k in _LINK_ATTRIBUTES))
     link = Link(
         name=name,
         index=index,
-        kind=text(info.get(_KIND, b"")),
-        flags=flags & LINK_FLAGS,
+        kind=text(info.get(rtm.INFO_KIND, b"")),
+        flags=flags & _LINK_FLAGS,
         given=str(Entry(b"", pairs)),
     )
     return link, words
@@ -286,28 +282,28 @@ def _link(payload: bytes) -> tuple[Link, list[str]]:
 
 def _address(payload: bytes) -> tuple[Entry, list[str]]:
     """Without what is the matter of a moment, and without a lifetime that does not end."""
-    family, length, flags, scope, index = _ADDRESS_HEADER.unpack_from(payload)
+    family, length, flags, scope, index = rtm.ADDRESS.unpack_from(payload)
     pairs = []
-    for kind, value in _entry(_ADDRESS_HEADER, payload).attributes:
-        if kind == _IFA_FLAGS:
+    for kind, value in _entry(rtm.ADDRESS, payload).attributes:
+        if kind == rtm.IFA_FLAGS:
             (flags,) = struct.unpack("=I", value)
             pairs.append((kind, struct.pack("=I", flags & ~_OF_A_MOMENT)))
-        elif kind != _IFA_CACHEINFO:
+        elif kind != rtm.IFA_CACHEINFO:
             pairs.append((kind, value))
         elif struct.unpack_from("=I", value, 4)[0] != _FOREVER:
             ends = (kind, value)
             pairs.append(ends)
-    pairs.sort(key=lambda pair: pair[0] == _IFA_CACHEINFO)
+    pairs.sort(key=lambda pair: pair[0] == rtm.IFA_CACHEINFO)
     words = ["an address that failed duplicate address detection"] if flags & _DAD_FAILED else []
-    header = _ADDRESS_HEADER.pack(family, length, flags & ~_OF_A_MOMENT & 0xFF, scope, index)
+    header = rtm.ADDRESS.pack(family, length, flags & ~_OF_A_MOMENT & 0xFF, scope, index)
     return Entry(header, tuple(pairs)), words
 
 
 def _route(payload: bytes) -> tuple[Entry, list[str]]:
     """Without the state of its interface; when it expires, in seconds from now."""
-    *head, flags = _ROUTE.unpack_from(payload)
+    *head, flags = rtm.ROUTE.unpack_from(payload)
     pairs, expires = [], 0
-    for kind, value in _entry(_ROUTE, payload).attributes:
+    for kind, value in _entry(rtm.ROUTE, payload).attributes:
         if kind == _RTA_CACHEINFO:
             expires = struct.unpack_from("=i", value, 8)[0]
         elif kind == _RTA_MULTIPATH:
@@ -317,12 +313,12 @@ def _route(payload: bytes) -> tuple[Entry, list[str]]:
     if expires > 0:
         pairs.append((_RTA_EXPIRES, struct.pack("=I", max(1, expires // _USER_HZ))))
     words = [] if head[0] in (_INET, _INET6) else [f"routes of family {head[0]}"]
-    return Entry(_ROUTE.pack(*head, flags & _ONLINK), tuple(pairs)), words
+    return Entry(rtm.ROUTE.pack(*head, flags & _ONLINK), tuple(pairs)), words
 
 
 def _follows(route: Entry) -> bool:
     """Whether it is there since an address is: a moment after it, where that is asked about."""
-    _, _, _, _, table, origin, *_ = _ROUTE.unpack(route.header)
+    _, _, _, _, table, origin, *_ = rtm.ROUTE.unpack(route.header)
     return (table, origin) == (_TABLE_LOCAL, _BY_KERNEL)
 
 

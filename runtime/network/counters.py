@@ -8,14 +8,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from runtime.network import netlink
+from runtime.network import netlink, rtm
 from runtime.network.netns import Netns, in_netns
 
-_GETLINK = 18  # RTM_GETLINK
-_HEADER = struct.Struct("=BxHiII")  # struct ifinfomsg
-_NAME, _STATS64 = 3, 23  # IFLA_*
 _STATS = struct.Struct("=8Q")  # the beginning, of which all kernels agree
-_LOOPBACK = 0x8  # IFF_LOOPBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +38,20 @@ def read(netns: Netns) -> tuple[InterfaceStats, ...]:
     with in_netns(netns):
         conversation = netlink.Netlink(netlink.ROUTE)
     with conversation:
-        links = conversation.dump(_GETLINK, _HEADER.pack(0, 0, 0, 0, 0))
+        links = conversation.dump(rtm.GET_LINK, rtm.LINK.pack(0, 0, 0, 0, 0))
     return tuple(_parsed(link.payload) for link in links if not _is_loopback(link.payload))
 
 
 def _is_loopback(link: bytes) -> bool:
-    return bool(_HEADER.unpack_from(link)[3] & _LOOPBACK)
+    return bool(rtm.LINK.unpack_from(link)[3] & rtm.IFF_LOOPBACK)
 
 
 def _parsed(link: bytes) -> InterfaceStats:
-    values = dict(netlink.attributes(link[_HEADER.size :]))
-    counted = _STATS.unpack_from(values[_STATS64])
+    values = dict(netlink.attributes(link[rtm.LINK.size :]))
+    counted = _STATS.unpack_from(values[rtm.IFLA_STATS64])
     rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_lost, tx_lost = counted
     return InterfaceStats(
-        netlink.text(values[_NAME]),
+        netlink.text(values[rtm.IFLA_NAME]),
         *(rx_bytes, rx_packets, rx_errors, rx_lost),
         *(tx_bytes, tx_packets, tx_errors, tx_lost),
     )

@@ -13,12 +13,11 @@ import socket
 import struct
 from collections.abc import Callable
 
-# linux/sockios.h, linux/if.h, linux/ethtool.h
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
+from runtime.constants import IFF_UP, SIOCGIFFLAGS, SIOCSIFFLAGS
+
+# linux/sockios.h, linux/ethtool.h
 _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
-_IFF_UP = 0x1
 _ETHTOOL_GDRVINFO = 0x03
 _IFNAMSIZ = 16
 _DRVINFO = struct.Struct("=I32s32s32s32s32s12sIIIII")  # struct ethtool_drvinfo
@@ -67,28 +66,28 @@ def mac_of(name: str) -> bytes:
 def is_up(name: str) -> bool:
     """Whether the interface is set up. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        return bool(_flags_of(control, name) & _IFF_UP)
+        return bool(_flags_of(control, name) & IFF_UP)
 
 
 def bring_up(name: str) -> None:
     """Set the interface up (as `ip link set up`)."""
-    _change_flags(name, lambda flags: flags | _IFF_UP)
+    _change_flags(name, lambda flags: flags | IFF_UP)
 
 
 def bring_down(name: str) -> None:
     """Set the interface down: it neither sends nor receives."""
-    _change_flags(name, lambda flags: flags & ~_IFF_UP)
+    _change_flags(name, lambda flags: flags & ~IFF_UP)
 
 
 def _change_flags(name: str, change: Callable[[int], int]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         flags = change(_flags_of(control, name))
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sh14x", name.encode(), flags))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("=16sh14x", name.encode(), flags))
 
 
 def _flags_of(control: socket.socket, name: str) -> int:
     request = struct.pack("=16sh14x", name.encode(), 0)
-    reply = fcntl.ioctl(control, _SIOCGIFFLAGS, request)
+    reply = fcntl.ioctl(control, SIOCGIFFLAGS, request)
     return int(struct.unpack("=16sh14x", reply)[1])
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import NetworkError
-from runtime.network import devices
+from runtime.network import devices, rtm
 from runtime.network.netlink import (
     CREATE,
     EXCLUSIVE,
@@ -30,14 +30,7 @@ from runtime.network.netns import Netns, in_netns, path_of
 if TYPE_CHECKING:
     from runtime.undo import Undo
 
-# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-_NEW_LINK, _NEW_ADDRESS, _GET_ADDRESS = 16, 20, 22
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS = struct.Struct("=BBBBI")
-_IFLA_IFNAME, _IFLA_NET_NS_FD = 3, 28
-_IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS = 3, 6, 8
-_PERMANENT, _GLOBAL = 0x80, 0
-_IFF_UP = 0x1
+_GLOBAL = 0  # RT_SCOPE_UNIVERSE
 
 
 class _Address(NamedTuple):
@@ -89,12 +82,12 @@ def _send(index: int, source: _Place, target: _Place) -> None:
     with in_netns(f"/proc/self/fd/{target.netns_fd}"):
         if devices.link_exists(target.name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    name = attribute(_IFLA_IFNAME, string(target.name))
-    where = attribute(_IFLA_NET_NS_FD, struct.pack("=I", target.netns_fd))
+    name = attribute(rtm.IFLA_NAME, string(target.name))
+    where = attribute(rtm.IFLA_NETNS_FD, struct.pack("=I", target.netns_fd))
     # It is set down on its way and not before: one that must stay would lose its routes by that.
     # (__dev_change_net_namespace of net/core/dev.c refuses first, and closes it then.)
     with Netlink(ROUTE) as kernel:
-        kernel.ask(_NEW_LINK, _LINK.pack(0, 0, index, 0, _IFF_UP) + name + where)
+        kernel.ask(rtm.NEW_LINK, rtm.LINK.pack(0, 0, index, 0, rtm.IFF_UP) + name + where)
 
 
 def _settle(place: _Place, addresses: list[_Address], *, up: bool) -> None:
@@ -103,8 +96,8 @@ def _settle(place: _Place, addresses: list[_Address], *, up: bool) -> None:
         index = devices.index_of(place.name)
         assert index is not None, "it has just come here under that name"
         for each in addresses:
-            header = _ADDRESS.pack(each.family, each.prefix, _PERMANENT, _GLOBAL, index)
-            kernel.ask(_NEW_ADDRESS, header + each.rest, CREATE | EXCLUSIVE)
+            header = rtm.ADDRESS.pack(each.family, each.prefix, rtm.PERMANENT, _GLOBAL, index)
+            kernel.ask(rtm.NEW_ADDRESS, header + each.rest, CREATE | EXCLUSIVE)
         if up:
             devices.bring_up(place.name)
 
@@ -123,10 +116,10 @@ def _addresses_of(index: int) -> list[_Address]:
     """The addresses that stay: permanent, and of more than this host (RFC 3549)."""
     found = []
     with Netlink(ROUTE) as kernel:
-        for message in kernel.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
-            family, prefix, flags, scope, owner = _ADDRESS.unpack_from(message.payload)
-            if owner == index and flags & _PERMANENT and scope == _GLOBAL:
-                rest = b"".join(_kept(message.payload[_ADDRESS.size :]))
+        for message in kernel.dump(rtm.GET_ADDRESS, rtm.ADDRESS.pack(0, 0, 0, 0, 0)):
+            family, prefix, flags, scope, owner = rtm.ADDRESS.unpack_from(message.payload)
+            if owner == index and flags & rtm.PERMANENT and scope == _GLOBAL:
+                rest = b"".join(_kept(message.payload[rtm.ADDRESS.size :]))
                 found.append(_Address(family, prefix, rest))
     return found
 
@@ -134,7 +127,7 @@ def _addresses_of(index: int) -> list[_Address]:
 def _kept(data: bytes) -> Iterator[bytes]:
     """The attributes but those that name the interface, or are the kernel's own counters."""
     for kind, value in attributes(data):
-        if kind not in (_IFA_LABEL, _IFA_CACHEINFO, _IFA_FLAGS):
+        if kind not in (rtm.IFA_LABEL, rtm.IFA_CACHEINFO, rtm.IFA_FLAGS):
             yield attribute(kind, value)
 
 

@@ -17,7 +17,7 @@ from typing import Self
 
 from runtime.constants import CLONE_NEWNET
 from runtime.errors import NetworkError, NetworkNotCarried
-from runtime.network import devices, links, namespace_sysctl, netlink
+from runtime.network import devices, links, namespace_sysctl, netlink, rtm
 from runtime.network.capture import (
     LOOPBACK_INDEX,
     NO_DAD,
@@ -32,14 +32,8 @@ from runtime.network.netlink import APPEND, CREATE, EXCLUSIVE, Netlink, attribut
 from runtime.network.netns import in_netns
 from runtime.syscalls import setns, unshare
 
-_NEW_LINK, _SET_LINK, _DEL_LINK = 16, 19, 17
-_NEW_ADDRESS, _NEW_ROUTE, _NEW_NEIGHBOUR, _NEW_RULE = 20, 24, 28, 32
-_IFINFO = struct.Struct("=BxHiII")
-_NAME, _MASTER, _LINKINFO, _NETNS_FD, _PROTINFO, _ALIAS = 3, 10, 18, 28, 12, 20
-_MTU, _QUEUE_LENGTH, _ADDRESS = 4, 13, 1
-_KIND, _DATA, _PEER = 1, 2, 1
 _HAIRPIN = 4  # IFLA_BRPORT_MODE
-_BRIDGE, _INET6, _IFA_FLAGS = 7, 10, 8  # AF_BRIDGE, AF_INET6
+_BRIDGE, _INET6 = 7, 10  # AF_BRIDGE, AF_INET6
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
@@ -111,11 +105,11 @@ class Recreated:
             name = network.host_end(self._id)
             try:
                 index = _index_of(name)
-                master = attribute(_MASTER, struct.pack("=I", _index_of(network.bridge)))
-                self._host.ask(_SET_LINK, _header(index) + master)
+                master = attribute(rtm.IFLA_MASTER, struct.pack("=I", _index_of(network.bridge)))
+                self._host.ask(rtm.SET_LINK, _header(index) + master)
                 if network.hairpin_mode:
-                    port = attribute(_PROTINFO | 0x8000, attribute(_HAIRPIN, b"\x01"))
-                    self._host.ask(_SET_LINK, _header(index, family=_BRIDGE) + port)
+                    port = attribute(rtm.IFLA_PROTINFO | 0x8000, attribute(_HAIRPIN, b"\x01"))
+                    self._host.ask(rtm.SET_LINK, _header(index, family=_BRIDGE) + port)
             except OSError as error:
                 why = f"cannot be put on bridge {network.bridge}: {error.strerror}"
                 raise NetworkError(name, why) from error
@@ -132,8 +126,8 @@ class Recreated:
         unasked = {f"ipv6/conf/{name}/accept_dad": "0" for name in ("all", *names)}
         self._write_sysctls(description.sysctls | unasked)
         for link in description.links:
-            header = _IFINFO.pack(0, 0, link.index, link.flags, 0xFFFF_FFFF)
-            self._inside.ask(_SET_LINK, header + Entry.parse(link.given).settable)
+            header = rtm.LINK.pack(0, 0, link.index, link.flags, 0xFFFF_FFFF)
+            self._inside.ask(rtm.SET_LINK, header + Entry.parse(link.given).settable)
         self._settle(description)
 
     def _make_pair(self, link: Link) -> None:
@@ -143,17 +137,18 @@ class Recreated:
             raise OSError(errno.EOPNOTSUPP, f"the interface {link.name} is not one of ours")
         name = network.host_end(self._id)
         with open("/proc/thread-self/ns/net", "rb") as home:
-            outer = _header(0) + attribute(_NAME, string(name)) + _sizes(link)
-            outer += attribute(_ADDRESS, links.host_mac(name))
-            outer += attribute(_NETNS_FD, struct.pack("=I", home.fileno()))
+            outer = _header(0) + attribute(rtm.IFLA_NAME, string(name)) + _sizes(link)
+            outer += attribute(rtm.IFLA_ADDRESS, links.host_mac(name))
+            outer += attribute(rtm.IFLA_NETNS_FD, struct.pack("=I", home.fileno()))
             # only where this end is the peer does the kernel heed the other's number (veth.c)
-            info = attribute(_KIND, b"veth") + attribute(_DATA, attribute(_PEER, outer))
-            inner = _header(link.index) + attribute(_NAME, string(link.name))
-            inner += Entry.parse(link.given).payload + attribute(_LINKINFO, info)
-            inner += attribute(_NETNS_FD, struct.pack("=I", self.fd))
-            self._host.ask(_NEW_LINK, inner, CREATE | EXCLUSIVE)
-        label = attribute(_ALIAS, string(links.label(self._id)))
-        self._host.ask(_SET_LINK, _header(_index_of(name)) + label)
+            peer = attribute(rtm.VETH_PEER, outer)
+            info = attribute(rtm.INFO_KIND, b"veth") + attribute(rtm.INFO_DATA, peer)
+            inner = _header(link.index) + attribute(rtm.IFLA_NAME, string(link.name))
+            inner += Entry.parse(link.given).payload + attribute(rtm.IFLA_LINKINFO, info)
+            inner += attribute(rtm.IFLA_NETNS_FD, struct.pack("=I", self.fd))
+            self._host.ask(rtm.NEW_LINK, inner, CREATE | EXCLUSIVE)
+        label = attribute(rtm.IFLA_ALIAS, string(links.label(self._id)))
+        self._host.ask(rtm.SET_LINK, _header(_index_of(name)) + label)
         devices.bring_up(name)
 
     def _settle(self, description: Description) -> None:
@@ -162,10 +157,10 @@ class Recreated:
             while True:
                 found = reader.read()
                 for kind, wanted, has in (
-                    (_NEW_ADDRESS, description.addresses, found.addresses),
-                    (_NEW_RULE, description.rules, found.rules),
-                    (_NEW_ROUTE, description.routes, found.routes),
-                    (_NEW_NEIGHBOUR, description.neighbours, found.neighbours),
+                    (rtm.NEW_ADDRESS, description.addresses, found.addresses),
+                    (rtm.NEW_RULE, description.rules, found.rules),
+                    (rtm.NEW_ROUTE, description.routes, found.routes),
+                    (rtm.NEW_NEIGHBOUR, description.neighbours, found.neighbours),
                 ):
                     self._reconcile(kind, wanted, has)
                 self._write_sysctls(description.sysctls)
@@ -186,7 +181,7 @@ class Recreated:
             missing = [entry for entry in missing if not self._try(kind, entry, CREATE | APPEND)]
 
     def _try(self, kind: int, entry: Entry, flags: int = 0) -> bool:
-        if kind == _NEW_ADDRESS:
+        if kind == rtm.NEW_ADDRESS:
             entry = _without_question(entry)
         try:
             self._inside.ask(kind, entry.payload, flags)
@@ -202,7 +197,7 @@ class Recreated:
         for network in self._veths.values():
             index = devices.index_of(network.host_end(self._id))
             if index is not None:
-                self._host.ask(_DEL_LINK, _header(index))
+                self._host.ask(rtm.DEL_LINK, _header(index))
         self._connected = False
 
 
@@ -220,7 +215,7 @@ def _new_namespace() -> int:
 
 
 def _header(index: int, *, family: int = 0) -> bytes:
-    return _IFINFO.pack(family, 0, index, 0, 0)
+    return rtm.LINK.pack(family, 0, index, 0, 0)
 
 
 def _index_of(name: str) -> int:
@@ -232,7 +227,7 @@ def _index_of(name: str) -> int:
 
 def _sizes(link: Link) -> bytes:
     """For the host end, those of the container's."""
-    wanted = (_MTU, _QUEUE_LENGTH)
+    wanted = (rtm.IFLA_MTU, rtm.IFLA_QUEUE_LENGTH)
     pairs = Entry.parse(link.given).attributes
     return b"".join(attribute(*pair) for pair in pairs if pair[0] in wanted)
 
@@ -242,7 +237,7 @@ def _without_question(entry: Entry) -> Entry:
     if entry.header[0] != _INET6:
         return entry
     pairs = tuple(
-        (k, bytes([v[0] | NO_DAD, *v[1:]]) if k == _IFA_FLAGS and v else v)
+        (k, bytes([v[0] | NO_DAD, *v[1:]]) if k == rtm.IFA_FLAGS and v else v)
         for k, v in entry.attributes
     )
     return Entry(entry.header, pairs)
