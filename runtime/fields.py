@@ -7,6 +7,7 @@ table with the specification's own list, another with docs/runtime.md.
 from __future__ import annotations
 
 from runtime import namespaces
+from runtime.constants import RLIMITS
 from runtime.fields_scheduling import (
     EXEC_CPU_AFFINITY,
     INTEL_RDT,
@@ -67,11 +68,6 @@ _CPU_LIST = Text("a list as 0-3,7", pattern=r"[0-9,:/ -]*")
 
 _ELSEWHERE = "means nothing on Linux"
 
-_RLIMITS = (
-    *("AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE"),
-    *("NPROC", "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK"),
-)
-
 _CAPABILITIES = Record(
     Capabilities,
     dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _TEXTS),
@@ -100,7 +96,7 @@ PROCESS = Record(
             Record(
                 Rlimit,
                 {
-                    "type": Choice(*(f"RLIMIT_{name}" for name in _RLIMITS)),
+                    "type": Choice(*sorted(RLIMITS)),
                     "soft": _UINT64,
                     "hard": _UINT64,
                 },

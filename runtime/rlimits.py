@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource as current
 
+from runtime.constants import RLIMITS
 from runtime.syscalls import prlimit
 
 TYPE_CHECKING = False
@@ -12,32 +13,13 @@ if TYPE_CHECKING:
 
     from runtime.spec_model import Rlimit
 
-# asm-generic/resource.h; the same on x86-64 and arm64.
-_NUMBERS = {
-    "RLIMIT_CPU": 0,
-    "RLIMIT_FSIZE": 1,
-    "RLIMIT_DATA": 2,
-    "RLIMIT_STACK": 3,
-    "RLIMIT_CORE": 4,
-    "RLIMIT_RSS": 5,
-    "RLIMIT_NPROC": 6,
-    "RLIMIT_NOFILE": 7,
-    "RLIMIT_MEMLOCK": 8,
-    "RLIMIT_AS": 9,
-    "RLIMIT_LOCKS": 10,
-    "RLIMIT_SIGPENDING": 11,
-    "RLIMIT_MSGQUEUE": 12,
-    "RLIMIT_NICE": 13,
-    "RLIMIT_RTPRIO": 14,
-    "RLIMIT_RTTIME": 15,
-}
-_NOFILE = _NUMBERS["RLIMIT_NOFILE"]
-_NAMES = {number: name for name, number in _NUMBERS.items()}
+_NOFILE = RLIMITS["RLIMIT_NOFILE"]
+_NAMES = {number: name for name, number in RLIMITS.items()}
 
 
 def plan(limits: Iterable[Rlimit]) -> list[tuple[int, int, int]]:
     """(resource, soft, hard) of every limit."""
-    return [(_NUMBERS[limit.type], limit.soft, limit.hard) for limit in limits]
+    return [(RLIMITS[limit.type], limit.soft, limit.hard) for limit in limits]
 
 
 def allow(limits: Iterable[tuple[int, int, int]]) -> None:
