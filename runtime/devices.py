@@ -83,6 +83,12 @@ def _planned(device: Device) -> DevicePlan:
     }
 
 
+def is_node(device: DevicePlan, status: os.stat_result) -> bool:
+    """Whether a file with that *status* is the node of *device*, whoever may use it."""
+    wanted = (stat.S_IFMT(device["mode"]), os.makedev(device["major"], device["minor"]))
+    return (stat.S_IFMT(status.st_mode), status.st_rdev) == wanted
+
+
 def make_nodes(root_fd: int, devices: list[DevicePlan]) -> None:
     """Make every device node in the rootfs; the umask must be 0."""
     for device in devices:
@@ -111,9 +117,7 @@ def _bind_host_node(root_fd: int, device: DevicePlan) -> None:
     """
     path = device["path"]
     node_fd = open_tree(AT_FDCWD, path)
-    status = os.fstat(node_fd)
-    wanted = (stat.S_IFMT(device["mode"]), os.makedev(device["major"], device["minor"]))
-    if (stat.S_IFMT(status.st_mode), status.st_rdev) != wanted:
+    if not is_node(device, os.fstat(node_fd)):
         raise OSError(errno.ENODEV, "the host has another file there, and it cannot be made", path)
     mount_setattr(node_fd, propagation=MS_PRIVATE)
     target_fd = make_file(root_fd, path)

@@ -8,7 +8,6 @@ stands for on this host. A bind mount's name is its destination in the spec. cri
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -185,7 +184,7 @@ def _of_host(nodes: Iterable[DevicePlan]) -> Iterator[str]:
     """Those that are the same on this host: where mknod is refused, they are bound from it."""
     for node in nodes:
         with suppress(OSError):
-            if _is(node, os.stat(node["path"], follow_symlinks=False)):
+            if devices.is_node(node, os.stat(node["path"], follow_symlinks=False)):
                 yield node["path"]
 
 
@@ -250,16 +249,10 @@ def _point(root_fd: int, destination: str, device: DevicePlan | None = None) -> 
     except OSError:
         return None  # unmounted and gone
     try:
-        other = device is not None and not _is(device, os.fstat(fd))
+        other = device is not None and not devices.is_node(device, os.fstat(fd))
         return None if other else path_in_root(root_fd, fd)
     finally:
         os.close(fd)
-
-
-def _is(device: DevicePlan, status: os.stat_result) -> bool:
-    number = os.makedev(device["major"], device["minor"])
-    wanted = (stat.S_IFMT(device["mode"]), number)
-    return (stat.S_IFMT(status.st_mode), status.st_rdev) == wanted
 
 
 @contextmanager

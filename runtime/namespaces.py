@@ -58,12 +58,9 @@ def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> 
     if "mount" in paths and os.path.samefile(paths["mount"], "/proc/self/ns/mnt"):
         why = "it is this host's own, whose root would become the container's: leave it out"
         raise SetupFailed(f"joining mount namespace {paths['mount']}", why)
-    unshare = 0
-    for kind in own - {"pid"}:
-        unshare |= KINDS[kind].flag
     return {
         "join": [(paths[kind], KINDS[kind].flag) for kind in KINDS if kind in paths],
-        "unshare": unshare,
+        "unshare": clone_flags(namespaces) & ~CLONE_NEWPID,
         "user": "user" in own or "user" in paths,
         "clone": KINDS["pid"].flag if "pid" in own else 0,
         "time_offsets": "".join(

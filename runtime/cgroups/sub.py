@@ -80,10 +80,11 @@ def _move(directories: Iterable[Path], pid: int) -> None:
 
 
 def v2_of(pid: int) -> Path | None:
+    """The directory of its v2 cgroup; None where none is mounted, and of one that has ended."""
     root = detect().v2
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:
         return None
-    paths = (line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-    return next((root / path for path in paths), None) if root else None
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    return None if root is None or own is None else root / own
