@@ -14,18 +14,17 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
 from criu_rpc import BadImages, images
 from criu_rpc.images import PARENT
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, read_pagemap
 from runtime.errors import CheckpointFailed
 from runtime.memory.runs import Run, normalized
-from runtime.records import CHAIN_FILE
+from runtime.records import CHAIN_FILE, read_small, write_small
 from runtime.state import State
 
 _VERSION = 1
-_MAX_BYTES = 1 << 16
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -53,22 +52,35 @@ class Link:
         """Raises BadImages: it is no directory of a pre-dump."""
         path = directory / CHAIN_FILE
         try:
-            data = json.loads(path.read_bytes()[:_MAX_BYTES])
-            if data.pop("version") != _VERSION or data.keys() != {
-                each.name for each in fields(cls)
-            }:
-                raise ValueError(f"it is not of format version {_VERSION}")
-            return cls(**data)
-        except FileNotFoundError:
-            raise BadImages(directory, f"has no {CHAIN_FILE}: it is of no --pre-dump") from None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            text = read_small(path)
+            if text is None:
+                raise BadImages(directory, f"has no {CHAIN_FILE}: it is of no --pre-dump")
+            return cls._of(json.loads(text))
+        except OSError as exc:
+            raise BadImages(path, f"cannot be read: {exc.strerror}") from exc
+        except (ValueError, RecursionError) as exc:
             raise BadImages(path, f"cannot be used: {exc}") from exc
+
+    @classmethod
+    def _of(cls, data: Any) -> Self:
+        match data:
+            case {
+                "version": version,
+                "container_id": str(),
+                "boot_id": str(),
+                "init_start_time": int(),
+                "token": str(),
+                "parent": str(),
+                **rest,
+            } if version == _VERSION and not rest:
+                return cls(**{each.name: data[each.name] for each in fields(cls)})
+        raise ValueError(f"it is not of format version {_VERSION}")
 
     def write(self, directory: Path) -> None:
         """Write chain.json of *directory*, in place of another. Raises OSError."""
         path = directory / CHAIN_FILE
         path.unlink(missing_ok=True)
-        path.write_text(json.dumps({"version": _VERSION, **asdict(self)}))
+        write_small(path, json.dumps({"version": _VERSION, **asdict(self)}).encode())
 
     def same_run(self, other: Link) -> bool:
         """Whether both are of one container, not restored in between."""

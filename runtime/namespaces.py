@@ -58,11 +58,12 @@ def plan(namespaces: Sequence[Namespace], offsets: Mapping[str, TimeOffset]) -> 
     if "mount" in paths and os.path.samefile(paths["mount"], "/proc/self/ns/mnt"):
         why = "it is this host's own, whose root would become the container's: leave it out"
         raise SetupFailed(f"joining mount namespace {paths['mount']}", why)
+    new = clone_flags(namespaces)
     return {
         "join": [(paths[kind], KINDS[kind].flag) for kind in KINDS if kind in paths],
-        "unshare": clone_flags(namespaces) & ~CLONE_NEWPID,
+        "unshare": new & ~CLONE_NEWPID,
         "user": "user" in own or "user" in paths,
-        "clone": KINDS["pid"].flag if "pid" in own else 0,
+        "clone": new & CLONE_NEWPID,
         "time_offsets": "".join(
             f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in offsets.items()
         ),

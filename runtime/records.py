@@ -145,9 +145,9 @@ class Record:
 
     def write(self, images_dir: Path) -> None:
         """Write both files of *images_dir*."""
-        _write(images_dir / RECORD_FILE, self.text())
+        write_small(images_dir / RECORD_FILE, self.text())
         links = json.dumps([each.link for each in self.descriptors])
-        _write(images_dir / DESCRIPTORS_FILE, links.encode())
+        write_small(images_dir / DESCRIPTORS_FILE, links.encode())
 
     def text(self) -> bytes:
         """What RECORD_FILE holds of it."""
@@ -163,12 +163,12 @@ def load(
     Raises RestoreFailed, about *container_id*.
     """
     try:
-        text = _read(images_dir / RECORD_FILE)
+        text = read_small(images_dir / RECORD_FILE)
         if text is not None and known and text in known:
             return known[text]
         if text is not None:
             return Record.from_json(json.loads(text))
-        return _foreign(container_id, _read(images_dir / DESCRIPTORS_FILE))
+        return _foreign(container_id, read_small(images_dir / DESCRIPTORS_FILE))
     except (ValueError, RecursionError, OSError) as exc:
         why = f"{images_dir / RECORD_FILE} cannot be used: {exc}"
         raise RestoreFailed(container_id, why) from exc
@@ -226,7 +226,11 @@ def _dumped(data: dict[str, Any]) -> Dumped:
     return Dumped(**data)
 
 
-def _read(path: Path) -> bytes | None:
+def read_small(path: Path) -> bytes | None:
+    """The content of a small file beside CRIU's images; None where there is none.
+
+    Raises OSError, and ValueError where something else lies there that could be read for ever.
+    """
     if not path.exists():
         return None
     if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_BYTES:
@@ -234,7 +238,8 @@ def _read(path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def _write(path: Path, text: bytes) -> None:
+def write_small(path: Path, text: bytes) -> None:
+    """Write such a file. Raises OSError."""
     # not by write_atomic: its fsync would be paid while the container stands still, and an image
     # directory is only of use once its dump is complete
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC

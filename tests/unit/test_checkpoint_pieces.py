@@ -19,9 +19,10 @@ from criu_rpc.pages import check_pages
 from runtime import Network, Networks, RestoreFailed, message_queues, mountinfo, records
 from runtime.descriptors import Descriptor, Kind, inherited
 from runtime.externals import NULL, Bind, ExternalMount, Source, mounts_to_restore, submounts
+from runtime.incremental_chain import Link
 from runtime.mountinfo import MountInfo
 from runtime.network import netlink
-from runtime.records import Dumped, Record, spec_digest
+from runtime.records import CHAIN_FILE, Dumped, Record, spec_digest
 from runtime.restore import RestoreOptions
 from runtime.spec_model import Mount, Process, Root, Spec
 from runtime.tmpfs import Tmpfs
@@ -291,3 +292,41 @@ def test_a_kernel_that_does_not_answer_is_told_of_in_words(monkeypatch: pytest.M
     with netlink.Netlink(netlink.ROUTE) as kernel, pytest.raises(TimeoutError) as caught:
         list(kernel.answers(1))
     assert caught.value.strerror == "the kernel did not answer within 0.01 s"
+
+
+LINK = {
+    "version": 1,
+    "container_id": "c1",
+    "boot_id": "b",
+    "init_start_time": 7,
+    "token": "t",
+    "parent": "",
+}
+
+
+def test_the_link_of_a_chain_is_read(tmp_path: Path) -> None:
+    (tmp_path / CHAIN_FILE).write_text(json.dumps(LINK))
+    link = Link.load(tmp_path)
+    assert (link.container_id, link.token) == ("c1", "t")
+    link.write(tmp_path)
+    assert json.loads((tmp_path / CHAIN_FILE).read_text()) == LINK
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "[" * 100_000, " " * 2_000_000),
+        *(json.dumps(LINK | other) for other in ({"version": 2}, {"token": {}}, {"more": 1})),
+    ],
+    ids=["cut", "list", "nest", "long", "version", "type", "more"],
+)
+def test_a_link_that_cannot_be_one_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / CHAIN_FILE).write_text(text)
+    with pytest.raises(BadImages, match=r"chain\.json: cannot be used"):
+        Link.load(tmp_path)
+
+
+def test_a_pipe_for_a_link_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / CHAIN_FILE)
+    with pytest.raises(BadImages, match="is not a file of a size that it can have"):
+        Link.load(tmp_path)
