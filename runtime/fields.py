@@ -1,4 +1,4 @@
-"""The one table of the fields of OCI runtime-spec 1.2 for Linux: what is carried out, what refused.
+"""The one table of the fields of the OCI runtime-spec for Linux: what is carried out, what refused.
 
 A field of the specification that is not in it would be skipped in silence: a test compares the
 table with the specification's own list, another with docs/runtime.md.
