@@ -41,6 +41,8 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
     "throttleReadIOPSDevice": ("major", "minor"),
     "throttleWriteIOPSDevice": ("major", "minor"),
 }
+# A weight, and what stands beside it in its section when a container is idle, and when it is not.
+_WEIGHTS = (("cpu", "shares", "idle", 0), ("unified", "cpu.weight", "cpu.idle", "0"))
 _WHERE = Path("linux.resources")
 
 
@@ -106,6 +108,11 @@ def merged(former: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     if memory.get("limit") == -1 and "swap" not in memory:
         # Without a limit of memory there can be none of memory and swap.
         result["memory"].pop("swap", None)
+    for section, weight, idle, no in _WEIGHTS:
+        given = changes.get(section, {})
+        # What is idle has no weight: with one, it is idle no longer.
+        if weight in given and idle not in given and idle in result[section]:
+            result[section][idle] = no
     return result
 
 

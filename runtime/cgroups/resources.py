@@ -257,7 +257,16 @@ def _rdma(rdma: Mapping[str, Any]) -> Iterator[Setting]:
 
 def _unified(unified: Mapping[str, str]) -> Iterator[Setting]:
     for name, value in unified.items():
-        yield _one(name.partition(".")[0], name, value, f"unified[{name!r}]")
+        if name == "cpu.weight" and is_idle(unified):
+            continue  # as with shares
+        # A write is read up to its first device, one to a line.
+        for line in value.splitlines():
+            yield _one(name.partition(".")[0], name, line, f"unified[{name!r}]")
+
+
+def is_idle(unified: Mapping[str, str]) -> bool:
+    """Whether the files of linux.resources.unified make a cgroup idle."""
+    return unified.get("cpu.idle", "").strip() == "1"
 
 
 def _or_max(value: int) -> int | str:

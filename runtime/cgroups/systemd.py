@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 from criu_rpc.logger import Logger
 from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
-from runtime.cgroups.unit_properties import Property, of_annotations, properties
+from runtime.cgroups.unit_properties import (
+    Property,
+    of_annotations,
+    properties,
+    with_quota_of_systemd,
+)
 from runtime.cgroups.units import Unit
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
@@ -77,6 +82,7 @@ class _UnitManager(CgroupManager):
 
     def set(self, resources: Mapping[str, Any], *, with_devices: bool = True) -> None:
         """As without systemd, which is told first: it must not undo it."""
+        resources = with_quota_of_systemd(resources)
         if told := properties(resources, unified=self.unified, with_devices=with_devices):
             with _bus(self.unit) as bus:
                 bus.set(told)
@@ -85,7 +91,9 @@ class _UnitManager(CgroupManager):
     def update(self, resources: Mapping[str, Any], names: Iterable[str], undo: Undo) -> None:
         """As without systemd, which is told first; *undo* tells it what it knew."""
         names = list(names)
+        resources = with_quota_of_systemd(resources)
         touched = {name: resources[name] for name in names}
+        self._settings(touched)  # what must not be set is refused before systemd sets it
         if told := properties(touched, unified=self.unified):
             with _bus(self.unit) as bus:
                 former = bus.get(name for name, _ in told)

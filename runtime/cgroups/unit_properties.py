@@ -14,7 +14,7 @@ from typing import Any
 from criu_rpc.logger import Logger
 from runtime.cgroups.devices import ANY, Rule, rules
 from runtime.cgroups.kernel_numbers import bits, size_bytes, whole
-from runtime.cgroups.resources import v2_weight_of_block_io, v2_weight_of_shares
+from runtime.cgroups.resources import is_idle, v2_weight_of_block_io, v2_weight_of_shares
 from runtime.errors import InvalidSpec, UnsupportedField
 
 logger = Logger(__name__)
@@ -26,8 +26,12 @@ Property = tuple[str, tuple[str, Any]]
 ANNOTATION_PREFIX = "org.systemd.property."
 _INFINITY = 2**64 - 1
 _SECOND_US = 1_000_000
+# idle, for systemd 252 and later, is a weight of 0
+_IDLE: Property = ("CPUWeight", ("t", 0))
 # systemd keeps the quota in whole percents.
 _QUOTA_STEP_US = 10_000
+# the kernel's own, where none is given
+_PERIOD_US = 100_000
 _TYPES = {"uint64": "t", "int64": "x", "uint32": "u", "int32": "i"}
 _FILES = {
     "memory.max": "MemoryMax",
@@ -54,6 +58,19 @@ def properties(
     return found if unified or not with_devices else [*found, *_devices(resources)]
 
 
+def with_quota_of_systemd(resources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*resources* with the CPU quota that systemd makes of theirs, which is never less.
+
+    The control file is to have it from the start: systemd writes it there whenever it is reloaded.
+    """
+    cpu = resources.get("cpu", {})
+    if (quota := cpu.get("quota", 0)) <= 0:
+        return resources
+    period = cpu.get("period") or _PERIOD_US
+    kept = max(quota, _per_second(quota, period) * period // _SECOND_US)
+    return {**resources, "cpu": {**cpu, "quota": kept}}
+
+
 def of_annotations(annotations: Mapping[str, str]) -> list[Property]:
     """org.systemd.property.NAME of the annotations: NAME as in a unit file, the value as GVariant.
 
@@ -76,7 +93,9 @@ def _v2(resources: Mapping[str, Any]) -> Iterator[Property]:
     if value := memory.get("reservation"):
         yield _number("MemoryLow", value)
     if cpu.get("idle"):
-        yield _number("CPUWeight", 0)
+        yield _IDLE
+        if cpu.get("shares"):
+            _warn_of_weight("shares")
     elif shares := cpu.get("shares"):
         yield _number("CPUWeight", v2_weight_of_shares(shares))
     yield from _quota(cpu.get("quota", 0), cpu.get("period", 0))
@@ -110,10 +129,14 @@ def _quota(quota: int, period: int) -> Iterator[Property]:
     if period:
         yield _number("CPUQuotaPeriodUSec", period)
     if quota > 0:
-        exact = quota * _SECOND_US // (period or 100_000)
-        yield _number("CPUQuotaPerSecUSec", -(-exact // _QUOTA_STEP_US) * _QUOTA_STEP_US)
+        yield _number("CPUQuotaPerSecUSec", _per_second(quota, period))
     elif quota or period:
         yield _number("CPUQuotaPerSecUSec", -1)
+
+
+def _per_second(quota: int, period: int) -> int:
+    exact = quota * _SECOND_US // (period or _PERIOD_US)
+    return -(-exact // _QUOTA_STEP_US) * _QUOTA_STEP_US
 
 
 def _cpuset(cpus: str, mems: str, field: str = "cpu.{}") -> Iterator[Property]:
@@ -140,20 +163,24 @@ def _unified(unified: Mapping[str, str]) -> Iterator[Property]:
     """What systemd has a property for; the rest it does not touch."""
     for file, text in unified.items():
         value, field = text.strip(), f"unified[{file!r}]"
-        if name := _FILES.get(file):
+        if file == "cpu.weight" and is_idle(unified):
+            _warn_of_weight(file)
+        elif name := _FILES.get(file):
             how = size_bytes if file.startswith("memory.") else whole
             yield _number(name, -1 if value == "max" else _read(how, value, field))
         elif file == "cpu.max":
             quota, _, period = value.partition(" ")
             period_us = _read(whole, period, field) if period else 0
             yield from _quota(-1 if quota == "max" else _read(whole, quota, field), period_us)
-        elif file == "cpu.idle" and value == "1":
-            yield _number("CPUWeight", 0)
+        elif file == "cpu.idle" and is_idle(unified):
+            yield _IDLE
         elif file in ("cpuset.cpus", "cpuset.mems"):
             cpus = file == "cpuset.cpus"
             yield from _cpuset(value if cpus else "", "" if cpus else value, field)
-    if unified.get("cpu.idle") == "1" and "cpu.weight" in unified:
-        logger.warning("unable to apply both cpu.idle and cpu.weight: systemd has one property")
+
+
+def _warn_of_weight(name: str) -> None:
+    logger.warning("unable to apply both cpu.idle and %s: what is idle has no weight", name)
 
 
 def _allowed(given: Iterable[Rule]) -> Iterator[tuple[str, str]]:

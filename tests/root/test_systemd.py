@@ -90,6 +90,39 @@ class TestUnits:
         assert show(unit, *names) == told
         assert file(container, "pids.max") == "50"
 
+    def test_the_quota_is_what_systemd_makes_of_it(self, box: Box, unit: str) -> None:
+        box.update(linux={"resources": LIMITS | {"cpu": {"quota": 50_001}}})
+        container = box.start(systemd_cgroup=True)
+        assert file(container, "cpu.max") == "51000 100000"
+        container.set({"cpu": {"quota": 600_000, "period": 900_000}})
+        assert file(container, "cpu.max") == "603000 900000"
+        assert show(unit, "CPUQuotaPerSecUSec") == {"CPUQuotaPerSecUSec": "670ms"}
+
+    def test_a_limit_below_the_usage_is_refused_before_systemd_sets_it(
+        self, box: Box, unit: str
+    ) -> None:
+        container = box.start(systemd_cgroup=True)
+        for limits in ({"limit": 1024}, {"limit": 1024, "swap": 2048}):
+            with pytest.raises(CgroupError, match=r"rejecting memory.* limit"):
+                container.set({"memory": {**limits, "checkBeforeUpdate": True}})
+        assert show(unit, "MemoryMax") == {"MemoryMax": str(64 * MIB)}
+        assert container.status() is Status.RUNNING
+
+    def test_with_a_weight_a_container_is_idle_no_longer(self, box: Box, unit: str) -> None:
+        container = box.start(systemd_cgroup=True)
+        for idle, weight in (
+            ({"cpu": {"idle": 1, "shares": 200}}, {"cpu": {"shares": 200}}),
+            (
+                {"unified": {"cpu.idle": "1", "cpu.weight": "8"}},
+                {"unified": {"cpu.weight": "8"}},
+            ),
+        ):
+            container.set(idle)
+            assert file(container, "cpu.idle") == "1"
+            container.set(weight)
+            assert file(container, "cpu.idle") == "0"
+        assert file(container, "cpu.weight") == "8"
+
     def test_a_reload_of_systemd_leaves_limits_and_devices_as_they_are(
         self, box: Box, unit: str
     ) -> None:

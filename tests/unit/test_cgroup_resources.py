@@ -141,6 +141,11 @@ def test_v1(resources: Resources, files: dict[str, str]) -> None:
         ),
         ({"rdma": {"m": {"hcaObjects": 1}}}, {"rdma.max": "m hca_object=1"}),
         ({"unified": {"memory.high": "max"}}, {"memory.high": "max"}),
+        ({"unified": {"cpu.idle": "1", "cpu.weight": "8"}}, {"cpu.idle": "1"}),
+        (
+            {"unified": {"cpu.idle": "0", "cpu.weight": "8"}},
+            {"cpu.idle": "0", "cpu.weight": "8"},
+        ),
     ],
 )
 def test_v2(resources: Resources, files: dict[str, str]) -> None:
@@ -151,6 +156,14 @@ def test_unified_settings_are_asked_of_their_controller_and_written_last() -> No
     resources = {"unified": {"memory.max": "7"}, "memory": {"limit": 5}, "pids": {"limit": 1}}
     last = v2_settings(resources)[-1]
     assert (last.controller, last.writes) == ("memory", (("memory.max", "7"),))
+
+
+def test_lines_of_a_unified_setting_are_written_one_by_one() -> None:
+    limits = v2_settings({"unified": {"io.max": "7:0 riops=333\n7:1 riops=444\n"}})
+    assert [each.writes for each in limits] == [
+        (("io.max", "7:0 riops=333"),),
+        (("io.max", "7:1 riops=444"),),
+    ]
 
 
 @pytest.mark.parametrize(

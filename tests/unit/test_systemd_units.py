@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runtime.cgroups.devices import rules
-from runtime.cgroups.unit_properties import of_annotations, properties
+from runtime.cgroups.unit_properties import of_annotations, properties, with_quota_of_systemd
 from runtime.cgroups.units import Unit, unit_of
 from runtime.errors import InvalidSpec, UnsupportedField
 
@@ -88,6 +88,38 @@ def test_what_is_no_unit_is_refused(cgroups_path: str) -> None:
 )
 def test_v2_limits(resources: dict[str, Any], told: dict[str, Any]) -> None:
     assert {n: value for n, (_, value) in properties(resources, unified=True)} == told
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"cpu": {"shares": 1024, "idle": 1}},
+        {"unified": {"cpu.weight": "8", "cpu.idle": "1\n"}},
+        {"unified": {"cpu.idle": "1", "cpu.weight": "8"}},
+    ],
+)
+def test_what_is_idle_has_no_weight(
+    resources: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert properties(resources, unified=True) == [("CPUWeight", ("t", 0))]
+    assert "unable to apply both" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cpu", "quota"),
+    [
+        ({"quota": 600_000, "period": 900_000}, 603_000),
+        ({"quota": 5000, "period": 10_000}, 5000),
+        ({"quota": 30_001}, 31_000),
+        ({"quota": 30_000, "shares": 5}, 30_000),
+        ({"quota": -1, "period": 900_000}, -1),
+    ],
+)
+def test_the_file_has_the_quota_that_systemd_rounds_it_to(cpu: dict[str, int], quota: int) -> None:
+    given = {"cpu": cpu, "pids": {"limit": 1}}
+    kept = with_quota_of_systemd(given)
+    assert kept == {**given, "cpu": {**cpu, "quota": quota}}
+    assert properties(kept, unified=True) == properties(given, unified=True)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ DENY = [{"allow": False, "access": "rwm"}]
                 "unified": {"memory.high": "1", "cpu.weight": "2"},
             },
         ),
+        ({"cpu": {"idle": 1}}, {"cpu": {"period": 5}}, {"cpu": {"idle": 1, "period": 5}}),
     ],
 )
 def test_what_is_not_given_stays(
@@ -70,6 +71,29 @@ def test_what_is_not_given_stays(
     before = json.dumps(former)
     assert merged(former, changes) == expected
     assert json.dumps(former) == before
+
+
+@pytest.mark.parametrize(
+    ("former", "changes", "expected"),
+    [
+        ({"cpu": {"idle": 1}}, {"cpu": {"shares": 5}}, {"cpu": {"idle": 0, "shares": 5}}),
+        ({"cpu": {}}, {"cpu": {"shares": 5}}, {"cpu": {"shares": 5}}),
+        (
+            {"cpu": {"shares": 5}},
+            {"cpu": {"shares": 6, "idle": 1}},
+            {"cpu": {"shares": 6, "idle": 1}},
+        ),
+        (
+            {"unified": {"cpu.idle": "1"}},
+            {"unified": {"cpu.weight": "5"}},
+            {"unified": {"cpu.idle": "0", "cpu.weight": "5"}},
+        ),
+    ],
+)
+def test_what_is_given_a_weight_is_idle_no_longer(
+    former: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert merged(former, changes) == expected
 
 
 def test_zeroes_of_callers_ask_for_nothing() -> None:
