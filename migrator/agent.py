@@ -24,6 +24,8 @@ from migrator.late_pages import Attachment
 from migrator.report import Recorder
 from migrator.version import VERSION
 from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
+from runtime import SetupFailed
+from runtime.process.terminal import Console
 
 logger = Logger(__name__)
 
@@ -45,6 +47,7 @@ class Agent:
         self._incoming: Incoming | None = None
         self._guardian: Guardian | None = None
         self._attachment: Attachment | None = None
+        self._console: Console | None = None
 
     def serve(self) -> int:
         """Answer requests one by one; the exit status."""
@@ -89,15 +92,27 @@ class Agent:
 
     def _preflight(self, needs: m.Preflight) -> m.Verdict:
         reasons = preflight.check(needs, self._root, self._criu)
+        if needs.console_socket and not reasons:
+            reasons += self._reach_console(needs.console_socket)
         lazily = bool(reasons) or preflight.can_fill_lazily(
             self._criu, user_namespace=needs.user_namespace
         )
         return m.Verdict(reasons, lazily)
 
+    def _reach_console(self, path: str) -> list[str]:
+        """From now on who listens there waits for this terminal; else why not."""
+        console = Console(Path(path))
+        try:
+            console.connect()
+        except SetupFailed as error:
+            return [preflight.no_console(path, error.why)]
+        self._console = console
+        return []
+
     def _prepare(self, request: m.Prepare) -> m.Prepared:
         if self._incoming is not None:
             raise ProtocolError("the source", "a second Prepare")
-        self._incoming = Incoming(self._root, request, criu=self._criu)
+        self._incoming = Incoming(self._root, request, criu=self._criu, console=self._console)
         self._guardian = Guardian(self._root, self._incoming.container)
         with self._recorder.phase("prepare"):
             return self._incoming.prepare(_our_address())
@@ -166,6 +181,8 @@ class Agent:
             else:
                 incoming.discard()
             incoming.journal.close()
+        if self._console is not None:
+            self._console.close()
         if self._guardian is not None:
             self._guardian.release()
             self._guardian = None

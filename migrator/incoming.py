@@ -26,10 +26,11 @@ from migrator.journal import Journal
 from migrator.late_pages import LateArrival, fate
 from migrator.preflight import came_by_migration, mark
 from migrator.tls import Credentials
-from runtime import Container, ContainerError, ContainerExists, Stdio
+from runtime import Container, ContainerError, ContainerExists, Stdio, Terminal
 from runtime.descriptors import Kind
 from runtime.errors import NetworkNotCarried
 from runtime.network.held import Frames, from_wire
+from runtime.process.terminal import Console
 from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
 from runtime.state import check_id, is_alive, write_atomic
@@ -38,11 +39,13 @@ from runtime.state import check_id, is_alive, write_atomic
 class Incoming:
     """The destination's part of one migration, from `prepare` to `finish` or `discard`."""
 
-    def __init__(self, root: Path, request: m.Prepare, *, criu: str | None) -> None:
+    def __init__(
+        self, root: Path, request: m.Prepare, *, criu: str | None, console: Console | None = None
+    ) -> None:
         """Reserve the container's id: the journal stays locked until `close`.
 
-        What a dead migration left of this container is removed first. Raises UsageProblem when a
-        live one is at work.
+        What a dead migration left of this container is removed first. console: is given its
+        terminal. Raises UsageProblem when a live one is at work.
         """
         self.root, self.request, self._criu = root, request, criu
         self.container = check_id(request.container)
@@ -60,6 +63,9 @@ class Incoming:
         self.images_dir: Path | None = None
         self._arrival: Arrival | LateArrival | None = None
         self._held: Frames = {}
+        self._console = console
+        #: ours until it is restored and whole
+        self._terminal = Terminal() if console is not None else None
 
     def prepare(self, address: str) -> m.Prepared:
         """Make bundle and image directory, open the data plane on *address*."""
@@ -108,7 +114,9 @@ class Incoming:
         )
         record = options.record
         assert record is not None
-        options = replace(options, stdio=_standard_streams(record))
+        options = replace(options, stdio=_standard_streams(record), terminal=self._terminal)
+        if self._console is not None:
+            self._console.ensure_listens()
         if self._arrival is not None:
             options = replace(options, work_path=self._arrival.work_dir)
         restore = Restore(self.root, self.container, self.bundle, options)
@@ -171,16 +179,22 @@ class Incoming:
             if notification.script == Script.POST_RESTORE:
                 assert notification.pid is not None
                 self.journal.write("restored", init=processes.identity(notification.pid))
-                if self._arrival is not None:
-                    self._arrival.await_whole()
-                    if request.fill_first:
-                        self._arrival.fill()
+                self._make_whole(fill=request.fill_first)
                 hold(notification.pid)
             elif notification.script == Script.PRE_RESUME and self._held:
                 restore.replay(self._held)
 
         restore = self._restore
         return self._restore.run(on_notify)
+
+    def _make_whole(self, *, fill: bool) -> None:
+        """What it has to have before it may run: its memory, and somebody at its terminal."""
+        if self._arrival is not None:
+            self._arrival.await_whole()
+            if fill:
+                self._arrival.fill()
+        if self._terminal is not None and self._console is not None:
+            self._terminal.hand_over(self._console)
 
     def fill(self) -> m.Filled:
         """Wait until the container has all its pages."""

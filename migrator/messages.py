@@ -69,6 +69,8 @@ class Preflight:
     mount_sources: list[str]
     #: AppArmor profiles that its processes are under
     profiles: list[str]
+    #: at which its terminal is taken, "" when it has none
+    console_socket: str
 
 
 @dataclass(frozen=True, slots=True)

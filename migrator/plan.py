@@ -80,7 +80,8 @@ class Plan:
     faster than the link carries; compression of pages; bandwidth: bytes a second, None: the link's;
     give_up_after_s: how long a post-copy's pages may stay away before the container is given up,
     None: for ever; keep_pages: what has arrived stays there when it fails, for the next attempt;
-    systemd_cgroup: whether systemd makes the cgroup there, None: as here.
+    systemd_cgroup: whether systemd makes the cgroup there, None: as here; console_socket: a unix
+    socket there, at which somebody listens for the other end of its terminal.
     """
 
     container: str
@@ -104,6 +105,7 @@ class Plan:
     give_up_after_s: float | None = None
     keep_pages: bool = False
     systemd_cgroup: bool | None = None
+    console_socket: Path | None = None
 
     def __post_init__(self) -> None:
         if self.rootfs_mode not in ROOTFS_MODES:
@@ -120,6 +122,10 @@ class Plan:
             raise UsageProblem("--downtime, --max-rounds and --max-time must be above 0")
         if self.bundle is not None and not self.bundle.is_absolute():
             raise UsageProblem(f"bundle path {self.bundle} at the destination must be absolute")
+        if self.console_socket is not None and not self.console_socket.is_absolute():
+            raise UsageProblem(
+                f"console socket {self.console_socket} at the destination must be absolute"
+            )
 
     def chosen_mode(self, lazy_pages: bool) -> tuple[str, list[str]]:
         """The mode that "auto" stands for, and what stands against another.

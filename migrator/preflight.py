@@ -62,6 +62,7 @@ def needs(plan: Plan, container: Container, criu: Criu) -> Preflight:
         bridges=sorted({plan.bridges.get(name, name) for name in _bridges(container)}),
         mount_sources=list(_mount_sources(container)),
         profiles=sorted({lsm.profile_of(pid) for pid in container.processes()} - {""}),
+        console_socket=str(plan.console_socket or ""),
     )
 
 
@@ -88,10 +89,13 @@ def objections(plan: Plan, container: Container) -> list[str]:
         found.append(
             "it shares this host's network namespace, which cannot move: give it one of its own"
         )
-    if container.spec.process.terminal:
+    if container.spec.process.terminal and plan.console_socket is None:
         found.append(
-            "its terminal leads to a process of this host: make it with process.terminal false"
+            "its terminal leads to a process of this host, and nobody there would have it: give "
+            "--console-socket PATH, a unix socket there at which somebody listens"
         )
+    if plan.console_socket is not None and not container.spec.process.terminal:
+        found.append("--console-socket: it has no terminal (process.terminal is not true)")
     found += immovable.objections(container.spec, container.processes())
     if plan.rootfs_mode == "sync" and not shutil.which("rsync"):
         found.append("rsync is not installed here: install it, or use --rootfs shared")
@@ -131,6 +135,7 @@ def check(needs: Preflight, root: Path, criu_option: str | None) -> list[str]:
             _namespaces_here,
             _mounts_here,
             _profiles_here,
+            _console_here,
             _bundle,
             _space,
             _tools,
@@ -245,6 +250,19 @@ def _mounts_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
 
 def _profiles_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
     yield from filter(None, map(lsm.obstacle, needs.profiles))
+
+
+def _console_here(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
+    if needs.console_socket and not Path(needs.console_socket).is_socket():
+        yield no_console(needs.console_socket, "it is not there, or is no socket")
+
+
+def no_console(path: str, why: str) -> str:
+    """The reason for which nobody would take its terminal."""
+    return (
+        f"console socket {path}: {why}: start who is to have its terminal there, or name another "
+        "with --console-socket"
+    )
 
 
 def _bundle(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from runtime.socket_path import short_path
+
 NAME_BYTES = 4096
 
 
@@ -68,7 +70,8 @@ class ConsoleSocket:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        with short_path(path) as name:
+            self._listener.bind(name)
         self._listener.listen()
         self._listener.settimeout(10)
 
@@ -78,8 +81,12 @@ class ConsoleSocket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._listener.close()
+        self.close()
         self.path.unlink()
+
+    def close(self) -> None:
+        """Go away, and leave the socket where it is."""
+        self._listener.close()
 
     def receive(self) -> tuple[str, Screen]:
         """The terminal's name, and its other end."""

@@ -99,6 +99,12 @@ if TYPE_CHECKING:
     help="Move files that are open but have no name any more by a link.",
 )
 @option(
+    "--console-socket",
+    kind=PATH,
+    metavar="SOCKET",
+    help="Send its terminal to who listens at this socket there.",
+)
+@option(
     "commit_wait_s",
     "--commit-wait",
     kind=Kind(float),

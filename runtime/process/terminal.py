@@ -25,6 +25,50 @@ if TYPE_CHECKING:
 _STEP = "preparing the terminal"
 
 
+class Console:
+    """Who listens at a console socket, for one terminal: from `connect` on it is held there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: socket | None = None
+
+    def connect(self) -> None:
+        """See that somebody listens; SetupFailed when nobody does."""
+        from runtime.socket_path import connect  # noqa: PLC0415 - lazy: 5 ms
+
+        with failing(f"connecting to the console socket {self.path}"):
+            self._connection = connect(self.path)
+
+    def ensure_listens(self) -> None:
+        """Raise SetupFailed when who was there at `connect` is gone (recv(2), MSG_PEEK)."""
+        from socket import MSG_DONTWAIT, MSG_PEEK  # noqa: PLC0415 - lazy: 5 ms
+
+        assert self._connection is not None, "connect comes first"
+        try:
+            there = bool(self._connection.recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except BlockingIOError:
+            there = True
+        except OSError:
+            there = False
+        if not there:
+            raise SetupFailed(f"console socket {self.path}", "nobody listens any more")
+
+    def give(self, path_inside: str, master_fd: int) -> None:
+        """Send the master of the terminal that is there in the container, and hang up on them."""
+        from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+
+        assert self._connection is not None, "connect comes first"
+        with failing(f"sending the terminal to {self.path}"):
+            passing.send(self._connection.fileno(), path_inside.encode(), master_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Give nothing, if nothing was given; without effect the second time."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 class Terminal:
     """Where the terminal of a process leads, if it has one (process.terminal); a context manager.
 
@@ -33,12 +77,16 @@ class Terminal:
     """
 
     def __init__(self, console_socket: Path | None = None) -> None:
-        self.console_socket = console_socket
+        self._console = Console(console_socket) if console_socket is not None else None
         #: of the pty; None until it is there, and where the process has no terminal
         self.master_fd: int | None = None
         #: it will be relayed: what it says is made lines of at the other end
         self.in_foreground = False
-        self._connection: socket | None = None
+
+    @property
+    def console_socket(self) -> Path | None:
+        """Where it is handed over, if it is."""
+        return self._console.path if self._console is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -52,20 +100,24 @@ class Terminal:
 
     def adopt(self, path: str, master_fd: int) -> None:
         """Have the master of the terminal at *path* inside, ours to close, or hand it over."""
-        if self._connection is None:
-            self.master_fd = master_fd
-            if self.in_foreground:
-                from runtime.process.relay import keep_newlines  # noqa: PLC0415 - lazy: 3 ms
+        self.master_fd = master_fd
+        if self._console is not None:
+            try:
+                self._console.give(path, master_fd)
+            finally:
+                self.close()
+        elif self.in_foreground:
+            from runtime.process.relay import keep_newlines  # noqa: PLC0415 - lazy: 3 ms
 
-                keep_newlines(master_fd)
-            return
-        from runtime.process import passing  # noqa: PLC0415 - lazy: 1 ms, and seldom needed
+            keep_newlines(master_fd)
 
-        try:
-            with failing(f"sending the terminal to {self.console_socket}"):
-                passing.send(self._connection.fileno(), path.encode(), master_fd)
-        finally:
-            os.close(master_fd)
+    def hand_over(self, console: Console) -> None:
+        """Give what is with us to who listens there; SetupFailed: then it is with us still."""
+        from runtime.process.pty import path_of  # noqa: PLC0415 - lazy: seldom needed
+
+        if self.master_fd is None:
+            raise SetupFailed(_STEP, "it is not with us")
+        console.give(path_of(self.master_fd), self.master_fd)
         self.close()
 
     def relayed(self, stdio: Stdio, stack: ExitStack) -> Relay | None:
@@ -95,20 +147,16 @@ class Terminal:
 
     def close(self) -> None:
         """Hang up, if the terminal is still with us; without effect the second time."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if self._console is not None:
+            self._console.close()
         fd, self.master_fd = self.master_fd, None
         if fd is not None:
             os.close(fd)
 
     def connect(self) -> None:
         """See that somebody listens at the console socket, if there is one."""
-        if self.console_socket is not None:
-            from runtime.socket_path import connect  # noqa: PLC0415 - lazy: 5 ms
-
-            with failing(f"connecting to the console socket {self.console_socket}"):
-                self._connection = connect(self.console_socket)
+        if self._console is not None:
+            self._console.connect()
 
 
 def taker(process: Process, terminal: Terminal | None) -> Terminal | None:

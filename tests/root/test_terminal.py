@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from migrator.plan import Destination, Plan
-from migrator.preflight import objections
 from runtime import Container, ContainerError, SetupFailed, Stdio, Terminal
 from runtime.checkpoint import CheckpointOptions, checkpoint
 from runtime.restore import Restore, RestoreOptions
@@ -357,14 +355,6 @@ def test_a_restore_without_anybody_for_the_terminal_is_refused(
     with pytest.raises(SetupFailed, match="nobody would have its other end"):
         Restore(box.root, box.id, box.bundle.path, options).prepare()
     assert Traces.now(box.root) == before
-
-
-def test_a_migration_is_refused(box: Box, terminal: Terminal) -> None:
-    container, _ = started(box, terminal, LISTENING)
-    (reason,) = objections(
-        Plan(container=box.id, root=box.root, destination=Destination("host")), container
-    )
-    assert reason.startswith("its terminal leads to a process of this host")
 
 
 def test_a_foreground_run_reads_what_it_is_given(box: Box) -> None:

@@ -31,6 +31,7 @@ def preflight_for(tmp_path: Path, **wanted: Any) -> list[str]:
         bridges=[],
         mount_sources=[],
         profiles=[],
+        console_socket="",
     )
     return preflight.check(replace(nothing, **wanted), tmp_path, str(tmp_path / "no criu"))
 
