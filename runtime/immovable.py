@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runtime.processes import tasks_of
@@ -39,12 +41,11 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
             "one only: make it without a path"
         )
     yield from _joined_beside_user(spec)
-    for pid in pids:
-        if any(map(_has_deadline, tasks_of(pid))):
-            yield (
-                f"process {pid} is scheduled by SCHED_DEADLINE, which CRIU does not restore: "
-                "give it another policy (chrt -o -p 0 PID)"
-            )
+    pids = list(pids)
+    for has, why in _OF_A_PROCESS:
+        for pid in filter(has, pids):
+            yield f"process {pid} {why}"
+            break  # its siblings have it too, most often
 
 
 def _joined_beside_user(spec: Spec) -> Iterator[str]:
@@ -72,9 +73,46 @@ def _joined_beside_user(spec: Spec) -> Iterator[str]:
             )
 
 
-def _has_deadline(task: int) -> bool:
+def _has_deadline(pid: int) -> bool:
+    return any(map(_is_deadline, tasks_of(pid)))
+
+
+def _is_deadline(task: int) -> bool:
     """Asked of the kernel: exec may have set it, or a process for itself."""
     try:
         return os.sched_getscheduler(task) & ~os.SCHED_RESET_ON_FORK == POLICIES["SCHED_DEADLINE"]
     except ProcessLookupError:
         return False
+
+
+def _hides_limits(pid: int) -> bool:
+    """CRIU asks for them as we do (criu/cr-dump.c: dump_task_rlimits)."""
+    try:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
+
+
+def _has_io_uring(pid: int) -> bool:
+    """A ring is mapped to be used; its descriptor may be closed, or be registered with itself."""
+    with suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
+        return b"anon_inode:[io_uring]" in maps.read()
+    return False
+
+
+_OF_A_PROCESS = (
+    (
+        _has_deadline,
+        "is scheduled by SCHED_DEADLINE, which CRIU does not restore: give it another policy "
+        "(chrt -o -p 0 PID)",
+    ),
+    (
+        _hides_limits,
+        "runs as another user, and its resource limits may not be read: CRIU needs "
+        "CAP_SYS_RESOURCE for that, or the container a user namespace of its own",
+    ),
+    (_has_io_uring, "uses io_uring, which CRIU cannot take along: have it run without"),
+)
