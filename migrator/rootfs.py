@@ -3,12 +3,14 @@
 rsync(1) does the comparing; its two halves talk through our own stream instead of a second ssh.
 Whatever rsync would wrongly take for unchanged is named to it: nanosecond times are compared, and
 files that the container maps shared and writable, whose times the kernel need not touch at a store,
-are compared by content. The rootfs is hostile: rsync follows no symlink of it, and at the
-destination starts inside the new rootfs.
+are compared by content. The rootfs is hostile, and its container may exchange a directory for a
+symbolic link to the host's files at any moment: rsync reads it over a mount on which the kernel
+follows none. At the destination it starts inside the new rootfs.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
@@ -16,14 +18,16 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from criu_rpc.logger import Logger
 from migrator.bandwidth import Limiter
 from migrator.dataplane import pump
 from migrator.errors import MigrationError, ProtocolError
+from runtime.constants import AT_FDCWD, MOUNT_ATTR_NOSYMFOLLOW
+from runtime.syscalls import mount_setattr, open_tree
 
 logger = Logger(__name__)
 
@@ -71,18 +75,18 @@ def push(
     discards.
     """
     names = sorted(only)
-    fds = []
-    if names:
-        fds.append(_fed("\0".join(names).encode("utf-8", "surrogateescape")))
-        selection = [f"--files-from=/dev/fd/{fds[0]}", "--from0", "--ignore-times"]
-    else:
-        selection = ["--delete", *(_OF_CRIU if frozen else ())]
-    arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, f"{rootfs}/", "far:."]
-    try:
+    with ExitStack() as stack:
+        fds = [stack.enter_context(_open(_linkless(rootfs)))]
+        if names:
+            named_fd = _fed("\0".join(names).encode("utf-8", "surrogateescape"))
+            fds.append(stack.enter_context(_open(named_fd)))
+            selection = [f"--files-from=/dev/fd/{fds[1]}", "--from0", "--ignore-times"]
+        else:
+            selection = ["--delete", *(_OF_CRIU if frozen else ())]
+        tree = f"/proc/self/fd/{fds[0]}/"
+        arguments = [*_OPTIONS, *selection, "-e", _REMOTE_SHELL, tree, "far:."]
         status, output = _run_near(arguments, stream, fds, limiter)
-    finally:
-        for fd in fds:
-            os.close(fd)
+    output = output.replace(tree, f"{rootfs}/")
     if not frozen and (status == _VANISHED or (status == _PARTIAL and only_vanished(output))):
         status = 0  # what came and went while it runs is looked at again
     if status != 0:
@@ -159,6 +163,37 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         return list(entries)
     return []
+
+
+def _linkless(rootfs: Path) -> int:
+    """The tree as a mount of its own, attached nowhere, that follows no symbolic link: its fd.
+
+    mount_setattr(2), MOUNT_ATTR_NOSYMFOLLOW: Linux 5.14. Who may not mount is shown by no link what
+    he may not read. Raises OSError.
+    """
+    try:
+        tree_fd = open_tree(AT_FDCWD, str(rootfs))
+    except PermissionError:
+        return os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount_setattr(tree_fd, attr_set=MOUNT_ATTR_NOSYMFOLLOW)
+    except BaseException:
+        os.close(tree_fd)
+        raise
+    return tree_fd
+
+
+@contextmanager
+def _open(fd: int) -> Iterator[int]:
+    """*fd*, ours from now on, by a number that the shells at either end do not use."""
+    try:
+        high_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    finally:
+        os.close(fd)
+    try:
+        yield high_fd
+    finally:
+        os.close(high_fd)
 
 
 def _fed(data: bytes) -> int:

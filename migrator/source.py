@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from runtime import Container, ContainerError, NotRunning, Status
 from runtime.bare_dump import BareCriu
 from runtime.cgroups.throttle import CpuThrottle
 from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
+from runtime.descriptors import Descriptor, Kind
 from runtime.errors import CgroupError
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.network.held import Held, to_wire
 from runtime.processes import strangers
+from runtime.resolve import open_in_root
 from runtime.restore_options import RestoreOptions
 
 logger = Logger(__name__)
@@ -99,9 +103,11 @@ class Source:
         """What the destination's restore is told beside CRIU's images."""
         assert self.images_dir is not None
         assert self._checkpoint is not None
+        record = self._checkpoint.record
+        streams = true_paths(record.descriptors, self.container.state.init_pid)
         options = RestoreOptions(
             image_path=self.images_dir,
-            record=self._checkpoint.record,
+            record=replace(record, descriptors=streams),
             bridges=dict(self.plan.bridges),
             tcp_established=True,
             lazy_pages=lazy_pages,
@@ -135,8 +141,7 @@ class Source:
 
     def existing(self, names: set[str]) -> list[str]:
         """Those of *names* that are files below the rootfs now."""
-        rootfs = self.container.state.rootfs
-        return sorted(name for name in names if (rootfs / name).is_file())
+        return files_below(self.container.state.rootfs, names)
 
     def started_by_exec(self) -> list[int]:
         """Its processes that CRIU does not dump, since they do not descend from its init."""
@@ -228,6 +233,45 @@ def _sizes(container: Container, *names: str) -> Iterator[int]:
             text = Path(f"/proc/{pid}/status").read_text()
             fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
             yield from (int(fields[name].split()[0]) << 10 for name in names if name in fields)
+
+
+def true_paths(descriptors: Iterable[Descriptor], pid: int) -> tuple[Descriptor, ...]:
+    """The standard descriptors of *pid*, without those paths at which this host has another file.
+
+    The destination opens what it has by the same path. A container that can mount can have its own
+    file look as if it lay anywhere: on a filesystem that it has taken out of its tree since.
+    """
+    return tuple(
+        each if each.kind is not Kind.FILE or _is_at(each.link, pid, fd) else replace(each, link="")
+        for fd, each in enumerate(descriptors)
+    )
+
+
+def _is_at(path: str, pid: int, fd: int) -> bool:
+    try:
+        return os.path.samefile(path, f"/proc/{pid}/fd/{fd}")
+    except OSError:
+        return False
+
+
+def files_below(rootfs: Path, names: Iterable[str]) -> list[str]:
+    """Those of *names* that are files below *rootfs*; what a symbolic link leads to is none."""
+    root_fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return sorted(name for name in names if _is_file(root_fd, name))
+    finally:
+        os.close(root_fd)
+
+
+def _is_file(root_fd: int, name: str) -> bool:
+    try:
+        fd = open_in_root(root_fd, name, symlinks=False)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
 
 
 #: what programs have loaded and changed is a small part of most

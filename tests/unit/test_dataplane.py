@@ -17,6 +17,7 @@ from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost, ProtocolError
 from migrator.final_sync import FinalSync
 from migrator.rootfs_changes import Snapshot
+from migrator.source import files_below
 from migrator.tls import Credentials
 
 
@@ -100,6 +101,24 @@ def test_a_stream_that_another_thread_ends_carries_data_alone(pair, ended_at):
         assert ended.wait(10)
         sender.join(10)
     assert bytes(came[: len(came) & ~3]) == b"data" * (len(came) // 4)
+
+
+def test_who_closes_a_listener_finds_nobody_at_work_behind_it(pair, tmp_path):
+    """What a stream writes to is removed then, and would be made again."""
+    began = threading.Event()
+
+    def serve(_, stream):
+        began.set()
+        while stream.recv(1):
+            pass
+        time.sleep(0.2)
+        (tmp_path / "late").touch()
+
+    pair.serve = serve
+    with pair.connect():
+        assert began.wait(5)
+        pair.listener.close()
+        assert (tmp_path / "late").exists()
 
 
 def test_a_stranger_is_not_served(pair):
@@ -336,6 +355,23 @@ def test_named_files_are_sent_whatever_their_times(pair, trees):
     with pair.connect("rsync") as stream:
         rootfs.push(source, stream, only=["file"])
     assert (target / "file").read_bytes() == content
+
+
+@pytest.mark.needs_rsync
+@pytest.mark.needs_root
+def test_a_directory_that_has_become_a_link_leads_nowhere(pair, trees, tmp_path):
+    """A container that has mapped a file may put a link to the host's files in its place."""
+    source, target = trees
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "x").write_text("not the container's")
+    pair.serve = lambda header, stream: rootfs.serve(stream, target)
+    (source / "dir with blank").rename(source / "elsewhere")
+    (source / "dir with blank").symlink_to(tmp_path / "host")
+    names = ["dir with blank/x", "file", "link"]
+    assert files_below(source, names) == ["file"]
+    with pair.connect("rsync") as stream, pytest.raises(MigrationError, match="symbolic links"):
+        rootfs.push(source, stream, only=names[:1])
+    assert not (target / "dir with blank" / "x").exists()
 
 
 def looked_at_last(pair, source, snapshot, mapped=()):
