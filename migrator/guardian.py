@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from criu_rpc.logger import Logger
+from runtime.cgroups.detect import move_to_roots
 
 logger = Logger(__name__)
 
@@ -23,15 +24,20 @@ _SCRIPT = 'read -r word && exit; while "$@"; [ $? -eq 6 ]; do sleep 5; done'
 class Guardian:
     """Watches from its making to `release`."""
 
-    def __init__(self, root: Path, container: str, log: Path | None = None) -> None:
-        command = [sys.executable, "-m", "migrator", "--root", str(root), "resolve", container]
+    def __init__(self, root: Path, container: str) -> None:
+        # -P, and not where we are: that may be a directory of the container's, with modules in it
+        python = [sys.executable, "-P", "-m", "migrator"]
+        command = [*python, "--root", str(root.absolute()), "resolve", container]
         self._process = subprocess.Popen(
             ["sh", "-c", _SCRIPT, "migrator-guardian", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if log is None else log.open("ab"),
+            stderr=subprocess.DEVNULL,
+            cwd="/",
             start_new_session=True,  # a terminal's Ctrl-C is for us alone
         )
+        # as is the end of our session or service, which takes all with it that is in its cgroup
+        move_to_roots(self._process.pid)
         logger.debug("guardian of %s is pid %d", container, self._process.pid)
 
     def release(self) -> None:
