@@ -31,7 +31,7 @@ def ask_to_run(
     except Exception as error:  # noqa: BLE001 - whatever it is, only an answer may end this
         logger.warning("commit: %s", error)
         return _ask_again(plan, migration, agent, error)
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):
         add_phases(running.phases)
     return "running", agent
 

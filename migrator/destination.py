@@ -173,15 +173,14 @@ class DestinationAgent:
         try:
             self._send(m.Hello(PROTOCOL, VERSION))
             welcome = self._expect(m.Welcome, timeout_s=GREETING_TIMEOUT_S, alive=None)
-        except (PeerLost, ProtocolError) as error:
+        except (PeerLost, ProtocolError, AgentFailed) as error:
             why = self._stream.why_it_ended() if isinstance(error, PeerLost) else str(error)
             raise DestinationUnreachable(why) from error
         self.machine = welcome.machine
         if welcome.protocol != PROTOCOL:
             raise DestinationUnreachable(
-                f"{self.host} has migrator {welcome.version} (protocol {welcome.protocol}), here "
-                f"is {VERSION} "
-                f"(protocol {PROTOCOL}): install the same version on both hosts"
+                f"{self.host} has another migrator ({welcome.version}) than this host ({VERSION}), "
+                "and they do not understand each other: install the same on both"
             )
 
     def ensure_is(self, machine: str) -> None:

@@ -3,6 +3,7 @@
     MigrationError                1   nothing was moved; the container runs as before
     +-- ProtocolError             1   the other side speaks something else
     +-- UsageProblem              1   the request itself cannot be carried out
+    |   +-- AtWork                6   another process is at work on the same migration
     +-- PreflightFailed           3   one side cannot do it; every reason is listed
     +-- DestinationUnreachable    4   no connection, wrong host key, no key accepted, no agent there
     +-- PeerLost                  5   the connection ended in the middle
@@ -25,9 +26,22 @@ class MigrationError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # some of it is a peer's: its control characters are not for our terminal
+        return "".join(c if c.isprintable() else " " for c in super().__str__())
+
 
 class UsageProblem(MigrationError):
     """The request names something that is not there or that cannot be."""
+
+
+class AtWork(UsageProblem):
+    """Somebody else holds the journal of a migration: it is to be asked for again."""
+
+    exit_code = 6
+
+    def __init__(self, container: str) -> None:
+        super().__init__(f"a migration of {container} is at work on this host: wait for it to end")
 
 
 class ProtocolError(MigrationError):
@@ -85,8 +99,7 @@ class OutcomeUnknown(MigrationError):
     def __init__(self, container: str, destination: str, why: str) -> None:
         super().__init__(
             f"{destination} did not say whether {container} runs there ({why}): it stays frozen "
-            "here; "
-            f"when the destination can be reached again, run: migrator resolve {container}"
+            f"here until it can be asked; at once with: migrator resolve {container}"
         )
 
 
@@ -134,6 +147,7 @@ class PagesLost(MigrationError):
     exit_code = 8
 
     def __init__(self, container: str, destination: str, why: str) -> None:
+        self.why = why
         super().__init__(
             f"{container} has ended at {destination}, where its pages could not be served ({why}); "
             "it was gone here by then"

@@ -140,7 +140,6 @@ class PageChannel:
         payload = memoryview(bytes(self._reader.take(record.size)))
         if record.kind == Kind.ERROR:
             said = bytes(payload[:MAX_ERROR]).decode(errors="replace")
-            said = "".join(c if c.isprintable() else " " for c in said)
             raise MigrationError(f"{PEER}: {said}")
         return record, payload
 

@@ -15,19 +15,30 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from migrator import messages
 from migrator.errors import PeerLost, ProtocolError
 
-PROTOCOL = 1
+#: to be raised where a message, or what is said on the data plane, means something else than before
+REVISION = 2
 #: the source says Ping this often; an agent that hears nothing for SILENCE_S takes it for gone
 PING_S = 1.0
 SILENCE_S = 8.0
 POLL_S = 0.1
 MAX_FRAME = 16 << 20
 _HEADER = struct.Struct(">I")
+
+
+def protocol_of(registry: Mapping[str, type[Any]]) -> int:
+    """What two ends must have in common: another number for each other set of fields."""
+    fields = {name: cls.__annotations__ for name, cls in registry.items()}
+    return REVISION << 32 | zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+
+
+PROTOCOL = protocol_of(messages.REGISTRY)
 
 M = TypeVar("M")
 
@@ -143,7 +154,7 @@ def decode(body: bytes, *, peer: str) -> object:
     """The message in *body*, every field checked against its annotation; else ProtocolError."""
     try:
         fields = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(peer, f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ProtocolError(peer, f"a message that is no object: {type(fields).__name__}")

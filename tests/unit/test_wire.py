@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import dataclass
 
 import pytest
 
 from migrator import messages as m
+from migrator.agent import Agent
+from migrator.destination import AgentFailed
 from migrator.errors import PeerLost, ProtocolError
-from migrator.wire import MAX_FRAME, Channel, PipeStream, decode, encode
+from migrator.wire import MAX_FRAME, PROTOCOL, Channel, PipeStream, decode, encode, protocol_of
 
 
 @pytest.fixture
@@ -50,6 +53,7 @@ def test_every_message_survives_the_wire():
         (b"not json", "not JSON"),
         (b"[1]", "no object"),
         (b'{"type": "Launch"}', "unknown type 'Launch'"),
+        (b"[" * 100_000, "not JSON"),
         (b'{"type": 3}', "unknown type 3"),
         (b'{"type": "Hello", "protocol": 1}', "without 'version'"),
         (b'{"type": "Hello", "protocol": "1", "version": "x"}', "Hello.protocol"),
@@ -62,6 +66,42 @@ def test_what_is_no_message_is_an_error_that_names_the_peer(body, says):
     with pytest.raises(ProtocolError, match="beta") as caught:
         decode(body, peer="beta")
     assert says in str(caught.value)
+
+
+def test_other_fields_are_another_protocol():
+    """Also where nobody has raised a number for them."""
+
+    @dataclass
+    class Commit:
+        held: dict[str, int]
+
+    assert protocol_of(m.REGISTRY) == PROTOCOL == protocol_of({**m.REGISTRY})
+    assert protocol_of(m.REGISTRY | {"Commit": Commit}) != PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(b'{"type":"Hello","protocol":1,"version":"0","more":1}'),
+        frame(encode(m.Hello(PROTOCOL, "0"))) + frame(b'{"type":"Offer"}'),
+    ],
+)
+def test_an_agent_that_does_not_understand_says_so_and_ends(pipe, tmp_path, said):
+    source, answers_fd = pipe
+    questions_fd, feed = os.pipe()
+    os.write(feed, said)
+    stream = PipeStream(questions_fd, answers_fd)
+    with pytest.raises(ProtocolError):
+        Agent(Channel(stream, peer="the source"), tmp_path, criu=None).serve()
+    for fd in (questions_fd, feed):
+        os.close(fd)
+    answers = [source.receive(timeout_s=5) for _ in range(said.count(b'"type"'))]
+    assert isinstance(answers[-1], m.Failed)
+    assert "is the same version of migrator installed on both hosts?" in answers[-1].message
+
+
+def test_what_a_peer_says_is_printed_as_one_line():
+    assert str(AgentFailed("beta", "Error", "no\x1b[2J\nroom")) == "beta: no [2J room"
 
 
 def test_pings_are_not_seen(pipe):
