@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,9 +20,10 @@ from migrator import messages as m
 from migrator import preflight
 from migrator.errors import PeerLost, ProtocolError
 from migrator.guardian import Guardian
-from migrator.incoming import Incoming, fence, forget
+from migrator.incoming import Incoming
 from migrator.late_pages import Attachment
 from migrator.report import Recorder
+from migrator.settling import fence, forget
 from migrator.version import VERSION
 from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
 from runtime import SetupFailed
@@ -72,6 +74,10 @@ class Agent:
         except PeerLost as error:
             logger.info("%s", error)
             return 0
+        except ProtocolError as error:
+            with suppress(PeerLost):
+                self._channel.send(_failed(error))
+            raise
         finally:
             self._end()
 
@@ -85,7 +91,7 @@ class Agent:
             raise
         except Exception as error:
             logger.error("%s: %s", type(request).__name__, error, exc_info=logger.debugs)
-            return m.Failed(type(error).__name__, str(error) or type(error).__name__)
+            return _failed(error)
 
     def _hello(self, hello: m.Hello) -> m.Welcome:
         return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), this_machine())
@@ -196,6 +202,10 @@ class Agent:
         """What was timed since the last answer: name, start (from *zero* on) and duration in ms."""
         timed, self._recorder.phases = self._recorder.phases, []
         return [[p.name, p.start_ms - zero, p.duration_ms] for p in timed if p.start_ms >= zero]
+
+
+def _failed(error: Exception) -> m.Failed:
+    return m.Failed(type(error).__name__, str(error) or type(error).__name__)
 
 
 def serve_stdio(root: Path, *, criu: str | None) -> int:

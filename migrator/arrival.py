@@ -95,6 +95,16 @@ class Served:
         """
         self._settled.set()
 
+    def when_lost(self, end_it: Callable[[], None]) -> None:
+        """From now on: *end_it* when its pages are lost, for the kernel gives it zeros for them."""
+        if self._server is not None:
+            self._server.when_lost(end_it)
+
+    def ensure_served(self) -> None:
+        """Raise LazyPagesFailed when its pages are lost."""
+        if self._server is not None:
+            self._server.ensure_it_serves()
+
     def abort(self) -> None:
         """The migration is off: nothing is served any more."""
         self._settled.set()

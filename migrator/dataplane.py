@@ -31,6 +31,8 @@ STREAM_TIMEOUT_S = 30.0
 HANDSHAKE_TIMEOUT_S = 5.0
 #: connections whose certificate was not seen yet
 MAX_STRANGERS = 16
+#: for the threads of streams that were ended to let go of what they work with
+LETTING_GO_S = 5.0
 #: a cut link is noticed after this long: until then the container may be frozen
 LINK_TIMEOUT_S = 5
 MAX_HEADER = 4096
@@ -54,7 +56,7 @@ class Listener:
         self._socket = socket.create_server((address, 0), family=family)
         self._context = context
         self._serve = serve
-        self._open: set[ssl.SSLSocket] = set()
+        self._open: dict[ssl.SSLSocket, threading.Thread] = {}
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = False
         self.address = address
@@ -62,13 +64,17 @@ class Listener:
         threading.Thread(target=self._accept, name="data-plane", daemon=True).start()
 
     def close(self) -> None:
-        """Accept no more and end the streams that are open."""
+        """Accept no more and end the streams that are open; nobody serves one any more then."""
         self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        for stream in list(self._open):
+        served = dict(self._open)
+        for stream in served:
             hang_up(stream)
+        deadline = time.monotonic() + LETTING_GO_S
+        for thread in served.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while not self._closed:
@@ -86,19 +92,23 @@ class Listener:
 
     def _run(self, raw: socket.socket) -> None:
         try:
-            with self._authenticated(raw) as stream:
-                self._open.add(stream)
+            stream = self._authenticated(raw)
+        except OSError as error:  # whoever it was must not fill our log: nobody may read it
+            logger.info("data plane: a stranger was not let in: %s", error)
+            return
+        try:
+            with stream:
+                self._open[stream] = threading.current_thread()
                 if self._closed:
                     return
-                try:
-                    header = _read_header(stream)
-                    stream.settimeout(None)  # it may have nothing to say for long: see _tune
-                    self._serve(header, stream)
-                finally:
-                    self._open.discard(stream)
+                header = _read_header(stream)
+                stream.settimeout(None)  # it may have nothing to say for long: see _tune
+                self._serve(header, stream)
         except Exception as error:  # noqa: BLE001 - ends one stream, never the agent
             if not self._closed:
                 logger.warning("data plane: a stream ended: %s", error)
+        finally:
+            self._open.pop(stream, None)
 
     def _authenticated(self, raw: socket.socket) -> ssl.SSLSocket:
         try:

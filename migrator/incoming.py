@@ -7,7 +7,6 @@ itself, for the next agent and for `migrator resolve` alike, from the journal al
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
 import threading
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from migrator import messages as m
 from migrator.arrival import Arrival, WholeArrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
-from migrator.journal import Journal
-from migrator.late_pages import LateArrival, fate
+from migrator.late_pages import LateArrival
 from migrator.preflight import came_by_migration, mark
+from migrator.settling import remove_images, remove_images_unless_wanted, settle
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio, Terminal
 from runtime.descriptors import Kind
@@ -33,7 +32,7 @@ from runtime.network.held import Frames, from_wire
 from runtime.process.terminal import Console
 from runtime.records import Record
 from runtime.restore import Restore, RestoreOptions
-from runtime.state import check_id, is_alive, write_atomic
+from runtime.state import check_id, write_atomic
 
 
 class Incoming:
@@ -45,17 +44,21 @@ class Incoming:
         """Reserve the container's id: the journal stays locked until `close`.
 
         What a dead migration left of this container is removed first. console: is given its
-        terminal. Raises UsageProblem when a live one is at work.
+        terminal. Raises UsageProblem when a live one is at work, ContainerExists when one has
+        brought it here.
         """
         self.root, self.request, self._criu = root, request, criu
         self.container = check_id(request.container)
         self.bundle, self.rootfs = Path(request.bundle), Path(request.rootfs)
         if not self.bundle.is_absolute() or not self.rootfs.is_absolute():
             raise ProtocolError("the source", "a bundle path that is not absolute")
+        journal.check_migration(request.migration)
         self.journal = journal.open_journal(root, self.container, journal.DESTINATION)
-        if self.journal.entries and settle(root, self.journal) == "running":
-            self.journal.keep()  # its source may still ask
-        self.journal.clear()
+        try:
+            self._end_former()
+        except BaseException:
+            self.journal.close()
+            raise
         self._listener: Listener | None = None
         self._restore: Restore | None = None
         self._received = threading.Event()
@@ -66,6 +69,15 @@ class Incoming:
         self._console = console
         #: ours until it is restored and whole
         self._terminal = Terminal() if console is not None else None
+
+    def _end_former(self) -> None:
+        """Let go of the record of an earlier migration, but for what its source may still ask."""
+        if self.journal.entries and settle(self.root, self.journal) == "running":
+            if (self.root / self.container).exists():
+                raise ContainerExists(self.container)
+            self.journal.keep()
+            remove_images(self.journal)  # whoever waited for pages has ended
+        self.journal.clear()
 
     def prepare(self, address: str) -> m.Prepared:
         """Make bundle and image directory, open the data plane on *address*."""
@@ -120,25 +132,28 @@ class Incoming:
         if self._arrival is not None:
             options = replace(options, work_path=self._arrival.work_dir)
         restore = Restore(self.root, self.container, self.bundle, options)
-        self.journal.write("arming")
         if self._arrival is not None:
             self._arrival.arm(request.hot)
         refused = ""
         try:
             try:
-                restore.prepare()
+                restore.prepare(self._reserved)
             except NetworkNotCarried as error:
                 refused = error.why
                 by_criu = replace(record, namespace=None)
                 options = replace(options, record=by_criu)
                 restore = Restore(self.root, self.container, self.bundle, options)
-                restore.prepare()
+                restore.prepare(self._reserved)
         except ContainerExists:
             self.journal.write("taken")  # it is another's: discarding must not touch it
             raise
         self._restore = restore
         self.journal.write("armed", criu=processes.identity(restore.criu_pid))
         return refused
+
+    def _reserved(self) -> None:
+        """Not before the id is ours: discarding removes the container of that id."""
+        self.journal.write("arming")
 
     def restore(self, request: m.Restore, hold: Callable[[int], None]) -> Container:
         """Restore from the complete images; *hold(pid)* is called with everything restored and
@@ -178,7 +193,10 @@ class Incoming:
         def on_notify(notification: Notification) -> None:
             if notification.script == Script.POST_RESTORE:
                 assert notification.pid is not None
-                self.journal.write("restored", init=processes.identity(notification.pid))
+                init = processes.identity(notification.pid)
+                self.journal.write("restored", init=init)
+                if self._arrival is not None:
+                    self._arrival.when_lost(lambda: processes.kill(*init))
                 self._make_whole(fill=request.fill_first)
                 hold(notification.pid)
             elif notification.script == Script.PRE_RESUME and self._held:
@@ -193,6 +211,7 @@ class Incoming:
             self._arrival.await_whole()
             if fill:
                 self._arrival.fill()
+            self._arrival.ensure_served()
         if self._terminal is not None and self._console is not None:
             self._terminal.hand_over(self._console)
 
@@ -204,8 +223,11 @@ class Incoming:
     def run(self, held: dict[str, Any]) -> None:
         """COMMIT came: it may run here and nowhere else.
 
-        held: packets that its source kept for it; whatever is wrong with them, it runs.
+        held: packets that its source kept for it; whatever is wrong with them, it runs. Raises
+        LazyPagesFailed, OSError: it does not.
         """
+        if self._arrival is not None:
+            self._arrival.ensure_served()
         self.journal.write("run")
         with suppress(ValueError):
             self._held = from_wire(held)
@@ -217,7 +239,7 @@ class Incoming:
     def close(self) -> None:
         """Stop the data plane and remove the images; the record stays for a source that asks."""
         self._end_streams()
-        _remove_images_unless_wanted(self.journal)
+        remove_images_unless_wanted(self.journal)
 
     def discard(self) -> None:
         """Remove everything that this migration made here; the journal then says dead.
@@ -261,96 +283,6 @@ class Incoming:
             raise ProtocolError("the source", f"a stream of {header.get('stream')!r}")
 
 
-def settle(root: Path, record: Journal) -> str:
-    """Finish what an agent that is gone left: "running" when the container runs here, else "dead"
-    for good.
-
-    Call with the journal locked, its agent gone. Whatever is not running is removed: processes,
-    container, images, and the bundle where this migration made it.
-    """
-    if not record.entries or record.has("dead"):
-        return "dead"
-    if record.has("running"):
-        _remove_images_unless_wanted(record)
-        return "running"
-    armed, restored = record.last("armed"), record.last("restored")
-    if armed is not None and record.has("run"):
-        processes.await_death(*armed.data["criu"])  # it lets run what it restored, or kills it
-    elif armed is not None:
-        processes.kill(*armed.data["criu"])
-    if record.has("run") and restored is not None and is_alive(*restored.data["init"]):
-        record.write("running")
-        _remove_images_unless_wanted(record)
-        return "running"
-    _remove(root, record)
-    record.write("dead")
-    return "dead"
-
-
-def fence(root: Path, container: str, migration: str) -> str:
-    """What became of *migration*, asked by its source after a crash: "running" or "dead", for good.
-
-    An agent of it that is still there without a commit is killed, with it CRIU kills what it holds
-    restored; one that was told to run is given the time to.
-    """
-    check_id(container)
-    for _ in range(2):
-        entries = journal.peek(root, container, journal.DESTINATION)
-        prepared = next((entry for entry in entries if entry.step == "prepared"), None)
-        if prepared is None or prepared.data.get("migration") != migration:
-            return _kept(root, container, migration)
-        if not any(entry.step == "run" for entry in entries):
-            processes.kill(*prepared.data["agent"])
-    with journal.open_journal(
-        root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
-    ) as record:
-        if not record.entries:
-            record.remove()  # somebody else has settled it meanwhile
-        if not _is_of(record, migration):
-            return _kept(root, container, migration)
-        outcome = settle(root, record)
-        if outcome == "dead":
-            record.remove()
-        return outcome
-
-
-def forget(root: Path, container: str, migration: str) -> None:
-    """The source is gone and knows that it runs here: remove the record."""
-    check_id(container)
-    journal.kept_path(root, container, migration).unlink(missing_ok=True)
-    with journal.open_journal(
-        root, container, journal.DESTINATION, wait_s=processes.DEATH_TIMEOUT_S
-    ) as record:
-        if not record.entries or _is_of(record, migration):
-            _remove_images(record)
-            record.remove()
-
-
-def _kept(root: Path, container: str, migration: str) -> str:
-    """The answer about a migration that another one has followed."""
-    return "running" if journal.kept_path(root, container, migration).exists() else "dead"
-
-
-def _is_of(record: Journal, migration: str) -> bool:
-    first = record.last("prepared")
-    return first is not None and first.data.get("migration") == migration
-
-
-def _remove(root: Path, record: Journal) -> None:
-    prepared, restored = record.last("prepared"), record.last("restored")
-    assert prepared is not None
-    if restored is not None:
-        processes.kill(*restored.data["init"])
-    if record.has("arming") and not record.has("taken"):
-        Container.remove(root, prepared.data["container"], force=True)
-    _remove_images(record)
-    for path in prepared.data["remove"]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in prepared.data["parents"]:
-        with suppress(OSError):  # another container's bundle has come to lie there
-            os.rmdir(path)
-
-
 def _standard_streams(record: Record) -> Stdio:
     """Files of the host by the same path here; what stood for a pipe or a device is /dev/null."""
     links = [
@@ -358,24 +290,6 @@ def _standard_streams(record: Record) -> Stdio:
         for each in record.descriptors
     ]
     return Stdio(*(link if link and link.parent.is_dir() else None for link in links))
-
-
-def _remove_images(record: Journal) -> None:
-    prepared = record.last("prepared")
-    if prepared is not None:
-        shutil.rmtree(prepared.data["images_dir"], ignore_errors=True)
-
-
-def _remove_images_unless_wanted(record: Journal) -> None:
-    """A source that is away still finds by them who waits for its pages, or why nobody does."""
-    prepared = record.last("prepared")
-    state = fate(Path(prepared.data["images_dir"])) if prepared else "waiting"
-    if state in ("waiting", "lost"):
-        return
-    with suppress(OSError):  # unwritten it would be lost with them
-        if state == "filled":
-            record.write("filled")
-        _remove_images(record)
 
 
 def is_new(path: Path) -> bool:

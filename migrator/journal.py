@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import MigrationError, UsageProblem
+from migrator.errors import AtWork, MigrationError, UsageProblem
 
 SOURCE, DESTINATION = "source", "destination"
 _SUFFIX = f".{DESTINATION}.jsonl"
@@ -104,15 +104,20 @@ def journal_path(root: Path, container: str, side: str) -> Path:
 
 def kept_path(root: Path, container: str, migration: str) -> Path:
     """Where `keep` notes that *migration* ended with the container running here."""
+    return root / "migrations" / f"{container}.{check_migration(migration)}.ran"
+
+
+def check_migration(migration: str) -> str:
+    """*migration*, which is part of a file's name. Raises MigrationError when it cannot be."""
     if not re.fullmatch(r"[0-9a-f]{1,64}", migration):
         raise MigrationError(f"{migration!r} is no migration's id")
-    return root / "migrations" / f"{container}.{migration}.ran"
+    return migration
 
 
 def open_journal(root: Path, container: str, side: str, *, wait_s: float = 0.0) -> Journal:
     """Open and lock the journal, made when it is not there.
 
-    wait_s: how long to wait for the lock; then UsageProblem says that the migration is at work.
+    wait_s: how long to wait for the lock; then AtWork is raised.
     """
     path = journal_path(root, container, side)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,9 +131,7 @@ def open_journal(root: Path, container: str, side: str, *, wait_s: float = 0.0) 
             if time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
-            raise UsageProblem(
-                f"a migration of {container} is at work on this host: wait for it to end"
-            ) from None
+            raise AtWork(container) from None
         if _same_file(fd, path):
             _drop_torn_line(fd)
             return Journal(path, fd)

@@ -163,6 +163,11 @@ class Migration:
         assert self.watch is not None
         self.watch.journal.write(step, **data)
 
+    def _note_if_possible(self, step: str, **data: Any) -> None:
+        """Past the commit a full disk ends nothing: what is not written will be asked again."""
+        with suppress(OSError):
+            self._note(step, **data)
+
     def _prepare(self, needs: m.Preflight) -> None:
         with self.recorder.phase("prepare"):
             assert self.source.images_dir is not None
@@ -334,8 +339,7 @@ class Migration:
         self.recorder.frozen_since_ms = None
         if isinstance(self.departure, PostCopy):
             self._serve(self.departure)
-        with suppress(OSError):  # a full disk must not keep the source alive
-            self._note("moved")
+        self._note_if_possible("moved")
         if isinstance(self.departure, Departure):
             time.sleep(_FIRST_PAGES_S)
         with self.recorder.phase("end source"):
@@ -343,8 +347,7 @@ class Migration:
 
     def _serve(self, left: PostCopy) -> None:
         """It runs there with its memory here: serve that until all of it is there."""
-        with suppress(OSError):
-            self._note("serving")
+        self._note_if_possible("serving")
         name, to = self.plan.container, self.plan.destination
         link = Link(to, self.machine, migration=self.id, container=name, agent=self.agent)
         try:
@@ -355,8 +358,8 @@ class Migration:
             self.interrupts.hold()
             left.abort()  # whoever goes on serves it alone
             raise StillNeeded(name, str(to), "interrupted") from None
-        except CopyLost as error:
-            self._note("lost", why=error.why)
+        except (CopyLost, PagesLost) as error:
+            self._note_if_possible("lost", why=error.why)
             link.finish()
             raise
         finally:
@@ -370,7 +373,7 @@ class Migration:
             self._roll_back(error)
             return
         # nothing may be undone any more: the journal says what is left to do
-        self._let_go(done=isinstance(error, OutcomeUnknown | CopyLost), forget=False)
+        self._let_go(done=isinstance(error, CopyLost | PagesLost), forget=False)
         if isinstance(error, StillNeeded | CopyLost | PagesLost):
             return
         if self.owner == "destination":

@@ -16,12 +16,13 @@ from pathlib import Path
 from migrator import processes
 from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
-from migrator.errors import PeerLost
+from migrator.errors import MigrationError, PeerLost
 from migrator.messages import Filled
 from migrator.report import Memory
 from migrator.serving import GRACE_S, FrozenSpaces, Link, Serving
 from runtime import Container
 from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.memory.lazy.page_protocol import PagesGone
 from runtime.memory.runs import Run
 
 
@@ -62,6 +63,8 @@ class PostCopy:
         lazy = complete(images_dir, frozen)
         self.processes = [processes.identity(pid) for pid in lazy]
         self._memory = FrozenSpaces((pid, start_time) for pid, start_time in self.processes)
+        if gone := self._memory.gone:
+            raise MigrationError(f"process {min(gone)} has ended, though it was frozen")
         self._serving = Serving(self._memory, self._limiter)
         self._first = threading.Thread(target=self._serve_first, name="lazy-pages", daemon=True)
         self._first.start()
@@ -82,6 +85,8 @@ class PostCopy:
         while self._first.is_alive():
             self._first.join(0.1)
             check()
+        if isinstance(self._error, PagesGone):
+            raise link.pages_lost(self._error)
         if self._error is not None:
             raise self._error
         if not self._complete:

@@ -12,15 +12,24 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from criu_rpc.logger import Logger
-from migrator import incoming, processes
+from migrator import processes
 from migrator.bandwidth import Limiter
 from migrator.destination import DestinationAgent
-from migrator.errors import CopyLost, MigrationError, OutcomeUnknown, StillNeeded, UsageProblem
+from migrator.errors import (
+    CopyLost,
+    MigrationError,
+    OutcomeUnknown,
+    PagesLost,
+    StillNeeded,
+    UsageProblem,
+)
 from migrator.journal import DESTINATION, SOURCE, Journal, exists, open_journal
 from migrator.plan import Destination
 from migrator.serving import FrozenSpaces, Link, Serving
+from migrator.settling import settle
 from runtime import Container, NoSuchContainer
 from runtime.cgroups import throttle
 from runtime.checkpoint import unlock
@@ -29,13 +38,15 @@ from runtime.state import check_id
 
 logger = Logger(__name__)
 
+#: longer than a guardian takes to find that a destination cannot be reached
+PATIENCE_S = 20.0
 #: how long a destination that waits for pages may be away: the guardian asks again and again
 SERVE_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What became of it: side "source" or "destination"; runs: "here", "there" or "unknown"; note:
+    """What became of it: side "source" or "destination"; runs: "here", "there" or "nowhere"; note:
     one line.
     """
 
@@ -46,13 +57,14 @@ class Resolution:
 
 
 def resolve(
-    root: Path, container: str, *, wait_s: float = 5.0, force_source: bool = False
+    root: Path, container: str, *, wait_s: float = PATIENCE_S, force_source: bool = False
 ) -> Resolution:
     """Finish the unfinished migration of *container* that this host has a journal of.
 
-    wait_s: for a migration that is just ending; force_source: resume a committed source without
-    asking - two copies run if the destination has it. Raises UsageProblem when there is none or one
-    is at work, OutcomeUnknown when the destination cannot be asked; nothing was changed then.
+    wait_s: for a migration that is just ending, or a guardian that asks; force_source: resume a
+    committed source without asking - two copies run if the destination has it. Raises UsageProblem
+    when there is none, AtWork when somebody else is at it, OutcomeUnknown when the destination
+    cannot be asked; nothing was changed then.
     """
     check_id(container)
     for side, finish in ((SOURCE, _at_source), (DESTINATION, _at_destination)):
@@ -81,13 +93,13 @@ def _at_source(root: Path, name: str, journal: Journal, *, force: bool) -> Resol
             agent.ensure_is(begin["machine"])
             if agent.resolve(migration=begin["migration"], container=name) == "running":
                 if _left(journal):
-                    journal.write("serving")
+                    _note(journal, "serving")
                     return _served(root, name, journal, agent)
                 resolution = _ended(root, name, journal)
                 with suppress(MigrationError):
                     agent.finish(migration=begin["migration"], container=name)
                 return resolution
-    except (StillNeeded, CopyLost):
+    except (StillNeeded, CopyLost, PagesLost):
         raise
     except MigrationError as error:
         raise OutcomeUnknown(name, str(destination), str(error)) from error
@@ -108,6 +120,9 @@ def _served(
     begin = journal.entries[0].data
     destination, migration = Destination.from_json(begin["destination"]), begin["migration"]
     if lost := journal.last("lost"):
+        if _that_container(root, name, journal) is None:
+            _forget(journal)
+            return Resolution(name, SOURCE, "nowhere", "it was lost, and is deleted here too")
         raise CopyLost(name, str(destination), lost.data["why"])
     link = Link(destination, begin["machine"], migration=migration, container=name, agent=agent)
     memory = FrozenSpaces((pid, start_time) for pid, start_time in _left(journal))
@@ -115,17 +130,23 @@ def _served(
         Serving(memory, Limiter(begin.get("bandwidth"))).until_complete(
             link, patience_s=SERVE_PATIENCE_S, check=lambda: None
         )
-        journal.write("moved")
+        _note(journal, "moved")
         resolution = _ended(root, name, journal)
         link.finish()
-    except CopyLost as error:
-        journal.write("lost", why=error.why)
+    except (CopyLost, PagesLost) as error:
+        _note(journal, "lost", why=error.why)
         link.finish()
         raise
     finally:
         memory.close()
         link.close()
     return resolution
+
+
+def _note(journal: Journal, step: str, **data: Any) -> None:
+    """Past the commit: what is not written, for the disk is full, will be asked again."""
+    with suppress(OSError):
+        journal.write(step, **data)
 
 
 def _resumed(root: Path, name: str, journal: Journal, note: str) -> Resolution:
@@ -170,7 +191,7 @@ def _that_container(root: Path, name: str, journal: Journal) -> Container | None
 
 
 def _at_destination(root: Path, name: str, journal: Journal, *, force: bool) -> Resolution:
-    outcome = incoming.settle(root, journal)
+    outcome = settle(root, journal)
     if outcome == "running":
         return Resolution(
             name, DESTINATION, "here", "it runs here; its source may still ask for this record"

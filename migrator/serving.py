@@ -8,6 +8,7 @@ ends nothing: whoever waits there for a page waits until we are back.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import ssl
@@ -23,11 +24,12 @@ from migrator.errors import (
     CopyLost,
     DestinationUnreachable,
     MigrationError,
+    PagesLost,
     PeerLost,
     StillNeeded,
 )
 from migrator.plan import Destination
-from runtime.memory.lazy.page_protocol import BrokenProtocol, serve_pages
+from runtime.memory.lazy.page_protocol import BrokenProtocol, PagesGone, serve_pages
 from runtime.state import is_alive
 
 logger = Logger(__name__)
@@ -42,8 +44,10 @@ class FrozenSpaces:
     """The memory of processes that stand still; a process's space bears its pid as number."""
 
     def __init__(self, processes: Iterable[tuple[int, int]]) -> None:
-        """processes: pid and start time of each. Raises MigrationError when one has ended."""
+        """processes: pid and start time of each. Raises OSError."""
         self._files: dict[int, int] = {}
+        #: those that have ended, though they were frozen here
+        self.gone: set[int] = set()
         try:
             for pid, start_time in processes:
                 self._open(pid, start_time)
@@ -52,20 +56,22 @@ class FrozenSpaces:
             raise
 
     def _open(self, pid: int, start_time: int) -> None:
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             self._files[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _gone(pid) from error
         if not is_alive(pid, start_time):
-            raise _gone(pid)
+            self.gone.add(pid)
 
     def read(self, space: int, start: int, end: int) -> bytes:
-        """These bytes. Raises MigrationError: nobody can bring them back."""
+        """These bytes. Raises PagesGone, BrokenProtocol; OSError: they may be read later."""
+        if space in self.gone:
+            raise _gone(space)
         try:
             data = os.pread(self._files[space], end - start, start)
-        except KeyError:
-            raise BrokenProtocol(f"a question for process {space}") from None
-        except OSError:
+        except (KeyError, OverflowError):
+            raise BrokenProtocol(f"a question for {start:#x} of process {space}") from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
             data = b""
         if len(data) != end - start:
             raise _gone(space)
@@ -77,8 +83,8 @@ class FrozenSpaces:
         self._files.clear()
 
 
-def _gone(pid: int) -> MigrationError:
-    return MigrationError(f"the memory of process {pid} is gone, though it was frozen here")
+def _gone(pid: int) -> PagesGone:
+    return PagesGone(f"the memory of process {pid} is gone, though it was frozen at the source")
 
 
 @dataclass(slots=True)
@@ -119,7 +125,7 @@ class Serving:
     def over(self, stream: ssl.SSLSocket) -> bool:
         """Serve *stream* and close it: True when the destination has all, False when it was lost.
 
-        Raises MigrationError when the memory is gone.
+        Raises PagesGone, which the destination was told.
         """
         counted = _Stream(stream, self._limiter, self.sent)
         try:
@@ -136,7 +142,8 @@ class Serving:
         all.
 
         patience_s: StillNeeded says that it was not reached for so long; None: never. check: called
-        between the attempts. Raises CopyLost when it does not run there any more.
+        between the attempts. Raises CopyLost when it does not run there any more, PagesLost when
+        it has ended there for want of what is gone here.
         """
         lost_at = time.monotonic()
         while True:
@@ -146,6 +153,8 @@ class Serving:
                 if stream is None or self.over(stream):
                     return
                 lost_at = time.monotonic()
+            except PagesGone as error:
+                raise link.pages_lost(error) from error
             except (DestinationUnreachable, PeerLost, AgentFailed, OSError) as error:
                 logger.info("%s is not there: %s", link.destination, error)
                 if patience_s is not None and time.monotonic() - lost_at > patience_s:
@@ -186,6 +195,10 @@ class Link:
         if attached.state != "waiting":
             raise CopyLost(self.container, str(self.destination), attached.why)
         return agent.open_stream("lazy")
+
+    def pages_lost(self, why: PagesGone) -> PagesLost:
+        """What it means that the memory here is gone."""
+        return PagesLost(self.container, str(self.destination), str(why))
 
     def finish(self) -> None:
         """Tell it, if it can be told, that nobody will ask for anything here any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from migrator.errors import UsageProblem
+from migrator.errors import AtWork, UsageProblem
 from migrator.guardian import Guardian
 from migrator.journal import SOURCE, open_journal
 from migrator.plan import Plan
@@ -18,14 +18,24 @@ class Watch:
 
         Raises UsageProblem when another one is at work, or unfinished.
         """
-        self.journal = open_journal(plan.root, plan.container, SOURCE)
+        try:
+            self.journal = open_journal(plan.root, plan.container, SOURCE)
+        except AtWork as error:
+            raise unfinished(plan.container) from error
         try:
             if self.journal.entries:
                 raise unfinished(plan.container)
+            self._begin(plan, begin)
+        except BaseException:
+            self.journal.close()
+            raise
+
+    def _begin(self, plan: Plan, begin: dict[str, Any]) -> None:
+        try:
             self.journal.write("begin", **begin)
             self._guardian = Guardian(plan.root, plan.container)
         except BaseException:
-            self.journal.close()
+            self.journal.remove()  # nothing has begun
             raise
 
     def end(self, *, done: bool, forget: bool) -> None:

@@ -8,7 +8,7 @@ or directory. criu(8), CRIU's rpc.proto, OCI runtime-spec runtime.md "Lifecycle"
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -100,15 +100,17 @@ class Restore:
         assert self._prepared is not None, "prepare comes first"
         return self._prepared.criu.pid
 
-    def prepare(self) -> None:
+    def prepare(self, on_reserved: Callable[[], None] = lambda: None) -> None:
         """Take the id, and make all that does not need the images; criu then waits, warm.
 
-        Reads the record of the dump from the images where none was given.
+        on_reserved: called when the id is ours, before anything else is made. Reads the record of
+        the dump from the images where none was given.
         Raises ContainerExists, InvalidNetwork, SetupFailed, RestoreFailed and the like; nothing is
         then left.
         """
         with _failing(self.container_id), Undo() as undo:
             directory = reserve(self.root, self.container_id, undo)
+            on_reserved()
             plan = RestorePlan.make(self.container_id, self.bundle, self.options, directory)
             self._prepared, self._plan = _Prepared(plan, undo), plan
             self._prepared.undo = undo.pop_all()

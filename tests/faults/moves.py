@@ -52,12 +52,19 @@ class Move:
     """A `migrator migrate` on the source that is stopped at one phase, on one side."""
 
     def __init__(
-        self, hosts: TwoHosts, side: str, phase: str, *more: str, container: str = NAME
+        self,
+        hosts: TwoHosts,
+        side: str,
+        phase: str,
+        *more: str,
+        container: str = NAME,
+        before: tuple[str, ...] = (),
     ) -> None:
+        """more: options; before: a command that becomes the one that follows it."""
         self.hosts, self.side, self.phase = hosts, side, phase
         stop = f"MIGRATOR_STOP_AT={phase}"
         agent = ("--agent", f"env '{stop}' migrator") if side == "destination" else ()
-        before = ("env", stop) if side == "source" else ()
+        before = (*before, "env", stop) if side == "source" else before
         self.process = hosts.source.popen(
             *before, "migrator", "migrate", *agent, *more, "--commit-wait", "5",
             *hosts.to_destination[:-1], container, hosts.to_destination[-1],
@@ -85,20 +92,26 @@ class Move:
         return False
 
     def kill(self, party: str) -> bool:
-        """SIGKILL *party*; whether there was one."""
+        """SIGKILL *party*, or several ("... and ..."), at once; whether each was there."""
+        victims = [self._victims(each) for each in party.split(" and ")]
+        for number in ("-STOP", "-KILL"):
+            for host, pids in victims:
+                host.run("kill", number, *map(str, pids), check=False)
+        return all(pids for _, pids in victims)
+
+    def _victims(self, party: str) -> tuple[Host, list[int]]:
         side, _, who = party.partition("'s ")
         host = self.hosts.source if side == "source" else self.hosts.destination
+        if who == "guardian":
+            return host, list(processes(host, "guardian"))
         pattern = {
             "criu": r"(^|/)criu(:| swrk)",
             "migrator": "migrator migrate",
             "agent": "migrator agent",
+            "page servers": r"runtime\.memory\.lazy\.main",
         }
-        victims = [
-            pid for pid, args in processes(host, pattern[who]).items() if "guardian" not in args
-        ]
-        for pid in victims:
-            host.run("kill", "-KILL", str(pid), check=False)
-        return bool(victims)
+        found = processes(host, pattern[who])
+        return host, [pid for pid, args in found.items() if "guardian" not in args]
 
     def go_on(self) -> None:
         for pid in processes(self.stopped_on, self.pattern):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.moves import Move, eventually, processes, quiet
+from tests.faults.moves import SWEEP, Move, eventually, processes, quiet
 from tests.faults.test_lost import cut
-from tests.lab.churning import NAME, churning
-from tests.lab.hosts import TwoHosts
+from tests.lab.churning import NAME, RUN, churning
+from tests.lab.hosts import TwoHosts, make_bundle
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -19,6 +20,8 @@ pytestmark = [
     pytest.mark.needs_busybox,
 ]
 
+#: without its arguments as long as its stack is missing
+SLEEPER = r"^(sleep 1000|\[sleep\])$"
 PARTS = ("mappings", "forking", "idling")
 
 
@@ -49,6 +52,35 @@ def test_a_killed_server_is_taken_over_from(two_hosts: TwoHosts, victim: str) ->
         send(two_hosts, signal.SIGCONT, left)
         assert move.finish() == (0, "")
         churn.has_moved()
+
+
+@pytest.fixture
+def sleeper(two_hosts: TwoHosts) -> Iterator[str]:
+    """A container that touches nothing for long: what it lacks it would not notice."""
+    make_bundle(two_hosts.source, "sleeper", "sleep", "1000")
+    network = f"type=veth,name=eth0,bridge={two_hosts.source.bridge},address=10.77.9.9/16"
+    two_hosts.source.run("sh", "-c", RUN, "sh", network, "/srv/sleeper", "sleeper")
+    yield "sleeper"
+    for host in (two_hosts.source, two_hosts.destination):
+        host.run("sh", "-c", SWEEP.replace("counter", "sleeper"), check=False)
+
+
+def test_where_both_servers_are_killed_it_does_not_run_on(
+    two_hosts: TwoHosts, sleeper: str
+) -> None:
+    """The kernel would give it zeros for what was not there yet."""
+    move = Move(two_hosts, "destination", "run", "--mode", "hybrid", container=sleeper)
+    move.wait_until_stopped()
+    send(two_hosts, signal.SIGSTOP, *servers(two_hosts))  # not a page is filled before
+    move.go_on()
+    eventually(lambda: not processes(two_hosts.source, SLEEPER), "the source ends")
+    waiting = processes(two_hosts.destination, SLEEPER)
+    assert waiting
+    send(two_hosts, signal.SIGSTOP, *waiting)  # lest it ends by itself for what it then reads
+    assert move.kill("destination's page servers")
+    status, said = move.finish()
+    assert (status, "has ended at" in said) == (8, True), said
+    assert not processes(two_hosts.destination, SLEEPER)
 
 
 def test_a_source_that_is_lost_after_the_commit_is_not_missed(two_hosts: TwoHosts) -> None:

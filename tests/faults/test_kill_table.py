@@ -26,6 +26,8 @@ SOURCE, DESTINATION = "source", "destination"
 EITHER = f"{SOURCE} or {DESTINATION}"
 MIGRATOR, AGENT = "source's migrator", "destination's agent"
 SOURCE_CRIU, DESTINATION_CRIU = "source's criu", "destination's criu"
+SERVERS = "destination's page servers"
+BOTH = f"{MIGRATOR} and {AGENT}"
 
 # side that stops, phase -> who is killed -> where it runs afterwards
 TABLE = {
@@ -55,24 +57,28 @@ TABLE = {
     },
     (SOURCE, "sync rootfs again"): {MIGRATOR: SOURCE, AGENT: SOURCE},
     (SOURCE, "restore"): {
+        BOTH: SOURCE,
         MIGRATOR: SOURCE,
         AGENT: SOURCE,
         SOURCE_CRIU: SOURCE,
         DESTINATION_CRIU: SOURCE,
     },
     (SOURCE, "fence"): {
+        SERVERS: SOURCE,
         MIGRATOR: SOURCE,
         AGENT: SOURCE,
         SOURCE_CRIU: SOURCE,
         DESTINATION_CRIU: SOURCE,
     },
     (SOURCE, "commit"): {
+        BOTH: SOURCE,
         MIGRATOR: SOURCE,
         AGENT: SOURCE,
         SOURCE_CRIU: DESTINATION,
         DESTINATION_CRIU: SOURCE,
     },
     (SOURCE, "end source"): {
+        BOTH: DESTINATION,
         MIGRATOR: DESTINATION,
         AGENT: DESTINATION,
         SOURCE_CRIU: DESTINATION,
@@ -88,6 +94,8 @@ TABLE = {
         DESTINATION_CRIU: SOURCE,
     },
     (DESTINATION, "run"): {
+        BOTH: SOURCE,
+        SERVERS: SOURCE,
         # told to run, and not yet noted: the agent and the guardian's question are a race
         MIGRATOR: EITHER,
         AGENT: SOURCE,
@@ -95,6 +103,7 @@ TABLE = {
         DESTINATION_CRIU: SOURCE,
     },
     (DESTINATION, "running"): {
+        BOTH: DESTINATION,
         MIGRATOR: DESTINATION,
         AGENT: DESTINATION,
         SOURCE_CRIU: DESTINATION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,16 @@ from contextlib import contextmanager
 import pytest
 
 from migrator.lab.host import Host
-from tests.faults.moves import CLEANING, NAME, Counter, Move, counting, eventually, processes
+from tests.faults.moves import (
+    CLEANING,
+    NAME,
+    Counter,
+    Move,
+    counting,
+    eventually,
+    processes,
+    quiet,
+)
 from tests.lab.hosts import TwoHosts
 
 pytestmark = [
@@ -75,7 +85,7 @@ def test_a_link_cut_around_the_commit_is_resolved_when_it_is_back(
         move.go_on()
         said = move.process.communicate(timeout=60)[1]
         assert move.process.returncode == 6, said
-        assert f"run: migrator resolve {NAME}" in said
+        assert f"at once with: migrator resolve {NAME}" in said
         assert counter.status(two_hosts.source) == "paused"
         again = two_hosts.source.run("migrator", "resolve", NAME, check=False)
         assert again.returncode == 6, "it cannot be known as long as the link is cut"
@@ -83,11 +93,50 @@ def test_a_link_cut_around_the_commit_is_resolved_when_it_is_back(
         assert (thawed.returncode, "a migration holds" in thawed.stderr) == (1, True)
         assert counter.status(two_hosts.source) == "paused"
         settled(two_hosts)
-    two_hosts.source.run("migrator", "resolve", NAME)
+    eventually(lambda: quiet(two_hosts.source), "its guardian asks on")
     assert counter.where_it_runs() == outcome
     counter.remove(outcome)
     nothing = two_hosts.source.run("migrator", "resolve", NAME, check=False)
     assert (nothing.returncode, "no migration" in nothing.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "runs"),
+    [("restore", "source", "here"), ("end source", "destination", "there")],
+)
+def test_without_its_guardian_it_waits_for_the_operator(
+    two_hosts: TwoHosts, counter: Counter, phase: str, outcome: str, runs: str
+) -> None:
+    move = Move(two_hosts, "source", phase)
+    move.wait_until_stopped()
+    assert move.kill("source's migrator and source's guardian")
+    move.go_on()
+    move.finish()
+    assert counter.status(two_hosts.source) == "paused"
+    resolved = two_hosts.source.run("migrator", "resolve", "--json", NAME)
+    assert json.loads(resolved.stdout)["runs"] == runs
+    assert counter.where_it_runs() == outcome
+    counter.remove(outcome)
+
+
+def test_a_service_that_is_stopped_whole_leaves_its_guardian(
+    two_hosts: TwoHosts, counter: Counter
+) -> None:
+    """systemd.kill(5), KillMode=control-group: whatever is in the cgroup is killed together."""
+    source = two_hosts.source
+    service = "/sys/fs/cgroup/pids/mig-test-service"
+    source.run("mkdir", service)
+    move = Move(
+        two_hosts, "source", "restore",
+        before=("sh", "-c", f'echo $$ > {service}/cgroup.procs; exec "$@"', "service"),
+    )  # fmt: skip
+    move.wait_until_stopped()
+    source.run("sh", "-c", f"kill -KILL $(cat {service}/cgroup.procs)")
+    move.go_on()
+    move.finish()
+    source.run("rmdir", service)
+    assert counter.where_it_runs() == "source"
+    counter.remove("source")
 
 
 def test_a_disk_that_fills_up_on_the_way(two_hosts: TwoHosts, counter: Counter) -> None:

@@ -315,6 +315,24 @@ def test_pages_that_stay_away_for_too_long(two_hosts: TwoHosts, scribe: Scribe) 
     goes_on_at_the_source(scribe)
 
 
+def test_memory_that_is_gone_at_the_source_is_waited_for_no_longer(
+    two_hosts: TwoHosts, scribe: Scribe
+) -> None:
+    scribe.move(rate="3M")
+    cgroup = f"/sys/fs/cgroup/freezer/migrator/{scribe.name}"
+    killing = "kill -KILL $(cat $0/cgroup.procs); echo THAWED > $0/freezer.state"
+    two_hosts.source.run("sh", "-c", killing, cgroup)
+    status, _, err = scribe.finish()
+    assert (status, "is gone, though it was frozen" in err) == (8, True), err
+    scribe.settle()
+    assert scribe.status(two_hosts.destination) == "stopped"
+    again = two_hosts.source.run("migrator", "resolve", scribe.name, check=False)
+    assert (again.returncode, "is gone, though it was frozen" in again.stderr) == (8, True)
+    two_hosts.source.run("migrator", "delete", "--force", scribe.name)
+    resolved = two_hosts.source.run("migrator", "resolve", "--json", scribe.name)
+    assert json.loads(resolved.stdout)["runs"] == "nowhere"
+
+
 def goes_on_at_the_source(scribe: Scribe) -> None:
     """Where a copy was lost, the source is resumed by force alone, as it was at the freeze."""
     source, destination = scribe.hosts.source, scribe.hosts.destination

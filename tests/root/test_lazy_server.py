@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -191,13 +192,17 @@ def test_a_criu_that_ends_too_early_takes_its_processes_with_it(rig: Rig) -> Non
 
 
 def test_killing_both_at_once_is_noticed(rig: Rig) -> None:
-    rig.serve()
+    lost = Event()
+    rig.serve().when_lost(lost.set)
+    rig.lazy.ensure_it_serves()
     pids = rig.lazy.pids
     for number in (signal.SIGSTOP, signal.SIGKILL):  # the twin of who is killed is quick
         for pid in pids:
             os.kill(pid, number)
-    with pytest.raises(LazyPagesFailed, match="both processes that served them were killed"):
-        rig.lazy.wait(10)
+    assert lost.wait(10)
+    for asked in (rig.lazy.ensure_it_serves, rig.lazy.wait):
+        with pytest.raises(LazyPagesFailed, match="both processes that served them were killed"):
+            asked()
 
 
 def test_pages_come_from_a_page_store_hot_ones_first(rig: Rig) -> None:
@@ -209,7 +214,9 @@ def test_pages_come_from_a_page_store_hot_ones_first(rig: Rig) -> None:
                 SPACE, start, b"".join(content(word_of(at)) for at in range(start, end, PAGE))
             )
     rig.plan = {"kind": "store", "directory": str(directory)}
-    rig.serve(discard=True, hot={SPACE: [rig.runs[3], rig.runs[1]]})
+    lost = Event()
+    rig.serve(discard=True, hot={SPACE: [rig.runs[3], rig.runs[1]]}).when_lost(lost.set)
     rig.live(6, seconds=0.6, finish_after_s=0.4)
     code, said = rig.status()
     assert (code, rig.lazy.wait(20)) == (0, True), said
+    assert not lost.is_set()

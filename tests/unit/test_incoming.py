@@ -6,9 +6,11 @@ import subprocess
 
 import pytest
 
-from migrator import incoming, processes
+from migrator import incoming, processes, settling
+from migrator import messages as m
 from migrator.errors import UsageProblem
 from migrator.journal import DESTINATION, exists, open_journal, peek
+from runtime import ContainerExists
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def steps_of(tmp_path):
 def test_without_run_everything_that_was_made_is_removed(tmp_path, left, steps):
     images, bundle = left(*steps)
     with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
-        assert incoming.settle(tmp_path / "root", journal) == "dead"
+        assert settling.settle(tmp_path / "root", journal) == "dead"
     assert not images.exists()
     assert not bundle.parent.exists()
     assert steps_of(tmp_path)[-1] == "dead"
@@ -76,7 +78,7 @@ def test_without_run_everything_that_was_made_is_removed(tmp_path, left, steps):
 def test_a_restored_but_uncommitted_process_is_killed(tmp_path, left, sleeper):
     left("prepared", "armed", "restored", init=processes.identity(sleeper.pid))
     with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
-        assert incoming.settle(tmp_path / "root", journal) == "dead"
+        assert settling.settle(tmp_path / "root", journal) == "dead"
     assert sleeper.wait(5) == -9
 
 
@@ -85,10 +87,10 @@ def test_run_and_alive_is_running_for_good(tmp_path, left, sleeper):
         "prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid)
     )
     with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
-        assert incoming.settle(tmp_path / "root", journal) == "running"
+        assert settling.settle(tmp_path / "root", journal) == "running"
         sleeper.kill()
         sleeper.wait()
-        assert incoming.settle(tmp_path / "root", journal) == "running"
+        assert settling.settle(tmp_path / "root", journal) == "running"
     assert bundle.exists()
     assert not images.exists()
 
@@ -96,14 +98,14 @@ def test_run_and_alive_is_running_for_good(tmp_path, left, sleeper):
 def test_run_and_not_alive_is_dead_for_good(tmp_path, left):
     _, bundle = left("prepared", "armed", "restored", "run")
     with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
-        assert incoming.settle(tmp_path / "root", journal) == "dead"
-        assert incoming.settle(tmp_path / "root", journal) == "dead"
+        assert settling.settle(tmp_path / "root", journal) == "dead"
+        assert settling.settle(tmp_path / "root", journal) == "dead"
     assert not bundle.exists()
 
 
 def test_a_source_that_asks_kills_an_agent_that_was_not_told_to_run(tmp_path, left, sleeper):
     left("prepared", "armed", agent=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "dead"
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "dead"
     assert sleeper.wait(5) == -9
     assert not exists(tmp_path / "root", "c1", DESTINATION)
 
@@ -111,22 +113,22 @@ def test_a_source_that_asks_kills_an_agent_that_was_not_told_to_run(tmp_path, le
 def test_an_agent_that_was_told_to_run_is_not_killed(tmp_path, left, sleeper):
     identity = processes.identity(sleeper.pid)
     left("prepared", "armed", "restored", "run", agent=identity, init=identity)
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "running"
     assert sleeper.poll() is None
 
 
 def test_running_is_answered_again_and_again_until_the_source_is_done(tmp_path, left, sleeper):
     left("prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
-    incoming.forget(tmp_path / "root", "c1", "a1")
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "running"
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "running"
+    settling.forget(tmp_path / "root", "c1", "a1")
     assert not exists(tmp_path / "root", "c1", DESTINATION)
 
 
 def test_another_migrations_record_is_left_alone(tmp_path, left, sleeper):
     images, _ = left("prepared", agent=processes.identity(sleeper.pid))
-    assert incoming.fence(tmp_path / "root", "c1", "a2") == "dead"
-    incoming.forget(tmp_path / "root", "c1", "a2")
+    assert settling.fence(tmp_path / "root", "c1", "a2") == "dead"
+    settling.forget(tmp_path / "root", "c1", "a2")
     assert sleeper.poll() is None
     assert images.exists()
     assert steps_of(tmp_path) == ["prepared"]
@@ -147,6 +149,23 @@ def test_parents_are_removed_only_if_nothing_else_came_to_lie_there(tmp_path):
     assert incoming.missing_parents(tmp_path / "c") == []
 
 
+def test_a_container_that_a_migration_has_brought_is_not_forgotten_for_another(
+    tmp_path, left, sleeper
+):
+    """Its source may still serve its pages: it finds them by that record."""
+    left("prepared", "arming", "armed", "restored", "run", init=processes.identity(sleeper.pid))
+    (tmp_path / "root" / "c1").mkdir()
+    fields = dict.fromkeys(m.Prepare.__annotations__, "")
+    bundle = str(tmp_path / "bundle")
+    request = m.Prepare(
+        **fields | {"migration": "b2", "container": "c1", "bundle": bundle, "rootfs": bundle}
+    )
+    for _ in range(2):  # nor does it keep the record to itself
+        with pytest.raises(ContainerExists):
+            incoming.Incoming(tmp_path / "root", request, criu=None)
+    assert steps_of(tmp_path)[-1] == "running"
+
+
 def test_what_is_there_is_not_new(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
@@ -158,10 +177,10 @@ def test_what_is_there_is_not_new(tmp_path):
 def test_a_later_migration_does_not_make_a_running_one_forgotten(tmp_path, left, sleeper):
     left("prepared", "armed", "restored", "run", init=processes.identity(sleeper.pid))
     with open_journal(tmp_path / "root", "c1", DESTINATION) as journal:
-        assert incoming.settle(tmp_path / "root", journal) == "running"
+        assert settling.settle(tmp_path / "root", journal) == "running"
         journal.keep()
         journal.clear()
         journal.write("prepared", migration="a2", agent=dead())
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "running"
-    incoming.forget(tmp_path / "root", "c1", "a1")
-    assert incoming.fence(tmp_path / "root", "c1", "a1") == "dead"
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "running"
+    settling.forget(tmp_path / "root", "c1", "a1")
+    assert settling.fence(tmp_path / "root", "c1", "a1") == "dead"

@@ -14,8 +14,9 @@ import marshal
 import os
 import select
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,29 @@ class LazyPages:
         """
         return self._until(lambda: self._words[W_STATUS] == DONE, timeout_s)
 
+    def ensure_it_serves(self) -> None:
+        """Raise LazyPagesFailed when nobody serves any more, and not all is there."""
+        if self._words[W_STATUS] != DONE and self._ended(0):
+            raise LazyPagesFailed(self._why())
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have *call* called, in another thread, should both processes end before all is there.
+
+        As long as this process lives, after `close` too. Who failed has killed what it served;
+        where both were killed nobody has.
+        """
+        life_fd = os.dup(self._life_fd)
+
+        def watch() -> None:
+            try:
+                _ready(life_fd, None)
+            finally:
+                os.close(life_fd)
+            if self._words[W_STATUS] != DONE:
+                call()
+
+        threading.Thread(target=watch, name="page servers", daemon=True).start()
+
     def abort(self, why: str = "called off by its owner") -> None:
         """Kill the processes that are served, and end. Returns when all have ended."""
         self._state.say(why)
@@ -254,14 +278,18 @@ class LazyPages:
 
     def _ended(self, timeout_s: float | None) -> bool:
         """Whether both processes have ended: nobody holds the other end of the pipe."""
-        poll = select.poll()
-        poll.register(self._life_fd, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        return _ready(self._life_fd, timeout_s)
 
     def _why(self) -> str:
         if self._words[W_STATUS] == FAILED:
             return self._state.said()
         return "both processes that served them were killed: memory of the container is lost"
+
+
+def _ready(fd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def is_served(work_dir: Path) -> bool:

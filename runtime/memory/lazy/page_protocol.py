@@ -3,6 +3,7 @@
 A stream, authenticated by whoever opened it. Each message has a fixed head: kind, space, address,
 pages. The server asks (WANTED before PLENTY), the source answers with runs of data or of zeros in
 any order. The source keeps nothing of a stream: when one is lost, the server asks anew in the next.
+LOST is its last word: a page that was asked for is gone for ever.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from runtime.memory.lazy.layout import PAGE
 
 HEAD = struct.Struct("<B3xIQQ")
 WANTED, PLENTY, COMPLETE = 1, 2, 3
-DATA, ZEROS = 16, 17
+DATA, ZEROS, LOST = 16, 17, 18
 #: of one question
 MOST_PAGES = 512
+#: that wait for their answers
+MOST_QUESTIONS = 1 << 18
 
 _ZEROS = bytes(PAGE)
 
@@ -34,14 +37,19 @@ class BrokenProtocol(Exception):
     """The other end has sent what is no message."""
 
 
+class PagesGone(Exception):
+    """Pages that nobody can bring back."""
+
+
 Read = Callable[[int, int, int], bytes | memoryview]
 
 
 def serve_pages(stream: Stream, read: Read, waiting: Callable[[], bool]) -> bool:
     """Answer what is asked on *stream*; True when the server has all it needs, False when it ended.
 
-    read(space, start, end): the content of those pages, which must not change any more;
-    waiting(): whether the stream has something to read. Raises OSError, BrokenProtocol.
+    read(space, start, end): the content of those pages, which must not change any more, or
+    PagesGone, which comes out when the server was told; waiting(): whether the stream has something
+    to read. Raises OSError, BrokenProtocol.
     """
     wanted: deque[tuple[int, int, int]] = deque()
     plenty: deque[tuple[int, int, int]] = deque()
@@ -60,8 +68,14 @@ def serve_pages(stream: Stream, read: Read, waiting: Callable[[], bool]) -> bool
                 if kind not in (WANTED, PLENTY) or pages > MOST_PAGES:
                     raise BrokenProtocol(f"question of kind {kind} for {pages} pages")
                 (wanted if kind == WANTED else plenty).append((space, address, pages))
+            if len(wanted) + len(plenty) > MOST_QUESTIONS:
+                raise BrokenProtocol("questions without end")
         elif wanted or plenty:
-            _answer(stream, read, *(wanted or plenty).popleft())
+            try:
+                _answer(stream, read, *(wanted or plenty).popleft())
+            except PagesGone:
+                stream.sendall(HEAD.pack(LOST, 0, 0, 0))
+                raise
 
 
 def _answer(stream: Stream, read: Read, space: int, address: int, pages: int) -> None:

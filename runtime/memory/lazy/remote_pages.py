@@ -22,6 +22,7 @@ from runtime.memory.lazy.page_protocol import (
     COMPLETE,
     DATA,
     HEAD,
+    LOST,
     MOST_PAGES,
     PLENTY,
     WANTED,
@@ -44,7 +45,7 @@ _FAREWELL_S = 2.0
 
 
 class SourceLost(Exception):
-    """The source has not come back in time."""
+    """The source has not come back in time, or has not what it had."""
 
 
 class RemotePages:
@@ -274,6 +275,8 @@ class RemotePages:
     def _begin_run(self, found: list[tuple[int, int, int]]) -> None:
         kind, space, address, pages = HEAD.unpack(self._head)
         self._head = b""
+        if kind == LOST:
+            raise SourceLost("pages that were missing are gone at its source")
         page, end = self._page(space, address)
         if not 0 < pages <= MOST_PAGES or address + (pages << PAGE_SHIFT) > end:
             raise BrokenProtocol(f"answer of {pages} pages at {address:#x}")
