@@ -25,7 +25,7 @@ from migrator.pages import Sender
 from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
 from runtime.memory import keeper
 from runtime.memory.runs import Run, intersect, size_pages, union
 from runtime.memory.tracker import Scan, Tracker
@@ -151,7 +151,8 @@ class Departure:
             alive()
         if self._error is not None:
             raise self._error
-        self._lazy = complete(images_dir, self._frozen)
+        elsewhere = lazy_in(images_dir, self.container.spec)
+        self._lazy = complete(images_dir, self._frozen, elsewhere)
         space_of = self._space_of
         return {str(each.vpid): space_of[each.pid] for each in self._left_lazy}
 

@@ -126,7 +126,9 @@ class Incoming:
         )
         record = options.record
         assert record is not None
-        options = replace(options, stdio=_standard_streams(record), terminal=self._terminal)
+        options = replace(
+            options, stdio=_standard_streams(record), terminal=self._terminal, own_images=True
+        )
         if self._console is not None:
             self._console.ensure_listens()
         if self._arrival is not None:

@@ -136,11 +136,7 @@ class Plan:
             return "hybrid" if lazy_pages else "pre-copy", []
         if lazy_pages or self.mode in ("cold", "pre-copy"):
             return self.mode, []
-        why = (
-            "pages cannot be served there once it runs (a user namespace takes "
-            "vm.unprivileged_userfaultfd=1): give --mode pre-copy"
-        )
-        return self.mode, [why]
+        return self.mode, ["pages cannot be served there once it runs: give --mode pre-copy"]
 
 
 _UNITS_MS = {"ms": 1.0, "s": 1000.0, "min": 60_000.0}

@@ -21,7 +21,7 @@ from migrator.messages import Filled
 from migrator.report import Memory
 from migrator.serving import GRACE_S, FrozenSpaces, Link, Serving
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete
+from runtime.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
 from runtime.memory.lazy.page_protocol import PagesGone
 from runtime.memory.runs import Run
 
@@ -60,7 +60,7 @@ class PostCopy:
         """
         found = [FrozenMemory.of(pid, pages) for pid, pages in self._stacks.items()]
         frozen = [memory for memory in found if memory is not None]
-        lazy = complete(images_dir, frozen)
+        lazy = complete(images_dir, frozen, lazy_in(images_dir, self.container.spec))
         self.processes = [processes.identity(pid) for pid in lazy]
         self._memory = FrozenSpaces((pid, start_time) for pid, start_time in self.processes)
         if gone := self._memory.gone:

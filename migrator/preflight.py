@@ -31,8 +31,8 @@ from migrator.plan import Plan
 from migrator.source import memory_bytes
 from runtime import Container, State, immovable, lsm
 from runtime.cgroups.detect import cgroup_version
-from runtime.memory import userfaultfd
 from runtime.memory.injection import tracer_of
+from runtime.memory.registers import machine
 from runtime.network import bridge_exists, network_lock
 from runtime.processes import tasks_of
 from runtime.state import check_id
@@ -112,7 +112,7 @@ def _traced(container: Container) -> Iterator[str]:
 
 def can_fill_lazily(criu_option: str | None, *, user_namespace: bool) -> bool:
     """Whether a restore here may leave pages to a server: CRIU's and the kernel's word."""
-    if user_namespace and not userfaultfd.is_for_everybody():
+    if user_namespace and machine() is None:  # see runtime.memory.heirs
         return False
     try:
         with Criu.start(find_criu(criu_option)) as criu:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from criu_rpc import Criu, memory_images
+from criu_rpc.core_images import restartable_sequences
 from criu_rpc.logger import Logger
 from criu_rpc.memory_images import (
     PAGE_BYTES,
@@ -43,6 +44,7 @@ from runtime.processes import strangers
 
 if TYPE_CHECKING:
     from runtime.container import Container
+    from runtime.spec_model import Spec
 
 logger = Logger(__name__)
 
@@ -164,6 +166,19 @@ class Elsewhere(NamedTuple):
 
 #: all but those that the restorer needs itself
 LAZY = Elsewhere(PE_LAZY, lambda memory, pages: minus(pages, memory.stacks))
+
+
+def lazy_in(images_dir: Path, spec: Spec) -> Elsewhere:
+    """LAZY, of a container of *spec* whose images are in *images_dir*.
+
+    In a user namespace it is not known what the kernel may write before somebody serves it: those
+    few pages go along (runtime.memory.heirs). Raises BadImages, OSError.
+    """
+    if not spec.linux.user_namespace:
+        return LAZY
+    starts = {each // PAGE_BYTES * PAGE_BYTES for each in restartable_sequences(images_dir)}
+    written = normalized((start, start + PAGE_BYTES) for start in starts)
+    return Elsewhere(PE_LAZY, lambda memory, pages: minus(LAZY.of(memory, pages), written))
 
 
 def complete(

@@ -46,6 +46,10 @@ from runtime.restore_plan import RestorePlan
 from runtime.state import Status, check_id, process_stat
 from runtime.undo import Undo
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.late_memory import LateMemory
+
 logger = Logger(__name__)
 
 __all__ = ["Restore", "RestoreOptions", "restore"]
@@ -176,9 +180,19 @@ class _Prepared:
         delegation.carry_out(plan.spec, self._cgroup)
         self.criu.require()
         self.criu.features()  # for the probing: where it can be kept, the restore need not do it
+        self._late = self._make_late_memory()
         plan.warm_up()
         self._request = plan.criu_options(self.criu.pid)
         self._expected = {plan.record.text(): plan.record}
+
+    def _make_late_memory(self) -> LateMemory | None:
+        if not self.plan.waits_for_us:
+            return None
+        from runtime.late_memory import LateMemory  # noqa: PLC0415 - lazy: seldom needed
+
+        options = self.plan.options
+        work_dir = options.work_path or options.image_path
+        return self.undo.enter_context(LateMemory(self.criu.pid, work_dir))
 
     def _place(self, pid: int) -> None:
         """Put criu where all that it restores is to be, and inherits it."""
@@ -210,6 +224,8 @@ class _Prepared:
         self.plan.take_resources(record)
         descriptors.place(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
+        if self._late is not None:
+            self._late.take(images_dir)
         if self.plan.shelf.shows_images:
             self.plan.shelf.show_images(images_dir, self.criu.pid)
         self._namespace = record.namespace  # it may have changed up to the freeze
@@ -245,6 +261,8 @@ class _Prepared:
             case Script.POST_RESTORE:
                 self._adopt(notification.pid)
                 self._complete()
+            case Script.PRE_RESUME if self._late is not None:
+                self._late.finish()
             case Script.POST_RESUME:
                 self._runs = True
 
@@ -296,6 +314,8 @@ class _Prepared:
         if self.plan.spec.linux.user_namespace:
             message_queues.give_to_root(self.plan.spec, self._init_pid)
         peers.join(self._init_pid, self.plan.peers())
+        if self._late is not None:
+            self._late.give(self._init_pid, self._cgroup.processes())
         self.plan.adopt_network()
         # Only now: limits slow CRIU down, and devices that it may not open it takes for missing.
         self._cgroup.set(self.plan.spec.linux.resources)

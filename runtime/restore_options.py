@@ -64,6 +64,8 @@ class RestoreOptions:
     lsm_mount_context: str | None = None
     #: a server listens at lazy-pages.socket in work_path, which gives the pages that are PE_LAZY
     lazy_pages: bool = False
+    #: the images are this restore's alone, which may change them
+    own_images: bool = False
     #: whether systemd makes its cgroup; None: as where it was dumped
     systemd_cgroup: bool | None = None
     #: pages that newer images have are freed in older ones

@@ -106,6 +106,12 @@ class RestorePlan:
         ours = self.spec.linux.owns("network") and not self.options.empty_network
         return self.record.namespace if ours else None
 
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether we have its pages waited for, where its processes may not."""
+        options = self.options
+        return options.lazy_pages and options.own_images and self.spec.linux.user_namespace
+
     def change_state(self, **changes: Any) -> None:
         """Note what has become known."""
         self.state = self.state._replace(**changes)
@@ -124,6 +130,7 @@ class RestorePlan:
             },
             "cgroup_namespace": self.spec.linux.owns("cgroup"),
             "private_tmp": not self._uses_tmp(),
+            "huge_pages": not self.waits_for_us,
             "shelf": self.shelf.plan(),
             "receives": root_receives or any(map(propagation.receives, table.mounts)),
             "claim": self._claim() if self.spec.linux.user_namespace else None,
@@ -203,7 +210,7 @@ class RestorePlan:
             empty_ns=CLONE_NEWNET if self._begins_empty() else None,
             lsm_profile=options.lsm_profile,
             lsm_mount_context=options.lsm_mount_context,
-            lazy_pages=options.lazy_pages,
+            lazy_pages=options.lazy_pages and not self.waits_for_us,
             auto_dedup=options.auto_dedup,
             orphan_pts_master=True,
         )
@@ -269,7 +276,8 @@ def _check_users(container_id: str, spec: Spec, options: RestoreOptions, record:
     """See that the maps of *spec* are those that CRIU takes from the images.
 
     By them the container's root is known here, and what he is given. And that pages can wait for
-    a server: in a user namespace the kernel may deny it (userfaultfd(2), criu/uffd.c: uffd_open).
+    a server: in a user namespace the kernel may deny it (userfaultfd(2), criu/uffd.c: uffd_open),
+    and other than in `waits_for_us` the images would have to be others.
     """
     known = record.spec_sha256 or record.id_maps is not None  # else another runtime's images
     if known and record.id_maps != mounts.own_idmap(spec.linux):
@@ -277,7 +285,8 @@ def _check_users(container_id: str, spec: Spec, options: RestoreOptions, record:
         if record.id_maps is None:
             why = "it had no user namespace of its own: the config.json has one"
         raise RestoreFailed(container_id, why)
-    if options.lazy_pages and spec.linux.user_namespace and not userfaultfd.is_for_everybody():
+    asked_inside = options.lazy_pages and not options.own_images and spec.linux.user_namespace
+    if asked_inside and not userfaultfd.is_for_everybody():
         why = "pages cannot wait in a user namespace: set vm.unprivileged_userfaultfd=1 (sysctl(8))"
         raise RestoreFailed(container_id, why)
 

@@ -29,12 +29,14 @@ and is overwritten when that thread is seen to be elsewhere.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.memory import ptrace, userfaultfd
 from runtime.memory.ptrace import Thread
@@ -47,17 +49,26 @@ _ATTEMPTS = 20
 _PAUSE_S = 0.0005
 _ALL_SIGNALS = (1 << 64) - 1
 _AT_SYSINFO_EHDR = 33
+_PROT_NONE = 0  # sys/mman.h
 # Room for the longest detour, and the id of the thread that it is for in the last word.
 _SLOT_BYTES = 256
 # Of an ELF header of 64 bits: e_shoff, e_shentsize, e_shnum (elf(5))
 _ELF_HEADER = struct.Struct("<4s36xQ10xHH2x")
 
 
+class _Call(NamedTuple):
+    name: str
+    number: int
+    arguments: tuple[int, ...]
+
+
 class _Unfit(Exception):
     """The thread stands where it must not be sent away from; it will go on by itself."""
 
 
-def take_userfaultfd(pid: int, mem_fd: int) -> tuple[int, int]:
+def take_userfaultfd(
+    pid: int, mem_fd: int, *, flags: int = userfaultfd.USER_MODE_ONLY
+) -> tuple[int, int]:
     """Make and take over a userfaultfd of process *pid*; and for how many us it stood for that.
 
     mem_fd: its /proc/PID/mem; the userfaultfd is of the same memory. To be called in a thread that
@@ -65,16 +76,41 @@ def take_userfaultfd(pid: int, mem_fd: int) -> tuple[int, int]:
     before: EPERM may not be traced; ETIMEDOUT no thread of it stops; EMFILE it has no descriptor
     left; ENOEXEC 32 bit, or no room for a detour; ESRCH it has ended or executed another program.
     """
+    here = _known_machine()
+    call = _Call("userfaultfd", here.userfaultfd, (os.O_CLOEXEC | os.O_NONBLOCK | flags,))
+    return _inject(pid, mem_fd, here, call, descriptor=True)
+
+
+def map_nothing(pid: int, mem_fd: int, size: int) -> int:
+    """Have process *pid* map *size* bytes of private memory that it may not touch; their address.
+
+    A tracer that dies meanwhile may leave it with other registers than it had: it is to be a
+    process that dies then too. To be called as, and raises what, take_userfaultfd does.
+    """
+    here = _known_machine()
+    arguments = (0, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    call = _Call("mmap", here.mmap, arguments)
+    return _inject(pid, mem_fd, here, call, descriptor=False)[0]
+
+
+def _known_machine() -> Machine:
     here = machine()
     if here is None:
         raise OSError(errno.ENOSYS, f"no registers known for {os.uname().machine}")
+    return here
+
+
+def _inject(
+    pid: int, mem_fd: int, here: Machine, call: _Call, *, descriptor: bool
+) -> tuple[int, int]:
     end_of_vdso = _end_of_vdso(pid, mem_fd)
     pidfd = os.pidfd_open(pid)
     failure: OSError = ProcessLookupError(errno.ESRCH, "has no thread", f"process {pid}")
     try:
         for tid in _threads(pid):
             try:
-                return _Injection(pid, tid, here, mem_fd, end_of_vdso, pidfd).run()
+                injection = _Injection(pid, tid, here, mem_fd, end_of_vdso, pidfd, call, descriptor)
+                return injection.run()
             except TimeoutError as exc:
                 failure = exc
     finally:
@@ -97,7 +133,10 @@ def _state(pid: int, tid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Injection:
-    """One thread's detour, to be written behind the end of the vDSO. pidfd: of the process."""
+    """One thread's detour, to be written behind the end of the vDSO. pidfd: of the process.
+
+    call: what it is to call; descriptor: that makes one, which is to be ours alone.
+    """
 
     pid: int
     tid: int
@@ -105,6 +144,8 @@ class _Injection:
     mem_fd: int
     end_of_vdso: int
     pidfd: int
+    call: _Call
+    descriptor: bool
 
     def run(self) -> tuple[int, int]:
         options = ptrace.O_SUSPEND_SECCOMP if _is_filtered(self.pid, self.tid) else 0
@@ -167,23 +208,25 @@ class _Injection:
         raise OSError(errno.ENOEXEC, "no room in its vDSO", f"process {self.pid}")
 
     def _call(self, thread: Thread) -> int:
-        """Turn the first close into userfaultfd, take its result, let the second one close."""
-        flags = os.O_CLOEXEC | os.O_NONBLOCK | userfaultfd.USER_MODE_ONLY
-        number = self.here.userfaultfd
+        """Turn the first close into the call, take its result, let the second one close."""
+        name, number, arguments = self.call
         thread.to_system_call(STOP_TIMEOUT_S)
-        calling = self.here.calling(thread.registers(), number, flags)
+        calling = self.here.calling(thread.registers(), number, *arguments)
         thread.set_registers(calling, call=number)
         thread.to_system_call(STOP_TIMEOUT_S)
-        result = self.here.result(thread.registers())
+        registers = thread.registers()
+        taken = result = self.here.result(registers)
         with ExitStack() as stack:
-            if result >= 0:
+            if not self.descriptor:
+                thread.set_registers(self.here.returning(registers, -1))  # nothing to close
+            elif result >= 0:
                 taken = pidfd_getfd(self.pidfd, result)
                 stack.callback(os.close, taken)
             thread.to_system_call(STOP_TIMEOUT_S)
             thread.to_system_call(STOP_TIMEOUT_S)
             stack.pop_all()
         if result < 0:
-            raise OSError(-result, f"userfaultfd: {os.strerror(-result)}")
+            raise OSError(-result, f"{name}: {os.strerror(-result)}")
         return taken
 
 

@@ -93,11 +93,17 @@ def locked_runs(smaps: bytes) -> list[Run]:
     """Addresses of the mappings locked into memory (mlock(2)), from the text of smaps."""
     locked, current = [], (0, 0)
     for line in smaps.splitlines():
-        if header := _HEADER.match(line):
-            current = int(header[1], 16), int(header[2], 16)
+        if found := addresses(line):
+            current = found
         elif line.startswith(b"VmFlags:") and b" lo" in line:
             locked.append(current)
     return locked
+
+
+def addresses(line: bytes) -> Run | None:
+    """Of the mapping that *line* of smaps begins; None for a line about it."""
+    header = _HEADER.match(line)
+    return (int(header[1], 16), int(header[2], 16)) if header else None
 
 
 def _mapping(line: str) -> Mapping:

@@ -138,6 +138,12 @@ class Pagemap:
             normalized((low, high) for low, high, what in found if what & guard),
         )
 
+    def occupied(self, start: int, end: int) -> bool:
+        """Whether anything is there, be it the page of zeros: no fault would be seen."""
+        if not supported():
+            return any(True for _ in self._entries(start, end, soft=False))
+        return any(self._scan(start, end, 0, inverted=0, mask=0, anyof=_THERE, back=_THERE))
+
     def written(self, start: int, end: int, *, protect: bool) -> list[Run]:
         """Present anonymous pages written since they were protected; *protect*: protects them.
 

@@ -39,6 +39,7 @@ class Machine(ABC):
     call_apart: bool
     userfaultfd: int
     kcmp: int
+    mmap: int
 
     @abstractmethod
     def detour(self, address: int, registers: Registers, mask: int) -> bytes:
@@ -49,8 +50,12 @@ class Machine(ABC):
         """*registers* with the thread at *address*, and no call left to be restarted."""
 
     @abstractmethod
-    def calling(self, registers: Registers, number: int, argument: int) -> Registers:
-        """At the entry of a call: with another call's *number* and first *argument* instead."""
+    def calling(self, registers: Registers, number: int, *arguments: int) -> Registers:
+        """At the entry of a call: with another call's *number* and first *arguments* instead."""
+
+    @abstractmethod
+    def returning(self, registers: Registers, result: int) -> Registers:
+        """At the exit of a call: with *result* as what it returns."""
 
     @abstractmethod
     def result(self, registers: Registers) -> int:
@@ -71,9 +76,12 @@ class X86(Machine):
     call_apart = False
     userfaultfd = 323
     kcmp = 312
+    mmap = 9
 
     # Indices into struct user_regs_struct
-    _R11, _R10, _RAX, _RCX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP = 6, 7, 10, 11, 12, 13, 14, 15, 16
+    _R11, _R10, _R9, _R8, _RAX, _RCX = 6, 7, 8, 9, 10, 11
+    _RDX, _RSI, _RDI, _ORIG_RAX, _RIP = 12, 13, 14, 15, 16
+    _ARGUMENTS = (_RDI, _RSI, _RDX, _R10, _R8, _R9)
     _CLOSE, _RT_SIGPROCMASK, _RESTART_SYSCALL = 3, 14, 219
     _SYSCALL = b"\x0f\x05"
     # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND: the call starts again (linux/errno.h)
@@ -129,8 +137,12 @@ class X86(Machine):
     def sent_to(self, address: int, registers: Registers) -> Registers:
         return _with(registers, {self._RIP: address, self._ORIG_RAX: _U64})
 
-    def calling(self, registers: Registers, number: int, argument: int) -> Registers:
-        return _with(registers, {self._ORIG_RAX: number, self._RDI: argument})
+    def calling(self, registers: Registers, number: int, *arguments: int) -> Registers:
+        given = dict(zip(self._ARGUMENTS, arguments, strict=False))
+        return _with(registers, {self._ORIG_RAX: number, **given})
+
+    def returning(self, registers: Registers, result: int) -> Registers:
+        return _with(registers, {self._RAX: result})
 
     def result(self, registers: Registers) -> int:
         return _signed(registers[self._RAX])
@@ -154,6 +166,7 @@ class Aarch64(Machine):
     call_apart = True
     userfaultfd = 282
     kcmp = 272
+    mmap = 222
 
     _PC = 32
     _CLOSE, _RT_SIGPROCMASK = 57, 135
@@ -198,9 +211,12 @@ class Aarch64(Machine):
     def sent_to(self, address: int, registers: Registers) -> Registers:
         return _with(registers, {self._PC: address})
 
-    def calling(self, registers: Registers, number: int, argument: int) -> Registers:
+    def calling(self, registers: Registers, number: int, *arguments: int) -> Registers:
         # The number is not here: NT_ARM_SYSTEM_CALL.
-        return _with(registers, {0: argument})
+        return _with(registers, dict(enumerate(arguments)))
+
+    def returning(self, registers: Registers, result: int) -> Registers:
+        return _with(registers, {0: result})
 
     def result(self, registers: Registers) -> int:
         return _signed(registers[0])

@@ -294,6 +294,8 @@ class RestorePlan(TypedDict):
     cgroup_namespace: bool
     #: nothing that criu is to find lies below /tmp
     private_tmp: bool
+    #: what is restored may get huge pages at once; CRIU lets it later in any case
+    huge_pages: bool
     shelf: ShelfPlan
     #: some mount of the container receives what is mounted on the host
     receives: bool

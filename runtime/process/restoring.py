@@ -20,6 +20,7 @@ from runtime.constants import (
     MS_SHARED,
     MS_SLAVE,
     PR_SET_DUMPABLE,
+    PR_SET_THP_DISABLE,
 )
 from runtime.process import entering, labels, scheduled, shelving
 from runtime.process.channel import READY, Channel, ChannelClosed
@@ -66,6 +67,8 @@ def main(fd: int, command: list[str]) -> None:
             entering.claim(plan["claim"], step, proc_fd=proc_fd)
         if plan["scheduling"] is not None:
             scheduled.apply(plan["scheduling"], step)
+        if not plan["huge_pages"]:
+            prctl(PR_SET_THP_DISABLE, 1)
         channel.send(READY)
         os.set_inheritable(fd, False)
         with step(f"executing {command[0]}"):

@@ -24,7 +24,7 @@ from runtime.memory.lazy.layout import (
     LOG_VECTOR,
 )
 from runtime.memory.lazy.state import State, Table
-from runtime.socket_path import short_path
+from runtime.socket_path import connect, short_path
 
 NAME = "lazy-pages.socket"
 
@@ -36,11 +36,36 @@ _HEADER = struct.Struct("PIiPNPNi")  # struct msghdr
 _VECTOR = struct.Struct("PN")  # struct iovec
 _CONTROL = struct.Struct("Nii")  # struct cmsghdr
 _INT = struct.Struct("i")
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.recvmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _libc.recvmsg.restype = ctypes.c_ssize_t
 _libc.accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+
+
+class Giver:
+    """Says what criu would, for processes whose userfaultfds it has not made."""
+
+    def __init__(self, work_dir: Path) -> None:
+        """Connect to who listens in *work_dir*. Raises OSError."""
+        self._connection = connect(work_dir / NAME)
+
+    def give(self, pid_inside: int, pid: int, uffd: int) -> None:
+        """Give the server process *pid*, and its userfaultfd. Raises OSError."""
+        self._connection.sendall(_INT.pack(pid_inside))
+        rights = (SOL_SOCKET, SCM_RIGHTS, _INT.pack(uffd))
+        sender = (SOL_SOCKET, _SCM_CREDENTIALS, _CREDENTIALS.pack(pid, 0, 0))
+        self._connection.sendmsg([b"\0"], [rights, sender])
+
+    def finish(self) -> None:
+        """All of them are about to run. Raises OSError."""
+        self._connection.sendall(_INT.pack(_RESTORE_FINISHED))
+        self.close()
+
+    def close(self) -> None:
+        """Before `finish` the server takes that for their end."""
+        self._connection.close()
 
 
 class ProtocolError(Exception):
