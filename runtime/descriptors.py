@@ -186,7 +186,7 @@ def unusable(descriptor: Descriptor, given: int) -> str | None:
     return None
 
 
-def place(descriptors: Sequence[Descriptor], given: Sequence[int]) -> None:
+def set_positions(descriptors: Sequence[Descriptor], given: Sequence[int]) -> None:
     """Have files go on where they were: by position, or at the end where they are appended to."""
     for each, fd in zip(descriptors, given, strict=True):
         if each.kind is Kind.FILE and _is_plain_file(fd):

@@ -222,7 +222,7 @@ class _Prepared:
         # where files are read and written is only known when the container stands still
         record = records.load(images_dir, self.plan.state.id, known=self._expected)
         self.plan.take_resources(record)
-        descriptors.place(record.descriptors, self._streams)
+        descriptors.set_positions(record.descriptors, self._streams)
         self._fill_tmpfs(images_dir)
         if self._late is not None:
             self._late.take(images_dir)

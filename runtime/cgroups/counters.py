@@ -34,15 +34,6 @@ def nested_keyed(text: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield key, dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def number_list(text: str) -> tuple[int, ...]:
-    """`0-3,7`."""
-    found: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return tuple(found)
-
-
 def usage_all(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """cpuacct.usage_all: the time of each CPU in kernel mode, and in user mode."""
     rows = [line.split() for line in text.splitlines()]

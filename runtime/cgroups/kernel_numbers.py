@@ -31,13 +31,14 @@ def size_bytes(text: str) -> int:
     return whole(number[:-1] if power else number) << (10 * power)
 
 
+def numbers(text: str) -> set[int]:
+    """Those of a list as 0-3,7 or 0-15:2/4; it may have empty parts."""
+    return {number for part in re.split(r"[,\s]", text) if part for number in _region(part)}
+
+
 def bits(text: str) -> int:
-    """A list as 0-3,7 or 0-15:2/4, with bit N set for number N; it may have empty parts."""
-    return sum(1 << each for each in {n for part in _parts(text) for n in _region(part)})
-
-
-def _parts(text: str) -> list[str]:
-    return [part for part in re.split(r"[,\s]", text) if part]
+    """`numbers` with bit N set for number N."""
+    return sum(1 << each for each in numbers(text))
 
 
 def _region(text: str) -> list[int]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.cgroups import counters, tree
+from runtime.cgroups import counters, kernel_numbers, tree
 from runtime.cgroups.stats import (
     BlockIoEntry,
     BlockIoStats,
@@ -81,7 +81,7 @@ def _cpuset(directory: Path) -> CpusetStats:
         return tree.read_some(directory / f"cpuset.{name}")
 
     numbers = {name: counters.number(text(name)) for name in _CPUSET_NUMBERS}
-    cpus, mems = counters.number_list(text("cpus")), counters.number_list(text("mems"))
+    cpus, mems = (tuple(sorted(kernel_numbers.numbers(text(name)))) for name in ("cpus", "mems"))
     return CpusetStats(cpus=cpus, mems=mems, **numbers)
 
 

@@ -48,7 +48,9 @@ class V1Manager(CgroupManager):
         directory = self.paths.get("devices")
         if directory is None:
             # Without it the container could open every device of the host by its number.
-            raise CgroupError("controller devices", "is not there, and a container needs it")
+            raise CgroupError(
+                "controller devices", "is not there, and a container needs it: mount it"
+            )
         target = devices.v1_list(rules)
         current = devices.V1List.parse(tree.read(directory / "devices.list"))
         for name, line in devices.v1_transition(current, target):
