@@ -31,6 +31,16 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
             "linux.netDevices: interfaces of this host cannot be taken along: give it a network "
             "namespace with a path, where they stay"
         )
+    yield from _of_mounts(spec)
+    yield from _joined_beside_user(spec)
+    pids = list(pids)
+    for has, why in _OF_A_PROCESS:
+        for pid in filter(has, pids):
+            yield f"process {pid} {why}"
+            break  # its siblings have it too, most often
+
+
+def _of_mounts(spec: Spec) -> Iterator[str]:
     mount = spec.linux.namespace("mount")
     if mount is None:
         yield "it has no mount namespace, so that it cannot be told from the host: make it with one"
@@ -40,12 +50,6 @@ def objections(spec: Spec, pids: Iterable[int]) -> Iterator[str]:
             f"it has joined the mount namespace {mount.path}, and CRIU restores mounts into a new "
             "one only: make it without a path"
         )
-    yield from _joined_beside_user(spec)
-    pids = list(pids)
-    for has, why in _OF_A_PROCESS:
-        for pid in filter(has, pids):
-            yield f"process {pid} {why}"
-            break  # its siblings have it too, most often
 
 
 def _joined_beside_user(spec: Spec) -> Iterator[str]:

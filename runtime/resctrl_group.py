@@ -7,7 +7,8 @@ there. OCI runtime-spec config-linux.md "IntelRdt"; kernel documentation filesys
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,37 +54,36 @@ def make(wanted: Mapping[str, Any], container_id: str, *, at: Path | None, undo:
     if at is None:
         why = "the resctrl filesystem is not mounted on this host"
         raise UnsupportedField(Path("config.json"), [("linux.intelRdt", why)])
+    named = "closID" in wanted
     group = at / wanted.get("closID", container_id).strip("/")
-    lines = [wanted.get("l3CacheSchema"), wanted.get("memBwSchema"), *wanted.get("schemata", ())]
-    schemata = "".join(f"{line}\n" for line in lines if line)
-    made: list[str] = []
-    try:
-        if "closID" not in wanted or schemata:
-            made += _directory(group, undo)
+    schemata = _schemata(wanted)
+    joined, made = [str(group)], []
+    with _told(at):
+        if schemata or not named:
+            was_made = _directory(group, undo)
+            # One with a name is for others too; only what is this container's alone goes with it.
+            made += [] if named else was_made
         elif not group.is_dir():
             raise SetupFailed(_STEP, f"{group}: is to be there before, as no schemata are given")
         if schemata:
             _write(group / "schemata", schemata)
-        joined = [str(group)]
         if wanted.get("enableMonitoring"):
             monitored = group / "mon_groups" / container_id
             made += _directory(monitored, undo)
             joined.append(str(monitored))
-    except OSError as exc:
-        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
-    if "closID" in wanted:
-        # A group with a name is for others too; only what is this container's alone goes with it.
-        made = [path for path in made if "/mon_groups/" in path]
     return Groups(joined, made)
+
+
+def _schemata(wanted: Mapping[str, Any]) -> str:
+    lines = [wanted.get("l3CacheSchema"), wanted.get("memBwSchema"), *wanted.get("schemata", ())]
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 def join(groups: Iterable[str], pid: int, *, at: Path | None) -> None:
     """Put *pid* into each of *groups*, as `make` has them in `joined`; SetupFailed as there."""
-    try:
+    with _told(at):
         for group in groups:
             _write(Path(group, "tasks"), str(pid))
-    except OSError as exc:
-        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
 
 
 def change(schemata: Iterable[str], pid: int, *, at: Path | None, undo: Undo) -> None:
@@ -96,11 +96,9 @@ def change(schemata: Iterable[str], pid: int, *, at: Path | None, undo: Undo) ->
         why = "no resctrl on this host" if at is None else "it has no linux.intelRdt"
         raise SetupFailed(_STEP, f"the container cannot be given a share of cache or memory: {why}")
     file = group / "schemata"
-    try:
+    with _told(at):
         former = "".join(f"{line.strip()}\n" for line in file.read_text().splitlines())
         _write(file, "".join(f"{line}\n" for line in schemata))
-    except OSError as exc:
-        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
     undo.on_error(_write, file, former)
 
 
@@ -133,6 +131,15 @@ def _write(path: Path, text: str) -> None:
         raise
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _told(at: Path | None) -> Iterator[None]:
+    """SetupFailed for what the kernel refuses, with its own word for it."""
+    try:
+        yield
+    except OSError as exc:
+        raise SetupFailed(_STEP, f"{reason(exc)}{_last_word(at)}") from exc
 
 
 def _last_word(at: Path | None) -> str:

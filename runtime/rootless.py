@@ -73,6 +73,11 @@ def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, Cgr
                 denied = sentence("", cause.strerror or str(cause))
                 why = f"unable to apply cgroup configuration: {denied}"
                 raise CgroupError(exc.path, why) from cause
+    return _without(spec, state)
+
+
+def _without(spec: Spec, state: State) -> tuple[State, CgroupManager]:
+    """A container that stays in the cgroups of who makes it."""
     if not spec.linux.owns("pid"):
         logger.warning(
             "container %s has neither a cgroup nor a pid namespace of its own. Such configuration "
