@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from criu_rpc.logger import Logger
 from runtime import affinity, hook_points, namespaces, processes
 from runtime.cgroups import delegation, manager, resolve_path, unit_paths
-from runtime.delete import destroy_cgroup
 from runtime.errors import SetupFailed, UnsupportedField
 from runtime.hook_points import HookName
 from runtime.process import planner
@@ -143,7 +142,7 @@ class Assembly:
         taker = self._taker(terminal, undo)
         fifo, answer = self._make_fifos()
         self.state, cgroup = cgroups_for(self.spec, self.state, rootless=self._rootless)
-        undo.on_error(destroy_cgroup, cgroup)
+        undo.on_error(cgroup.end)
         plan = planner.init_plan(
             self.spec,
             self.state,

@@ -6,7 +6,6 @@ Each step is harmless when it has been done before, so a delete that failed can 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from runtime.reserve import release
 from runtime.state import State, Status, check_id, derive_status, lock
 
 if TYPE_CHECKING:
-    from runtime.spec_model import Hook
+    pass
 
 logger = Logger(__name__)
 
@@ -54,7 +53,7 @@ def _delete_locked(directory: Path, *, force: bool) -> None:
     except CorruptState:
         if not force:
             raise
-        destroy_cgroup(manager(resolve_path("", directory.name)))
+        manager(resolve_path("", directory.name)).end()
         release(directory)
         return
     status = derive_status(state, directory)
@@ -70,7 +69,7 @@ def destroy(state: State, directory: Path) -> None:
     """
     cgroup = of_state(state)
     _kill_init(state, cgroup)
-    destroy_cgroup(cgroup)
+    cgroup.end()
     _remove_network(state)
     _remove_rdt_groups(state)
     _uncover(state)
@@ -99,13 +98,6 @@ def _further(init_pid: int, cgroup: CgroupManager) -> list[int]:
     return processes.strangers(init_pid, pids)
 
 
-def destroy_cgroup(cgroup: CgroupManager) -> None:
-    """Kill what is left in the container's cgroups, and remove them."""
-    if cgroup.exists():
-        cgroup.kill_all()
-    cgroup.destroy()
-
-
 def _remove_network(state: State) -> None:
     if state.networks:
         from runtime.network import Networks, teardown  # noqa: PLC0415 - lazy: 40 ms
@@ -131,15 +123,5 @@ def _uncover(state: State) -> None:
 
 
 def _run_poststop(state: State) -> None:
-    hooks = hooks_of(state, HookName.POSTSTOP)
+    hooks = hook_points.programs_of(state, HookName.POSTSTOP)
     hook_points.run_all(HookName.POSTSTOP, hooks, state.oci(Status.STOPPED))
-
-
-def hooks_of(state: State, name: HookName) -> Sequence[Hook]:
-    """The hooks called *name* of config.json."""
-    if not (state.spec.get("hooks") or {}).get(name):
-        return ()
-    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
-
-    found: Sequence[Hook] = getattr(parse(state.spec, state.bundle / "config.json").hooks, name)
-    return found

@@ -17,6 +17,7 @@ from runtime.errors import HookFailed
 
 if TYPE_CHECKING:
     from runtime.spec_model import Hook
+    from runtime.state import State
 
 logger = Logger(__name__)
 
@@ -44,6 +45,18 @@ def check(hooks: InProcessHooks) -> None:
     for name in _INSIDE:
         if hooks.get(name):
             raise ValueError(f"{name} hooks run in the container: give them in config.json")
+
+
+def programs_of(state: State, name: HookName) -> Sequence[Hook]:
+    """The list called *name* in the config.json of a container."""
+    if not (state.spec.get("hooks") or {}).get(name):
+        return ()
+    from runtime.schema import snake_case  # noqa: PLC0415 - lazy: 5 ms
+    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+
+    hooks = parse(state.spec, state.bundle / "config.json").hooks
+    found: Sequence[Hook] = getattr(hooks, snake_case(name))
+    return found
 
 
 def run(

@@ -29,7 +29,6 @@ from runtime import (
 from runtime.cgroups import delegation, of_state
 from runtime.container import Container
 from runtime.criu_launcher import start_criu
-from runtime.delete import destroy_cgroup
 from runtime.errors import ContainerError, RestoreFailed
 from runtime.hook_points import HookName
 from runtime.network.announcement import announce
@@ -167,7 +166,7 @@ class _Prepared:
         self._cgroup = of_state(plan.state)
         undo.on_error(plan.remove_network)
         self._cgroup.create()
-        undo.on_error(destroy_cgroup, self._cgroup)
+        undo.on_error(self._cgroup.end)
         undo.on_error(self._end_processes)
         # From here on what is in it is ours to kill: only now may others read of it in the state.
         plan.state.save(plan.directory)

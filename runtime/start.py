@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime import hook_points, pidfd
-from runtime.delete import hooks_of
 from runtime.errors import HookFailed, SetupFailed, WrongStatus
 from runtime.hook_points import HookName, InProcessHook
 from runtime.oserrors import failing
@@ -127,7 +126,7 @@ def run_poststart(state: State, own: Sequence[InProcessHook] = ()) -> None:
 
     Not under the lock: a hook may want to do something with the container.
     """
-    programs = hooks_of(state, HookName.POSTSTART)
+    programs = hook_points.programs_of(state, HookName.POSTSTART)
     if not programs and not own:
         return
     with pidfd.init_of(state) as init:

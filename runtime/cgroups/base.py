@@ -159,6 +159,12 @@ class CgroupManager(ABC):
     def _kill(self, pids: list[int]) -> None:
         """Send SIGKILL to the container, of which *pids* have just been seen."""
 
+    def end(self) -> None:
+        """Kill what is left in the cgroups, and `destroy` them."""
+        if self.exists():
+            self.kill_all()
+        self.destroy()
+
     def destroy(self) -> None:
         """Remove the cgroups, and our common parent with the last of them; none may have a process.
 

@@ -10,7 +10,6 @@ from runtime import Container
 from runtime.cgroups import tree
 from runtime.cgroups.detect import detect
 from runtime.cgroups.systemd import SystemdV2
-from runtime.delete import destroy_cgroup
 from runtime.errors import CgroupError
 from runtime.state import Status
 from tests.containers import Box
@@ -195,6 +194,6 @@ def test_without_a_bus_its_cgroup_is_removed_all_the_same(
     assert root is not None
     cgroup = SystemdV2({"": root / "migrator" / f"{name}.scope"}, {})
     cgroup.paths[""].mkdir(parents=True)
-    destroy_cgroup(cgroup)
+    cgroup.end()
     assert not cgroup.exists()
     assert f"`systemctl stop {name}.scope`" in caplog.text
