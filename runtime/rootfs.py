@@ -162,7 +162,14 @@ def _set_attributes(mount_fd: int, mount: MountPlan) -> None:
         # In a user namespace the attributes of the host's mounts are locked (mount_namespaces(7)):
         # they stay, unless the spec speaks of them. What the kernel does not lock is cleared.
         to_clear |= mount["replaced"] & MOUNT_ATTR_NOSYMFOLLOW
-        mount_setattr(mount_fd, attr_set=to_set, attr_clr=to_clear)
+        try:
+            mount_setattr(mount_fd, attr_set=to_set, attr_clr=to_clear)
+        except PermissionError as exc:
+            exc.strerror = (
+                "operation not permitted: in a user namespace it keeps the attributes of its "
+                "source: take the options out that would change them"
+            )
+            raise
 
 
 def _bind(root_fd: int, mount: MountPlan, tree_fd: int) -> int:
