@@ -149,6 +149,9 @@ class Arrival(Served):
             self._hot.setdefault(int(space), []).append((int(start), int(end)))
         load()
         self._store.drop_adopted()
+        self._start_server()
+
+    def _start_server(self) -> None:
         source = {"kind": "store", "directory": str(self._images_dir / STORE)}
         self._server = LazyPages.start(self.work_dir, source, discard=True, hold=True)
 
@@ -205,10 +208,8 @@ class WholeArrival(Arrival):
         super().__init__(images_dir, memory_bytes, kept=kept)
         self._written = Filled(pages=0, faults=0, duration_ms=0.0)
 
-    def arm(self, hot: Sequence[Sequence[int]]) -> None:
-        """Nothing is hot: all comes at once."""
-        load()
-        self._store.drop_adopted()
+    def _start_server(self) -> None:
+        """It needs none."""
 
     def expect(self, spaces: Mapping[str, int]) -> None:
         """The images are here: wait for the pages, and make the images whole with them.

@@ -4,7 +4,8 @@ Honours OpenSSH's client files: ssh_config(5) (HostName, User, Port, IdentityFil
 ProxyJump, ProxyCommand, UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, ConnectTimeout,
 StrictHostKeyChecking), known_hosts and the running ssh-agent. A host whose key is unknown or has
 changed is refused, unless ssh_config says ``StrictHostKeyChecking no`` or ``accept-new`` (then an
-unknown, never a changed, key is taken for this run).
+unknown, never a changed, key is taken for this run). A key that known_hosts has as ``@revoked`` for
+any host is refused in any case.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import shlex
 import socket
 import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import paramiko
+from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from criu_rpc.logger import Logger
 from migrator.dataplane import LINK_TIMEOUT_S
@@ -43,7 +46,8 @@ class SshConnection:
 
         settings = _settings(destination)
         client = paramiko.SSHClient()
-        _load_known_hosts(client, settings)
+        known_hosts = list(_known_hosts(settings))
+        _load(client.get_host_keys(), known_hosts)
         client.set_missing_host_key_policy(_policy(settings, destination))
         try:
             client.connect(**_connect_arguments(destination, settings))
@@ -72,6 +76,11 @@ class SshConnection:
             raise
         transport = client.get_transport()
         assert transport is not None
+        if transport.get_remote_server_key().get_base64() in _revoked(known_hosts):
+            client.close()
+            raise DestinationUnreachable(
+                f"the host key of {destination.host} is revoked in known_hosts: it must not be used"
+            )
         return cls(client, destination)
 
     def start_agent(self, arguments: str = "agent") -> AgentStream:
@@ -204,15 +213,35 @@ def _settings(destination: Destination) -> dict[str, Any]:
     return found
 
 
-def _load_known_hosts(client: paramiko.SSHClient, settings: dict[str, Any]) -> None:
+def _known_hosts(settings: dict[str, Any]) -> Iterator[list[str]]:
+    """The fields of each line of all known_hosts. sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
     default = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
     named = settings.get("userknownhostsfile", default).split()
     named += settings.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts").split()
     for name in named:
-        path = Path(name).expanduser()
-        if path.is_file():
-            with suppress(OSError):
-                client.load_system_host_keys(str(path))
+        with suppress(OSError):
+            text = Path(name).expanduser().read_text(errors="replace")
+            yield from (line.split() for line in text.splitlines())
+
+
+def _load(known: paramiko.HostKeys, known_hosts: Iterable[list[str]]) -> None:
+    """Of equal names and types the first counts; paramiko knows no markers, and fails for them."""
+    for fields in known_hosts:
+        if len(fields) < 3 or fields[0][0] in "#@":
+            continue
+        with suppress(paramiko.SSHException, InvalidHostKey):
+            entry = HostKeyEntry.from_line(" ".join(fields[:3]))
+            if entry is None:
+                continue
+            kind = entry.key.get_name()
+            for name in entry.hostnames:
+                if kind not in (known.lookup(name) or ()):
+                    known.add(name, kind, entry.key)
+
+
+def _revoked(known_hosts: Iterable[list[str]]) -> set[str]:
+    """The keys, in base64, that no host may have."""
+    return {fields[3] for fields in known_hosts if len(fields) > 3 and fields[0] == "@revoked"}
 
 
 def _policy(settings: dict[str, Any], destination: Destination) -> paramiko.MissingHostKeyPolicy:

@@ -100,6 +100,13 @@ def test_a_host_key_that_nobody_knows(two_hosts: TwoHosts, container: str) -> No
     assert "the host key of beta is not known: run `ssh" in said
 
 
+def test_a_host_key_that_was_revoked(two_hosts: TwoHosts, container: str) -> None:
+    config = with_known_hosts(two_hosts, revoked)
+    said = refused(two_hosts, "-F", config, NAME, "root@beta", status=4)
+    forget_known_hosts(two_hosts)
+    assert "the host key of beta is revoked" in said
+
+
 def test_no_key_that_the_host_accepts(two_hosts: TwoHosts, container: str) -> None:
     said = refused(two_hosts, *to(two_hosts, host="nobody@beta"), status=4)
     assert "accepts no key of ours for nobody" in said
@@ -204,6 +211,11 @@ def with_known_hosts(hosts: TwoHosts, change: Callable[[list[str]], list[str]]) 
 def forget_known_hosts(hosts: TwoHosts) -> None:
     for name in ("known", "config"):
         (on_machine(hosts.source, "/tmp") / name).unlink()
+
+
+def revoked(lines: list[str]) -> list[str]:
+    """Every host with its own key, which none may have any more."""
+    return [*lines, *(f"@revoked * {line.split(None, 1)[1]}" for line in lines)]
 
 
 def swapped(lines: list[str]) -> list[str]:
