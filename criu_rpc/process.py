@@ -47,7 +47,6 @@ def _executable(path: Path) -> Path:
 
 def search_path() -> str:
     """Where criu finds the programs that it starts: PATH, and the directories of administrators."""
-    """PATH for criu and whoever asks what criu will find."""
     # criu runs iptables-restore, nft's library and ip: a PATH without sbin, as a login over SSH
     # often has it, would fail in the middle of a freeze
     return f"{os.environ.get('PATH', os.defpath)}:{_SBIN}"

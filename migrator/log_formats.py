@@ -32,7 +32,9 @@ class PlainFormatter(logging.Formatter):
         """The line of *record*."""
         kind = "" if record.levelno >= logging.ERROR else f"{_level(record)}: "
         name = "" if getattr(record, "bare", False) else "migrator: "
-        return f"{name}{kind}{_message(record)}"
+        # some of it is a container's: what its files are called is not for our terminal to obey
+        message = "".join(c if c.isprintable() or c == "\n" else " " for c in _message(record))
+        return f"{name}{kind}{message}"
 
 
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}

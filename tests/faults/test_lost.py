@@ -153,6 +153,24 @@ def test_a_disk_that_fills_up_on_the_way(two_hosts: TwoHosts, counter: Counter) 
     counter.remove("source")
 
 
+@pytest.mark.parametrize(("side", "phase"), [("source", "commit"), ("destination", "run")])
+def test_a_full_disk_under_the_journal_changes_nothing_once_it_has_begun(
+    two_hosts: TwoHosts, counter: Counter, side: str, phase: str
+) -> None:
+    """What it has still to say fits into the page that it has."""
+    host, journals = getattr(two_hosts, side), "/run/migrator/migrations"
+    host.run("sh", "-c", f"mkdir -p {journals}; mount -t tmpfs -o size=64k small {journals}")
+    move = Move(two_hosts, side, phase)
+    move.wait_until_stopped()
+    host.run("sh", "-c", f"cat /dev/zero > {journals}/filler", check=False)
+    move.go_on()
+    status, said = move.finish()
+    host.run("sh", "-c", f"umount {journals}; rmdir /run/mount")
+    assert (status, said) == (0, "")
+    assert counter.where_it_runs() == "destination"
+    counter.remove("destination")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", ["sync rootfs", "send images", "restore"])
 def test_an_interrupt_undoes_everything(

@@ -32,6 +32,12 @@ def test_the_text_form_is_key_and_value(tmp_path: Path) -> None:
     assert re.fullmatch(rf'time="{RFC3339}" level=warning msg="said \\"no\\""\n', line)
 
 
+def test_a_terminal_obeys_nothing_that_a_name_says(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure()
+    logging.getLogger("criu_rpc").error("no such file: \x1b]0;mine\x07\x9b2J")
+    assert capsys.readouterr().err == "migrator: no such file:  ]0;mine  2J\n"
+
+
 def test_a_warning_goes_to_stderr_only_without_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
