@@ -22,7 +22,8 @@ FAILED = 1
 BUG = 70
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
-#: exec passes on the status of its process, so what fails before is told apart, as runc does
+#: exec passes on the status of its process, so what fails before is told apart, but for a wrong
+#: command line: as runc does
 FAILED_OF = {"exec": 255}
 
 COMPLETION_VARIABLE = "_MIGRATOR_COMPLETE"
@@ -82,9 +83,9 @@ def _report(exc: Exception, command: str) -> int:
     if isinstance(exc, BrokenPipeError) and _nobody_reads_our_output():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
-    message, code = described(exc)
+    message, code = described(exc, FAILED_OF.get(command, FAILED))
     _print_error(message, exc)
-    return FAILED_OF.get(command, code) if code == FAILED else code
+    return code
 
 
 def _print_error(message: str, exc: Exception | None = None) -> None:
@@ -96,17 +97,17 @@ def _print_error(message: str, exc: Exception | None = None) -> None:
         logger.debug("raised here:", exc_info=exc)
 
 
-def described(exc: Exception) -> tuple[str, int]:
-    """The one line for an error, and the exit code."""
+def described(exc: Exception, failed: int = FAILED) -> tuple[str, int]:
+    """The one line for an error, and the exit code; *failed*: of one that has none of its own."""
     if format_message := getattr(exc, "format_message", None):  # click's: a wrong command line
         return _usage(format_message(), getattr(exc, "ctx", None)), FAILED
     notes = "".join(f"; {note}" for note in getattr(exc, "__notes__", ()))
     code = getattr(exc, "exit_code", None)
     if isinstance(code, int):
-        return f"{exc}{notes}", code
+        return f"{exc}{notes}", failed if code == FAILED else code
     if isinstance(exc, OSError) and exc.strerror:
         where = f"{os.fsdecode(exc.filename)}: " if exc.filename else ""
-        return f"{where}{exc.strerror}{notes}", FAILED
+        return f"{where}{exc.strerror}{notes}", failed
     kind = type(exc).__name__
     return f"internal error: {kind}: {exc}{notes} (--debug shows where; please report it)", BUG
 

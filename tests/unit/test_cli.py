@@ -173,6 +173,21 @@ def test_exec_tells_its_own_failure_from_that_of_the_process(
     assert "container none does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--bogus", "exec", "none", "true"],
+        ["--log-format", "xml", "exec", "none", "true"],
+        ["exec", "--bogus", "none", "true"],
+        ["exec"],
+    ],
+)
+def test_a_wrong_command_line_has_the_same_code_for_exec_as_for_all(
+    arguments: list[str], root: str
+) -> None:
+    assert run("--root", root, *arguments) == 1
+
+
 def test_deleting_by_force_what_is_not_there_is_no_error(root: str) -> None:
     assert run("--root", root, "delete", "--force", "none") == 0
 
