@@ -107,7 +107,7 @@ def _release(
     except Failed as exc:
         _end(state, init)
         raise failure(exc) from None
-    except SetupFailed:
+    except BaseException:  # an interrupt too: it may be on its way, and be started a second time
         _end(state, init)
         raise
     finally:

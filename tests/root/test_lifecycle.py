@@ -492,3 +492,26 @@ def test_run_is_the_parent_of_orphans_and_reaps_them_if_that_is_wanted(
     ours, parent, end = done.stdout.split()
     assert (parent == ours) is wanted
     assert end == "gone" or not wanted
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from runtime import Container, Status
+container = Container.load(Path(sys.argv[1]), sys.argv[2])
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 1)
+try:
+    container.start()
+except KeyboardInterrupt:
+    print(container.status())
+"""
+
+
+def test_a_start_that_is_interrupted_leaves_it_stopped(box: Box) -> None:
+    """It would pass for created while its program runs, and a second start would wait for ever."""
+    box.update(hooks={"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "30"]}]})
+    box.create()
+    argv = [sys.executable, "-c", INTERRUPTED, str(box.root), box.id]
+    said = subprocess.run(argv, check=True, timeout=20, capture_output=True, text=True).stdout
+    assert said == "stopped\n"
