@@ -22,7 +22,7 @@ from runtime.state import State, Status, check_id, derive_status, lock
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
     from runtime.checkpoint_options import CheckpointOptions
-    from runtime.container_process import ContainerProcess
+    from runtime.container_process import ContainerProcess, Held
     from runtime.create import Creation
     from runtime.execute import Execution
     from runtime.hook_points import InProcessHooks
@@ -44,6 +44,7 @@ class Container:
         self.state = state
         #: functions of this process, run by this object's verbs after those of config.json
         self.hooks: InProcessHooks = {}
+        self._held: dict[int, Held] = {}
 
     @classmethod
     def load(cls, root: Path, container_id: str) -> Self:
@@ -210,13 +211,24 @@ class Container:
     def init_process(
         self, *, io: IO | None = None, terminal: Terminal | None = None
     ) -> ContainerProcess:
-        """Its first process, with the other ends that it was created with; NotRunning."""
+        """Its first process, with the other ends that it was created with.
+
+        NotRunning when it has ended and been waited for.
+        """
         from runtime.container_process import ContainerProcess  # noqa: PLC0415 - lazy: 2 ms
 
-        with pidfd.init_of(self.state) as init:
-            if init is None:
-                raise NotRunning(self.id, self.status())
-            return ContainerProcess(self.state.init_pid, os.dup(init), io=io, terminal=terminal)
+        if (init := self._held_init()) is None:
+            raise NotRunning(self.id, self.status())
+        return ContainerProcess(init, io=io, terminal=terminal)
+
+    def _held_init(self) -> Held | None:
+        """The same for all who wait for it by this object: the kernel tells once how it ended."""
+        from runtime.container_process import Held  # noqa: PLC0415 - lazy: 2 ms
+
+        pid = self.state.init_pid
+        with failing(f"holding the first process of container {self.id}"):
+            held = self._held.get(pid) or Held.of(pid, self.state.init_start_time)
+        return self._held.setdefault(pid, held) if held else None
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.
@@ -225,7 +237,7 @@ class Container:
         would end its other processes. Without cgroups init alone is known. NotRunning when there is
         none to get it, but for *everyone*.
         """
-        whole = everyone or (number == signals.SIGKILL and not self._own_pid_namespace())
+        whole = everyone or (number == signals.SIGKILL and not self.state.own_pid_namespace)
         if whole and self.state.cgroup_paths:
             if not pidfd.send_all(self.cgroup.processes, number) and not everyone:
                 raise NotRunning(self.id, self.status())
@@ -234,11 +246,6 @@ class Container:
             sent = init is not None and pidfd.send(init, number)
         if not sent and not everyone:
             raise NotRunning(self.id, self.status())
-
-    def _own_pid_namespace(self) -> bool:
-        return any(
-            each.get("type") == "pid" and not each.get("path") for each in self.state.namespaces
-        )
 
     def pause(self) -> None:
         """Freeze all processes of a running container."""
@@ -359,16 +366,8 @@ class Container:
 
     def wait(self) -> int | None:
         """Wait until init has ended; its status as a shell reports it, None if it is no child."""
-        from runtime.process.waiting import exit_status  # noqa: PLC0415 - lazy: 5 ms
-
-        with pidfd.init_of(self.state) as init:
-            if init is not None:
-                pidfd.await_end(init)
-        try:
-            _, status = os.waitpid(self.state.init_pid, 0)
-        except ChildProcessError:
-            return None
-        return exit_status(status)
+        init = self._held_init()
+        return init.wait() if init else None
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it: state, cgroups, network; *force* kills it first. The bundle stays."""

@@ -6,19 +6,63 @@ libcontainer's Process after Start, libcontainerd's processes. pidfd_open(2), wa
 from __future__ import annotations
 
 import os
+import signal
+from _thread import RLock
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from runtime import pidfd
 from runtime.errors import SetupFailed
+from runtime.held import Closing, Descriptor
+from runtime.state import process_stat
 
 if TYPE_CHECKING:
     from runtime.process.pipes import IO
     from runtime.process.terminal import Terminal
 
 
-class ContainerProcess:
-    """A process by its pidfd, so never another one of the same pid; a context manager.
+class Held(Descriptor):
+    """A process by its pidfd, so never another one of the same pid; shared by all who hold it.
+
+    The kernel tells once how it has ended. Whoever of them asks first is told, and all learn it.
+    """
+
+    def __init__(self, pid: int, pidfd_: int) -> None:
+        super().__init__(pidfd_)
+        self.pid = pid
+        self._exit_status: int | None = None
+        self._asking = RLock()
+
+    @classmethod
+    def of(cls, pid: int, start_time: int) -> Self | None:
+        """The process *pid* if it started then, and is not yet waited for; 0: there is none."""
+        try:
+            held = cls(pid, os.pidfd_open(pid)) if pid else None
+        except ProcessLookupError:
+            return None
+        # Asked after opening: whatever the descriptor holds now had this pid then.
+        stat = process_stat(pid)
+        return held if stat and stat.start_time == start_time else None
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """As ContainerProcess.wait."""
+        if not pidfd.await_end(self.fd, timeout_s):
+            raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
+        with self._asking, suppress(ChildProcessError):  # somebody else's, or has been waited for
+            ended = os.waitid(os.P_PIDFD, self.fd, os.WEXITED)
+            assert ended is not None, "only WNOHANG has it return without an answer"
+            killed = ended.si_code != os.CLD_EXITED
+            self._exit_status = ended.si_status + (128 if killed else 0)
+        return self._exit_status
+
+    def end(self) -> None:
+        """Kill it, and wait for it if it is a child of ours."""
+        pidfd.send(self.fd, signal.SIGKILL)
+        self.wait()
+
+
+class ContainerProcess(Closing):
+    """A process that this program holds; a context manager.
 
     What we have started ourselves has to be waited for: until then, the container's first process
     does not end either (pid_namespaces(7)). Then only its terminal and our ends of its pipes are
@@ -26,43 +70,37 @@ class ContainerProcess:
     """
 
     def __init__(
-        self, pid: int, pidfd_: int, *, io: IO | None = None, terminal: Terminal | None = None
+        self, held: Held, *, io: IO | None = None, terminal: Terminal | None = None
     ) -> None:
-        """Takes the descriptor over, and *io* and *terminal*, its other ends."""
-        self.pid, self.io, self.terminal = pid, io, terminal
-        #: as a shell reports it; None until it has been waited for, and for who is no child of ours
+        """Takes *io* and *terminal*, its other ends, over."""
+        self.pid, self.io, self.terminal = held.pid, io, terminal
+        #: as a shell reports it; None until `wait` has told it, and for who is no child of ours
         self.exit_status: int | None = None
-        #: -1 once it has ended, and that is known
-        self._pidfd = pidfd_
-        self._stack = ExitStack()
-        self._stack.callback(self._release)
+        self._held: Held | None = held
+        self._ends = ExitStack()
         if terminal is not None:
-            self._stack.push(terminal)
+            self._ends.push(terminal)
         if io is not None:
-            self._stack.push(io)
+            self._ends.push(io)
 
-    @classmethod
-    def of_child(cls, pid: int, *, io: IO | None = None, terminal: Terminal | None = None) -> Self:
-        """The child *pid* of ours, which nobody has waited for yet."""
-        return cls(pid, os.pidfd_open(pid), io=io, terminal=terminal)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def shared(self) -> ContainerProcess:
+        """Another hold of it, with the same other ends; until this one is closed."""
+        assert self._held is not None, "a closed one cannot be shared"
+        return ContainerProcess(self._held, io=self.io, terminal=self.terminal)
 
     def close(self) -> None:
         """Hold it no longer; without effect the second time."""
-        self._stack.close()
+        self._held = None
+        self._ends.close()
 
     def fileno(self) -> int:
-        """Its pidfd, readable when it has ended, for a loop of the caller's own; -1 after that."""
-        return self._pidfd
+        """Its pidfd, readable when it has ended, for a loop of the caller's own; -1 once known."""
+        return self._held.fd if self._held else -1
 
     def signal(self, number: int) -> bool:
         """Send it a signal; False when it has ended."""
-        return self._pidfd >= 0 and pidfd.send(self._pidfd, number)
+        held = self._held
+        return held is not None and pidfd.send(held.fd, number)
 
     def resize(self, height: int, width: int) -> None:
         """Give its terminal a size, in characters; SetupFailed when that is not with us."""
@@ -80,19 +118,7 @@ class ContainerProcess:
 
         Raises TimeoutError after *timeout_s*.
         """
-        if self._pidfd < 0:
-            return self.exit_status
-        if not pidfd.await_end(self._pidfd, timeout_s):
-            raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
-        with suppress(ChildProcessError):  # somebody else's, or somebody else has waited for it
-            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-            assert ended is not None, "only WNOHANG has it return without an answer"
-            killed = ended.si_code != os.CLD_EXITED
-            self.exit_status = ended.si_status + (128 if killed else 0)
-        self._release()
+        if held := self._held:
+            self.exit_status = held.wait(timeout_s)
+            self._held = None
         return self.exit_status
-
-    def _release(self) -> None:
-        fd, self._pidfd = self._pidfd, -1
-        if fd >= 0:
-            os.close(fd)

@@ -60,6 +60,19 @@ class Creation(TypedDict, total=False):
     hooks: InProcessHooks
 
 
+def repeatable(how: Creation) -> Creation:
+    """*how* without descriptors of ours: one create uses them up."""
+    stdio, terminal = how.get("stdio") or Stdio(), how.get("terminal")
+    return {
+        **how,
+        "stdio": stdio.without_descriptors(),
+        "terminal": terminal if terminal and terminal.console_socket else None,
+        "preserve_fds": 0,
+        "extra_fds": (),
+        "listen_fds": 0,
+    }
+
+
 def create(
     root: Path,
     container_id: str,

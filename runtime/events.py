@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import select
 import time
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
+
+from runtime.held import Descriptor
 
 #: the name of a container's first process
 INIT = "init"
@@ -55,54 +58,81 @@ class EventQueue:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._handlers: dict[int, Callable[[], None]] = {}
-        with ExitStack() as stack:
-            # One is taken off for each event: readable as long as there are some.
-            flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE
-            self._told_fd = os.eventfd(0, flags)
-            stack.callback(os.close, self._told_fd)
-            self._epoll = stack.enter_context(select.epoll())
-            self._epoll.register(self._told_fd, select.EPOLLIN)
-            self._stack = stack.pop_all()
+        #: held where an event comes or goes, and what says so with it
+        self._lock = RLock()
+        self._heeded: _Heeded | None = _Heeded()
 
     def __bool__(self) -> bool:
         return bool(self._events)
 
     def close(self) -> None:
-        """Forget all; without effect the second time."""
-        self._told_fd = -1  # its number may become another file's
-        self._stack.close()
+        """Forget all, and have nobody wait; without effect the second time."""
+        with self._lock:
+            self._events.clear()
+            self._handlers.clear()
+            if self._heeded:
+                self._heeded.wake()
+                self._heeded = None
 
     def fileno(self) -> int:
-        """Readable when there may be an event."""
-        return self._epoll.fileno()
+        """Readable when there may be an event; -1 when closed."""
+        return self._heeded.epoll.fileno() if self._heeded else -1
 
     def tell(self, event: Event) -> None:
         """Add an event; without effect when closed."""
-        if self._told_fd >= 0:
-            self._events.append(event)
-            os.eventfd_write(self._told_fd, 1)
+        with self._lock:
+            if self._heeded:
+                self._events.append(event)
+                self._heeded.wake()
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Have *handler* called by `wait` whenever *fd* is readable."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
+        """Have *handler* called by `wait` whenever *fd* is readable; without effect when closed."""
+        if heeded := self._heeded:
+            self.unwatch(fd)
+            self._handlers[fd] = handler
+            heeded.epoll.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Heed *fd* no longer; without effect the second time."""
-        if self._handlers.pop(fd, None):
-            self._epoll.unregister(fd)
+        if self._handlers.pop(fd, None) and (heeded := self._heeded):
+            heeded.epoll.unregister(fd)
 
     def wait(self, timeout_s: float | None) -> Event | None:
-        """The next event; None when there was none within *timeout_s*."""
+        """The next event; None when there was none within *timeout_s*, or when closed."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._told_fd)
-                return self._events.popleft()
+        while heeded := self._heeded:
+            if event := self._take():
+                return event
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
-            ready = self._epoll.poll(left_s)
+            ready = heeded.epoll.poll(left_s)
             if not ready:
                 return None
             for fd, _ in ready:
                 if handler := self._handlers.get(fd):
                     handler()
+        return None
+
+    def _take(self) -> Event | None:
+        with self._lock:
+            event = self._events.popleft() if self._events else None
+            if not self._events and self._heeded:
+                self._heeded.calm()
+            return event
+
+
+class _Heeded:
+    """What one waits for: descriptors, which are open as long as somebody does."""
+
+    def __init__(self) -> None:
+        self._told = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self.epoll = select.epoll()
+        self.epoll.register(self._told.fd, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """Let nobody wait until `calm`."""
+        os.eventfd_write(self._told.fd, 1)
+
+    def calm(self) -> None:
+        """Let them wait again."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._told.fd)

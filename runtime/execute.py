@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from runtime.container_process import ContainerProcess
+from runtime.container_process import ContainerProcess, Held
+from runtime.oserrors import failing
 from runtime.process.exec import launch
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal, in_foreground, sized
@@ -53,18 +54,19 @@ def execute(
     if not detach:
         terminal = in_foreground(terminal)
         process = sized(process, stdio) if process.terminal else process
-    with Undo() as held:
+    with Undo() as undo:
         if terminal is not None:
-            held.on_error(terminal.close)
+            undo.on_error(terminal.close)
 
         def hold() -> None:
-            held.enter_context(signals_held())
+            undo.enter_context(signals_held())
 
-        pid = _launch(container, process, stdio, terminal, detach=detach, hold=hold, how=how)
+        started = _launch(container, process, stdio, terminal, detach=detach, hold=hold, how=how)
         if terminal is None or detach:
             return 0
-        held.enter_context(terminal)
-        return wait_forwarding(pid, terminal.relayed(stdio, held))
+        undo.on_error(started.end)
+        undo.enter_context(terminal)
+        return wait_forwarding(started.pid, terminal.relayed(stdio, undo))
 
 
 def spawn(
@@ -80,10 +82,10 @@ def spawn(
     with Undo() as undo:
         if terminal is not None:
             undo.on_error(terminal.close)
-        pid = _launch(container, process, stdio, terminal, detach=False, hold=None, how=how)
+        started = _launch(container, process, stdio, terminal, detach=False, hold=None, how=how)
     if io is not None:
         io.hand_over()
-    return ContainerProcess.of_child(pid, io=io, terminal=terminal)
+    return ContainerProcess(started, io=io, terminal=terminal)
 
 
 def _launch(
@@ -95,11 +97,14 @@ def _launch(
     detach: bool,
     hold: Callable[[], object] | None,
     how: Execution,
-) -> int:
+) -> Held:
     ignore_paused = how.get("ignore_paused", False)
     extra_fds = preserved(how.get("preserve_fds", 0), how.get("extra_fds", ()))
     # What is started in a paused container only comes up after `resume`, which locks too.
-    with nullcontext() if ignore_paused else container.locked():
+    with (
+        failing(f"running a process in container {container.id}"),
+        nullcontext() if ignore_paused else container.locked(),
+    ):
         return launch(
             container.state,
             container.dir,

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from runtime import pidfd
 from runtime.cgroups import counters, tree
 from runtime.errors import CgroupError, NotRunning
+from runtime.held import Closing
 from runtime.inotify import IN_MODIFY, inotify_add_watch, inotify_init
 from runtime.oserrors import failing
 
@@ -119,7 +120,7 @@ class EventsFile(Source):
         return sum(found.get(key, 0) for key in self._keys)
 
 
-class Notifications:
+class Notifications(Closing):
     """Events of one kind, until the container has ended: a context manager, and an iterator.
 
     `fileno` is readable when there is something to learn, for a loop of the caller's own.
@@ -136,12 +137,6 @@ class Notifications:
             self._epoll.register(source.fd, select.EPOLLIN)
             self._epoll.register(init_pidfd, select.EPOLLIN)
             self._stack = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Be told of nothing more."""

@@ -20,26 +20,20 @@ if TYPE_CHECKING:
 @contextmanager
 def init_of(state: State) -> Iterator[int | None]:
     """The pidfd of the container's init, None when it has ended."""
-    pidfd = _open(state)
-    try:
-        yield pidfd
-    finally:
-        if pidfd is not None:
-            os.close(pidfd)
+    with ExitStack() as stack:
+        yield _open(state, stack)
 
 
-def _open(state: State) -> int | None:
+def _open(state: State, stack: ExitStack) -> int | None:
     if not state.init_pid:
         return None
     try:
         pidfd = os.pidfd_open(state.init_pid)
     except ProcessLookupError:
         return None
+    stack.callback(os.close, pidfd)
     # Asked after opening: whatever the descriptor holds now had this pid then.
-    if is_alive(state.init_pid, state.init_start_time):
-        return pidfd
-    os.close(pidfd)
-    return None
+    return pidfd if is_alive(state.init_pid, state.init_start_time) else None
 
 
 def send(pidfd: int, number: int) -> bool:

@@ -108,6 +108,11 @@ class State(NamedTuple):
         """The linux.namespaces of the spec."""
         return (self.spec.get("linux") or {}).get("namespaces") or []
 
+    @property
+    def own_pid_namespace(self) -> bool:
+        """Whether its init is the first process of a pid namespace."""
+        return any(each.get("type") == "pid" and not each.get("path") for each in self.namespaces)
+
     def oci(self, status: Status) -> dict[str, Any]:
         """The OCI runtime-spec state object, as hooks read it; pid is 0 for a stopped container."""
         return {

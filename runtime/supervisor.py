@@ -16,17 +16,19 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from criu_rpc.logger import Logger
 from runtime import pidfd
 from runtime.container import Container
 from runtime.errors import ContainerError, NoSuchProcess, ProcessExists
 from runtime.events import INIT, Change, Event, EventQueue
+from runtime.held import Closing
 from runtime.state import Status
+from runtime.undo import Undo
 
 if TYPE_CHECKING:
     from runtime.checkpoint_options import CheckpointOptions
@@ -55,11 +57,12 @@ class Summary(NamedTuple):
     name: str = ""
 
 
-class Supervisor:
+class Supervisor(Closing):
     """The containers below one state root that this program cares for; a context manager.
 
-    The processes that it returns are waited for here, and closed; their pipes and terminals are the
-    caller's to close. Verbs may be called while another thread waits for events.
+    The processes that it returns are waited for here, whether the caller does too, closes them or
+    forgets them; their pipes and terminals are the caller's to close. Verbs may be called while
+    other threads wait for events.
     """
 
     def __init__(self, root: Path) -> None:
@@ -69,22 +72,18 @@ class Supervisor:
         self._oom: dict[str, Notifications] = {}
         self._had_oom: set[str] = set()
         self._made: dict[str, tuple[Path, Creation]] = {}
+        #: names of processes that are being started
+        self._reserved: set[tuple[str, str]] = set()
         self._events = EventQueue()
         #: held where an end is told of, so that it is told of once, and by nobody for another's
         self._lock = threading.RLock()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Care for nothing more; the containers run on, without our ends of their pipes."""
         with self._lock:
+            self._events.close()  # first: after a fork the other side's are heeded on
             for container_id in {**self._containers, **self._processes}:
                 self._forget(container_id)
-            self._events.close()
 
     def container(self, container_id: str) -> Container:
         """One of those that are cared for, for all that is no event: stats, set, processes ..."""
@@ -92,10 +91,11 @@ class Supervisor:
 
     def process(self, container_id: str, name: str = INIT) -> ContainerProcess:
         """A process that runs, to signal or resize it or to close its input; NoSuchProcess."""
-        try:
-            return self._processes[container_id][name]
-        except KeyError:
-            raise NoSuchProcess(container_id, name) from None
+        with self._lock:
+            try:
+                return self._processes[container_id][name].shared()
+            except KeyError:
+                raise NoSuchProcess(container_id, name) from None
 
     def create(
         self,
@@ -109,9 +109,7 @@ class Supervisor:
 
         io: pipes to it.
         """
-        made = self._create(Change.CREATE, container_id, bundle, io, how)
-        self._made[container_id] = (bundle, how)
-        return made
+        return self._create(Change.CREATE, container_id, bundle, io, how)
 
     def start(self, container_id: str) -> None:
         """Let its program run; when that cannot be, it has ended. Raises as Container.start."""
@@ -121,14 +119,17 @@ class Supervisor:
             self.container(container_id).start()
             self._events.tell(Event(container_id, Change.START, pid=init.pid))
         finally:
-            self._watch(container_id, INIT, init)
+            self._watch(container_id, INIT)
 
-    def restart(self, container_id: str, *, io: IO | None = None) -> ContainerProcess:
+    def restart(
+        self, container_id: str, *, io: IO | None = None, **anew: Unpack[Creation]
+    ) -> ContainerProcess:
         """Make one that has ended anew, as `create` has made it, and start it.
 
-        When, and how often, is for who reads the events to say. Raises StillRunning, and as
-        `create` and `start` do, after the first of which there is none any more; NoSuchProcess
-        where it was not created here.
+        When, and how often, is for who reads the events to say. anew: what is another now; its
+        terminal, its streams and whatever else are descriptors of the caller's are to be given
+        each time. Raises StillRunning, and as `create` and `start` do, after the first of which
+        there is none any more; NoSuchProcess where it was not created here.
         """
         if container_id not in self._made:
             raise NoSuchProcess(container_id, INIT)
@@ -137,7 +138,7 @@ class Supervisor:
         self._tell_ends(container_id)
         self._let_go(container_id)
         try:
-            made = self._create(Change.RESTART, container_id, bundle, io, how)
+            made = self._create(Change.RESTART, container_id, bundle, io, {**how, **anew})
         except BaseException:
             self._gone(container_id)
             raise
@@ -155,12 +156,13 @@ class Supervisor:
         **how: Unpack[Execution],
     ) -> ContainerProcess:
         """Run a further process, called *name*. Raises ProcessExists, and as Container.spawn."""
-        if name in (INIT, *self._processes.get(container_id, ())):
-            raise ProcessExists(container_id, name)
-        container = self.container(container_id)
-        started = container.spawn(process, io=io, terminal=terminal, **how)
-        self._keep(container, name, started, Change.START_PROCESS)
-        return started
+        with self._new(container_id, name), Undo() as undo:
+            if name == INIT:
+                raise ProcessExists(container_id, name)
+            container = self.container(container_id)
+            started = container.spawn(process, io=io, terminal=terminal, **how)
+            undo.on_error(started.signal, signal.SIGKILL)
+            return self._keep(container, name, started, Change.START_PROCESS)
 
     def attach(
         self, container_id: str, *, io: IO | None = None, terminal: Terminal | None = None
@@ -169,15 +171,14 @@ class Supervisor:
 
         Raises NoSuchContainer, NotRunning; ProcessExists where it is cared for already.
         """
-        if INIT in self._processes.get(container_id, ()):
-            raise ProcessExists(container_id, INIT)
-        container = Container.load(self.root, container_id)
-        return self._care(container, Change.RESTORE, io, terminal)
+        with self._new(container_id, INIT):
+            container = Container.load(self.root, container_id)
+            return self._care(container, Change.RESTORE, io, terminal)
 
     def restore(self, container_id: str, bundle: Path, options: RestoreOptions) -> ContainerProcess:
         """Make a container from an image directory. Raises as Container.restore does."""
         container = Container.restore(self.root, container_id, bundle, options)
-        return self._care(container, Change.RESTORE, None, options.terminal)
+        return self._care_or_delete(container, Change.RESTORE, None, options.terminal)
 
     def checkpoint(self, container_id: str, options: CheckpointOptions) -> None:
         """Write it to an image directory, and remove it unless it is left running."""
@@ -225,9 +226,7 @@ class Supervisor:
 
     def __iter__(self) -> Iterator[Event]:
         """Every event, until no container is cared for any more."""
-        while self._has_more():
-            event = self.wait()
-            assert event is not None, "it waits for ever"
+        while self._has_more() and (event := self.wait()):
             yield event
 
     def _has_more(self) -> bool:
@@ -237,39 +236,67 @@ class Supervisor:
     def _create(
         self, change: Change, container_id: str, bundle: Path, io: IO | None, how: Creation
     ) -> ContainerProcess:
+        from runtime.create import repeatable  # noqa: PLC0415 - lazy: 5 ms
+
         if io is not None:
             how = {**how, "stdio": io.stdio}
         container = Container.create(self.root, container_id, bundle, **how)
         if io is not None:
             io.hand_over()
-        return self._care(container, change, io, how.get("terminal"))
+        made = self._care_or_delete(container, change, io, how.get("terminal"))
+        self._made[container_id] = (bundle, repeatable(how))
+        return made
+
+    def _care_or_delete(
+        self, container: Container, change: Change, io: IO | None, terminal: Terminal | None
+    ) -> ContainerProcess:
+        """Care for one that has just been made; when that cannot be, nothing is left of it."""
+        with Undo() as undo:
+            undo.on_error(container.delete, force=True)
+            return self._care(container, change, io, terminal)
 
     def _care(
         self, container: Container, change: Change, io: IO | None, terminal: Terminal | None
     ) -> ContainerProcess:
-        init = container.init_process(io=io, terminal=terminal)
-        self._tell_ends(container.id)  # of a former one, which somebody else has removed
-        self._let_go(container.id)
-        self._containers[container.id] = container
+        with Undo() as undo:
+            init = container.init_process(io=io, terminal=terminal)
+            self._tell_ends(container.id)  # of a former one, which somebody else has removed
+            self._let_go(container.id)
+            undo.on_error(self._forget, container.id)
+            self._containers[container.id] = container
+            try:
+                self._oom[container.id] = oom = container.notify_oom()
+                self._events.watch(oom.fileno(), partial(self._heed_oom, container.id))
+            except ContainerError as exc:  # no memory controller, or no cgroup at all
+                logger.debug("nobody tells when %s runs out of memory: %s", container.id, exc)
+            return self._keep(container, INIT, init, change)
+
+    @contextmanager
+    def _new(self, container_id: str, name: str) -> Iterator[None]:
+        """Have nobody else start a process of that name meanwhile; ProcessExists."""
+        key = (container_id, name)
+        with self._lock:
+            if key in self._reserved or name in self._processes.get(container_id, ()):
+                raise ProcessExists(container_id, name)
+            self._reserved.add(key)
         try:
-            self._oom[container.id] = oom = container.notify_oom()
-            self._events.watch(oom.fileno(), partial(self._heed_oom, container.id))
-        except ContainerError as exc:  # no memory controller, or no cgroup at all
-            logger.debug("nobody tells when the memory of %s runs out: %s", container.id, exc)
-        self._keep(container, INIT, init, change)
-        return init
+            yield
+        finally:
+            self._reserved.remove(key)
 
     def _keep(
         self, container: Container, name: str, process: ContainerProcess, change: Change
-    ) -> None:
+    ) -> ContainerProcess:
+        """Care for *process*; the caller's own hold of it."""
         with self._lock:
             self._processes.setdefault(container.id, {})[name] = process
             self._events.tell(Event(container.id, change, name, process.pid))
-            self._watch(container.id, name, process)
+            self._watch(container.id, name)
+            return process.shared()
 
-    def _watch(self, container_id: str, name: str, process: ContainerProcess) -> None:
+    def _watch(self, container_id: str, name: str) -> None:
         with self._lock:
-            if process.fileno() >= 0:  # nobody has told of its end meanwhile
+            if process := self._processes.get(container_id, {}).get(name):
                 self._events.watch(process.fileno(), partial(self._ended, container_id, name))
 
     def _ended(self, container_id: str, name: str, within_s: float = 0) -> None:
@@ -279,7 +306,7 @@ class Supervisor:
         """
         with self._lock:
             process = self._processes.get(container_id, {}).get(name)
-            if process is None or not _has_ended(process, within_s):
+            if process is None or not pidfd.await_end(process.fileno(), within_s):
                 return
             self._events.unwatch(process.fileno())
             del self._processes[container_id][name]
@@ -336,7 +363,3 @@ class Supervisor:
             for process in self._processes.pop(container_id, {}).values():
                 self._events.unwatch(process.fileno())
                 process.close()
-
-
-def _has_ended(process: ContainerProcess, within_s: float) -> bool:
-    return process.fileno() < 0 or pidfd.await_end(process.fileno(), within_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +12,8 @@ from criu_rpc.logger import Logger
 from runtime import affinity, namespaces, pidfd
 from runtime.cgroups import of_state, sub
 from runtime.cgroups.sub import SubCgroups
+from runtime.container_process import Held
 from runtime.errors import NotRunning, Paused
-from runtime.oserrors import failing
 from runtime.process import pidfile, planner
 from runtime.process.channel import READY
 from runtime.process.parent import FIRST_EXTRA, JOIN, Launched
@@ -45,8 +46,8 @@ def launch(
     detach: bool = False,
     ignore_paused: bool = False,
     pidfd_socket: Path | None = None,
-) -> int:
-    """Start *process* in all namespaces and cgroups of the container; return its pid.
+) -> Held:
+    """Start *process* in all namespaces and cgroups of the container.
 
     It is our child, or with *detach* somebody else's to wait for: a zombie of ours would keep the
     container's init from ending (pid_namespaces(7)). The caller holds the container's lock. In a
@@ -58,7 +59,6 @@ def launch(
     if status is Status.PAUSED and not ignore_paused:
         raise Paused(state.id, "cannot exec in a paused container")
     with ExitStack() as stack:
-        stack.enter_context(failing(f"running a process in container {state.id}"))
         init = stack.enter_context(pidfd.init_of(state))
         if init is None:
             raise NotRunning(state.id, status)
@@ -81,6 +81,7 @@ def launch(
             parent_death_signal=parent_death_signal,
         )
         pid = launched.tell(plan)
+        held = Held(pid, os.dup(launched.pidfd))  # while nothing of it runs yet
         launched.hand_over(listener)
         before_it_runs()
         launched.go()
@@ -91,7 +92,7 @@ def launch(
         launched.await_exec(agent)
         if pid_file:
             pidfile.write(pid_file, pid)
-        return pid
+        return held
 
 
 def _join_rdt_groups(state: State, pid: int) -> None:

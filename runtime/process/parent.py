@@ -84,7 +84,9 @@ class Launched:
             channel = Channel(ours)
             with Undo() as undo, failing(f"starting {interpreter()}"):
                 undo.on_error(channel.close)
-                return cls(_spawn(module, streams, theirs, fds, stack), channel)
+                launcher_pid = _spawn(module, streams, theirs, fds, stack)
+                undo.on_error(_kill, launcher_pid)
+                return cls(launcher_pid, channel)
 
     def __enter__(self) -> Self:
         return self
@@ -122,13 +124,18 @@ class Launched:
         self.launcher_pid = 0
         return self.pid
 
+    @property
+    def pidfd(self) -> int:
+        """Of who stays, once `tell` has told its pid; ours to close."""
+        return self._pidfds[-1]
+
     def hand_over(self, connection: socket | None) -> None:
         """Send who stays, as a pidfd, over *connection*, if there is one."""
         if connection is not None:
             from runtime import pidfd  # noqa: PLC0415 - lazy: seldom needed
 
             with failing("sending a pidfd"):
-                pidfd.hand_over(self._pidfds[-1], connection)
+                pidfd.hand_over(self.pidfd, connection)
 
     def go(self) -> None:
         """Let it do the next part."""
@@ -173,6 +180,7 @@ class Launched:
         for pidfd in self._pidfds:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        self.channel.close()  # one that we have no pidfd of yet waits for `go`, and ends by that
         if self._helper_pid:  # ours, and not reaped yet
             os.kill(self._helper_pid, signal.SIGKILL)
         for pid in filter(None, (self.launcher_pid, self.pid)):
@@ -272,6 +280,11 @@ def _out_of(numbers: range, fd: int, stack: ExitStack) -> int:
 def interpreter() -> str:
     """The python below the virtual environment: of the same version, so marshal(3) is the same."""
     return str(getattr(sys, "_base_executable", sys.executable))
+
+
+def _kill(child_pid: int) -> None:
+    os.kill(child_pid, signal.SIGKILL)  # still itself: nobody has waited for it
+    _reap(child_pid)
 
 
 def _reap(pid: int) -> int | None:

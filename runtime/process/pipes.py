@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
+from runtime.held import Closing
 from runtime.process.stdio import Stdio
 
 
-class IO:
+class IO(Closing):
     """Our ends of a process's standard streams; a context manager, which closes them.
 
     `stdio` is what the process is given; once it has started, `hand_over` closes its ends here, so
@@ -18,28 +18,27 @@ class IO:
     """
 
     def __init__(self) -> None:
-        with ExitStack() as ours, ExitStack() as theirs:
-            stdin_fd, fd = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, stdin_fd)
-            self.stdin: BinaryIO = ours.enter_context(os.fdopen(fd, "wb", buffering=0))
-            fd, stdout_fd = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, stdout_fd)
-            self.stdout: BinaryIO = ours.enter_context(os.fdopen(fd, "rb"))
-            fd, stderr_fd = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, stderr_fd)
-            self.stderr: BinaryIO = ours.enter_context(os.fdopen(fd, "rb"))
-            self.stdio = Stdio(stdin_fd, stdout_fd, stderr_fd)
-            self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
+        with ExitStack() as stack:
+            stdin, self.stdin = _pipe(stack)
+            self.stdout, stdout = _pipe(stack)
+            self.stderr, stderr = _pipe(stack)
+            self.stdio = Stdio(stdin.fileno(), stdout.fileno(), stderr.fileno())
+            self._theirs = (stdin, stdout, stderr)
+            self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.hand_over()
-        self._ours.close()
+    def close(self) -> None:
+        """Close all that are still open."""
+        self._stack.close()
 
     def hand_over(self) -> None:
         """Close the ends of the process; without effect the second time."""
-        self._theirs.close()
+        for end in self._theirs:
+            end.close()
+
+
+def _pipe(stack: ExitStack) -> tuple[BinaryIO, BinaryIO]:
+    """A pipe's end to read from, and that to write to, closed with *stack*."""
+    reading_fd, writing_fd = os.pipe2(os.O_CLOEXEC)
+    reading = stack.enter_context(os.fdopen(reading_fd, "rb"))
+    writing = stack.enter_context(os.fdopen(writing_fd, "wb", buffering=0))
+    return reading, writing

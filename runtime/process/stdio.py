@@ -31,6 +31,10 @@ class Stdio(NamedTuple):
         """Our own three."""
         return cls(0, 1, 2)
 
+    def without_descriptors(self) -> Stdio:
+        """The files alone; /dev/null for what was ours."""
+        return Stdio(*(None if isinstance(each, int) else each for each in self))
+
     def open(self, stack: ExitStack) -> list[int]:
         """The three as descriptors above 2, closed with *stack*; OSError names a file."""
         return [self._open(stack, fd, stream) for fd, stream in enumerate(self._streams)]

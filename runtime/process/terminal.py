@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from runtime.errors import SetupFailed
+from runtime.held import Closing
 from runtime.oserrors import failing
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Console:
             connection.close()
 
 
-class Terminal:
+class Terminal(Closing):
     """Where the terminal of a process leads, if it has one (process.terminal); a context manager.
 
     With a *console_socket* it must have one, which is handed over to who listens there; without,
@@ -87,12 +88,6 @@ class Terminal:
     def console_socket(self) -> Path | None:
         """Where it is handed over, if it is."""
         return self._console.path if self._console is not None else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def take(self, launched: Launched) -> None:
         """Have the other end of the terminal that *launched* makes, or hand it over."""

@@ -1,17 +1,19 @@
 """A process that the caller holds (Container.spawn), and descriptors of its that go along."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
 
 from runtime import IO, Container, Process, SetupFailed, Status, Terminal
-from tests.containers import Box, with_descriptors
+from tests.containers import Box, Traces, with_descriptors
 from tests.waiting import eventually
 
 pytestmark = [
@@ -134,3 +136,63 @@ def test_it_ends_with_who_has_made_it_if_that_is_wanted(box: Box) -> None:
     container = Container.load(box.root, box.id)
     assert eventually(lambda: container.status() is Status.STOPPED)
     container.delete()
+
+
+LIMITED = """
+import os, resource, signal, sys
+from pathlib import Path
+from runtime import Container, ContainerError
+container = Container.load(Path(sys.argv[1]), sys.argv[2])
+process = container.spec.process._replace(args=("sleep", "inf"))
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+for limit in (most, *range(4, 40, 2)):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    try:
+        held = container.spawn(process)
+        held.signal(signal.SIGKILL)
+        held.wait()
+    except ContainerError as exc:
+        assert "too many open files" in str(exc), exc
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print(limit, *os.listdir("/proc/self/fd"))
+"""
+
+
+def test_for_want_of_descriptors_none_is_started_and_none_is_lost(
+    box: Box, running: Container
+) -> None:
+    argv = [sys.executable, "-c", LIMITED, str(box.root), box.id]
+    said = subprocess.run(argv, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert len({tuple(line.split()[1:]) for line in said.splitlines()}) == 1
+    assert running.processes() == [running.state.init_pid]
+
+
+@pytest.mark.parametrize("asked", ["pidfd_open", "dup"])
+def test_a_process_that_cannot_be_held_is_not_there(
+    running: Container, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    call = getattr(os, asked)
+
+    def spawned(allowed: int) -> bool:
+        """Whether it was, when the kernel refuses what comes after so many calls."""
+        refused = chain(range(allowed), repeat(None))
+
+        def ask(*args: Any) -> Any:
+            if next(refused) is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return call(*args)
+
+        with monkeypatch.context() as kernel:
+            kernel.setattr(os, asked, ask)
+            try:
+                process = running.spawn(shell(running, "exec sleep inf"))
+            except SetupFailed:
+                return False
+        assert process.signal(signal.SIGKILL)
+        return process.wait() == 137
+
+    before = Traces.now(running.root)
+    answers = [spawned(allowed) for allowed in range(6)]
+    assert set(answers) == {False, True}
+    assert Traces.now(running.root) == before
+    assert running.processes() == [running.state.init_pid]

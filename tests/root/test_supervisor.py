@@ -3,9 +3,12 @@
 import os
 import select
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -15,6 +18,7 @@ from runtime import (
     CheckpointOptions,
     Container,
     ContainerError,
+    ContainerProcess,
     Event,
     NoSuchProcess,
     NotRunning,
@@ -22,6 +26,7 @@ from runtime import (
     ProcessExists,
     RestoreOptions,
     Status,
+    Stdio,
     StillRunning,
     Supervisor,
     Terminal,
@@ -289,3 +294,163 @@ def test_one_removed_by_somebody_else_is_made_again(box: Box, supervisor: Superv
     told = [event.change for event in changes(supervisor, Change.CREATE)]
     assert told == [Change.EXIT, Change.CREATE]
     assert not select.select([supervisor], [], [], 0)[0]
+
+
+@pytest.mark.parametrize("let_go", [ContainerProcess.close, ContainerProcess.wait, bool])
+def test_the_end_of_a_process_is_told_whatever_the_caller_does_with_his_hold_of_it(
+    box: Box, supervisor: Supervisor, let_go: Callable[[ContainerProcess], object]
+) -> None:
+    start(supervisor, box)
+    pids = {}
+    for name in ("one", "two"):
+        process = supervisor.exec(box.id, name, shell(supervisor, box, "sleep 0.2; exit 6"))
+        pids[name] = process.pid
+        let_go(process)
+        del process
+    ends = [changes(supervisor, Change.EXIT_PROCESS)[-1] for _ in pids]
+    assert {(event.process, event.pid) for event in ends} == set(pids.items())
+    assert [event.exit_status for event in ends] == [6, 6]
+
+
+def test_a_process_that_the_caller_has_closed_is_still_known_by_its_name(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    supervisor.exec(box.id, "sleep", shell(supervisor, box, "exec sleep inf")).close()
+    with supervisor.process(box.id, "sleep"):
+        pass
+    assert supervisor.process(box.id, "sleep").signal(signal.SIGTERM)
+    assert changes(supervisor, Change.EXIT_PROCESS)[-1].exit_status == 128 + signal.SIGTERM
+
+
+def test_all_who_wait_for_a_process_learn_how_it_has_ended(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    container, holds = supervisor.container(box.id), [supervisor.process(box.id) for _ in range(3)]
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(container.wait) for _ in range(2)]
+        waiting += [threads.submit(each.wait) for each in holds]
+        assert supervisor.process(box.id).signal(signal.SIGTERM)
+        assert supervisor.process(box.id).signal(signal.SIGKILL)
+        assert [each.result(30) for each in waiting] == [137] * 5
+    assert changes(supervisor, Change.EXIT)[-1].exit_status == 137
+
+
+class KilledAtOnce(Container):
+    """One whose process is killed as soon as it has been made."""
+
+    waited_for = False
+
+    @classmethod
+    def create(cls, *args: Any, **how: Any) -> Self:
+        made = super().create(*args, **how)
+        os.kill(made.state.init_pid, signal.SIGKILL)
+        if cls.waited_for:
+            os.waitpid(made.state.init_pid, 0)
+        else:
+            os.waitid(os.P_PID, made.state.init_pid, os.WEXITED | os.WNOWAIT)
+        return made
+
+
+def test_one_that_is_killed_while_it_is_made_has_a_beginning_and_an_end(
+    box: Box, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.supervisor.Container", KilledAtOnce)
+    init = supervisor.create(box.id, box.bundle.path)
+    assert changes(supervisor, Change.EXIT) == [
+        Event(box.id, Change.CREATE, pid=init.pid),
+        Event(box.id, Change.EXIT, pid=init.pid, exit_status=137),
+    ]
+    supervisor.delete(box.id)
+
+
+def test_nothing_is_left_of_one_that_is_made_and_cannot_be_held(
+    box: Box, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.supervisor.Container", KilledAtOnce)
+    monkeypatch.setattr(KilledAtOnce, "waited_for", True)
+    with pytest.raises(NotRunning):
+        supervisor.create(box.id, box.bundle.path)
+    assert not Container.list_all(box.root)
+    assert list(supervisor) == []
+
+
+def test_a_further_start_has_no_descriptors_of_the_first_but_files_and_those_it_is_given(
+    box: Box, supervisor: Supervisor
+) -> None:
+    out = box.bundle.path / "out"
+    box.program("sh", "-c", "test -e /proc/$$/fd/3; echo $?; cat")
+    with IO() as io:
+        streams = Stdio(io.stdio.stdin, out, None)
+        supervisor.create(box.id, box.bundle.path, stdio=streams, extra_fds=(0,))
+        io.close()
+        supervisor.start(box.id)
+    for _ in range(2):
+        changes(supervisor, Change.EXIT)
+        supervisor.restart(box.id)
+    changes(supervisor, Change.EXIT)
+    supervisor.restart(box.id, extra_fds=(0,))
+    changes(supervisor, Change.EXIT)
+    assert out.read_text().split() == ["0", "1", "1", "0"]
+
+
+def test_each_start_has_a_terminal_of_its_own(box: Box, supervisor: Supervisor) -> None:
+    box.program("sh", "-c", "echo said", terminal=True)
+    with supervisor.create(box.id, box.bundle.path, terminal=Terminal()):
+        supervisor.start(box.id)
+        changes(supervisor, Change.EXIT)
+    with supervisor.restart(box.id, terminal=Terminal()) as again:
+        assert again.terminal is not None
+        assert again.terminal.master_fd is not None
+        assert b"said" in os.read(again.terminal.master_fd, 100)
+        changes(supervisor, Change.EXIT)
+    with pytest.raises(ContainerError, match="nobody would have its other end"):
+        supervisor.restart(box.id)
+
+
+def test_of_two_that_start_a_process_of_one_name_at_once_one_does(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    sleep = shell(supervisor, box, "exec sleep inf")
+    with ThreadPoolExecutor(3) as threads:
+        tried = [threads.submit(supervisor.exec, box.id, "sleep", sleep) for _ in range(3)]
+        refused = [each.exception(60) for each in tried if each.exception(60)]
+    assert [type(each) for each in refused] == [ProcessExists, ProcessExists]
+    assert len(supervisor.container(box.id).processes()) == 2
+
+
+def test_who_waits_for_an_event_is_woken_when_nobody_is_told_any_more(
+    box: Box, supervisor: Supervisor
+) -> None:
+    start(supervisor, box)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(list, supervisor) for _ in range(2)]
+        assert eventually(lambda: all(each.running() for each in waiting))
+        supervisor.close()
+        assert [each.result(30) for each in waiting] == [[], []]
+    assert supervisor.wait() is None
+
+
+FORKING = """
+import os, signal, sys
+from pathlib import Path
+from runtime import Change, Supervisor
+with Supervisor(Path(sys.argv[1])) as supervisor:
+    init = supervisor.attach(sys.argv[2])
+    if (pid := os.fork()) == 0:
+        sys.exit()
+    os.waitpid(pid, 0)
+    init.signal(signal.SIGKILL)
+    while (event := supervisor.wait(30)) and event.change is not Change.EXIT:
+        pass
+    assert event
+"""
+
+
+def test_a_fork_that_closes_its_copy_leaves_the_other_one_its_events(box: Box) -> None:
+    box.start()
+    argv = [sys.executable, "-c", FORKING, str(box.root), box.id]
+    subprocess.run(argv, check=True, timeout=60)
+    box.remove_all()
