@@ -259,7 +259,8 @@ class Checkpoint:
         if notification.script == Script.POST_DUMP and not self.options.leave_running:
             # CRIU is about to kill the tree, and its init only ends when the last zombie of its
             # pid namespace is reaped: those whom we have started with exec, only by us.
-            processes.end(self._strangers)
+            zombies = processes.zombies_beside(self.container.state.init_pid)
+            processes.end((*self._strangers, *zombies))
 
     def _set_free(self) -> None:
         """Undo what CRIU may have left, but not what somebody else did to hold the container."""

@@ -95,7 +95,7 @@ def _kill_init(state: State, cgroup: CgroupManager) -> None:
 def _further(init_pid: int, cgroup: CgroupManager) -> list[int]:
     """Those that exec has started: while one is a zombie of ours, init does not end."""
     pids = cgroup.processes() if cgroup.exists() else []
-    return processes.strangers(init_pid, pids)
+    return [*processes.strangers(init_pid, pids), *processes.zombies_beside(init_pid)]
 
 
 def _remove_network(state: State) -> None:

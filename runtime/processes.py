@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from runtime import pidfd
 from runtime.state import process_stat
@@ -21,6 +22,23 @@ def strangers(init_pid: int, pids: Iterable[int]) -> list[int]:
     inside = {init_pid, *pids}
     found = {pid: process_stat(pid) for pid in inside - {init_pid}}
     return sorted(pid for pid, stat in found.items() if stat and stat.parent not in inside | {0})
+
+
+def zombies_beside(init_pid: int) -> list[int]:
+    """Our children that have ended in the pid namespace of *init_pid*, if that is not ours.
+
+    exec has started them, and no cgroup has them any more. Source: proc_pid_children(5).
+    """
+    namespace = _pid_namespace(init_pid)
+    if namespace in ("", _pid_namespace(os.getpid())):
+        return []
+    children: list[int] = []
+    for task in tasks_of(os.getpid()):
+        with suppress(OSError):
+            file = Path(f"/proc/self/task/{task}/children")
+            children += map(int, file.read_text().split())
+    ended = (pid for pid in children if (stat := process_stat(pid)) and stat.state == "Z")
+    return [pid for pid in ended if _pid_namespace(pid) == namespace]
 
 
 def end(pids: Iterable[int]) -> None:
@@ -58,3 +76,11 @@ def standard_descriptors(pid: int) -> list[str]:
 def thread_count(pids: Iterable[int]) -> int:
     """How many tasks *pids* have in all."""
     return sum(len(tasks_of(pid)) for pid in pids)
+
+
+def _pid_namespace(pid: int) -> str:
+    """ "" when it is gone, or not for us to see."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runtime.errors import ContainerExists, SetupFailed
 from runtime.oserrors import failing
+from runtime.process.waiting import signals_held
 from runtime.state import lock
 from runtime.undo import Undo
 
@@ -20,13 +21,13 @@ def reserve(root: Path, container_id: str, undo: Undo) -> Path:
     Raises ContainerExists when it is taken.
     """
     directory = root / container_id
-    with failing("making the state directory"):
+    with failing("making the state directory"), signals_held():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             directory.mkdir(mode=0o700)
         except FileExistsError:
             raise ContainerExists(container_id) from None
-    undo.on_error(release, directory)
+        undo.on_error(release, directory)  # before an interrupt comes
     undo.enter_context(lock(directory))
     return directory
 

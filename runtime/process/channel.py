@@ -68,17 +68,18 @@ class Channel:
         texts = (str(field).replace("\0", "?") for field in fields)
         self._write("\0".join((kind, *texts)).encode("utf-8", "surrogateescape"))
 
-    def receive(self, expected: str) -> list[str]:
-        """Wait for the message *expected*, and return its fields.
+    def receive(self, *kinds: str) -> list[str]:
+        """Wait for a message of one of *kinds*, and return its fields.
 
         Raises UnexpectedMessage, ChannelClosed, or Failed when that is what the other side says.
         """
+        expected = " or ".join(kinds)
         payload = self._read(_MAX_FROM_INIT, expected)
         kind, *fields = payload.decode("utf-8", "surrogateescape").split("\0")
         if kind == FAILED and len(fields) == 4 and fields[2].isdecimal():
             step, path, number, reason = fields
             raise Failed(step, path, int(number), reason)
-        if kind != expected:
+        if kind not in kinds:
             raise UnexpectedMessage(expected, kind)
         return fields
 

@@ -28,6 +28,7 @@ from runtime.process.channel import (
 )
 from runtime.process.sealed import sealed
 from runtime.process.stdio import Stdio
+from runtime.process.waiting import signals_held
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
@@ -82,11 +83,14 @@ class Launched:
             ours, theirs = (end.detach() for end in socketpair(AF_UNIX, SOCK_STREAM))
             stack.callback(os.close, theirs)
             channel = Channel(ours)
-            with Undo() as undo, failing(f"starting {interpreter()}"):
+            # An interrupt comes when there is somebody who ends what has been started.
+            with Undo() as undo, failing(f"starting {interpreter()}"), signals_held():
                 undo.on_error(channel.close)
                 launcher_pid = _spawn(module, streams, theirs, fds, stack)
                 undo.on_error(_kill, launcher_pid)
-                return cls(launcher_pid, channel)
+                launched = cls(launcher_pid, channel)
+                undo.on_error(launched.close)
+                return launched
 
     def __enter__(self) -> Self:
         return self
@@ -180,12 +184,27 @@ class Launched:
         for pidfd in self._pidfds:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        self.channel.close()  # one that we have no pidfd of yet waits for `go`, and ends by that
+        if self.launcher_pid:
+            _reap(self.launcher_pid)
+        unheard = self._unheard()
+        self.channel.close()  # those that we have no pidfd of wait for a word, and end by that
         if self._helper_pid:  # ours, and not reaped yet
             os.kill(self._helper_pid, signal.SIGKILL)
-        for pid in filter(None, (self.launcher_pid, self.pid)):
+        for pid in filter(None, (self.pid, *unheard)):
             _reap(pid)
         self.launcher_pid = self.pid = 0
+
+    def _unheard(self) -> list[int]:
+        """Whom the launcher, which has ended, has forked without our having heard of it."""
+        found: list[int] = []
+        if self.pid:
+            return found
+        poll = select.poll()
+        with suppress(ChannelClosed, Failed, UnexpectedMessage, ValueError):
+            poll.register(self.channel.fd, select.POLLIN)
+            while poll.poll(0):
+                found += map(int, self.channel.receive(HELPER, UNSHARED, FORKED))
+        return found
 
     def close(self) -> None:
         """Hang up. A process that waits at the exec fifo does not mind, any other ends."""

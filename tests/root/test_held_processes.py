@@ -2,17 +2,31 @@
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import IO, Container, Process, SetupFailed, Status, Terminal
+from runtime import (
+    IO,
+    CheckpointOptions,
+    Container,
+    ContainerProcess,
+    Process,
+    SetupFailed,
+    Status,
+    Terminal,
+)
+from runtime.pidfd import await_end
+from runtime.process.channel import FORKED
+from runtime.process.parent import Launched
 from tests.containers import Box, Traces, with_descriptors
 from tests.waiting import eventually
 
@@ -196,3 +210,68 @@ def test_a_process_that_cannot_be_held_is_not_there(
     assert set(answers) == {False, True}
     assert Traces.now(running.root) == before
     assert running.processes() == [running.state.init_pid]
+
+
+def started_and_ended(container: Container) -> ContainerProcess:
+    """A further process that nobody has waited for."""
+    process = container.spawn(shell(container, "exit 3"))
+    assert await_end(process.fileno(), 30)
+    return process
+
+
+def test_delete_does_not_wait_for_who_has_ended_and_was_not_waited_for(running: Container) -> None:
+    """In its pid namespace init ends after the last zombie, which no cgroup lists."""
+    with started_and_ended(running):
+        running.delete(force=True)
+
+
+@pytest.mark.needs_criu
+def test_a_checkpoint_does_not_wait_for_who_has_ended_and_was_not_waited_for(
+    running: Container, room: Path
+) -> None:
+    with started_and_ended(running):
+        running.checkpoint(CheckpointOptions(image_path=room / "images"))
+
+
+@pytest.fixture
+def interrupt(box: Box, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One comes when something is there, and we have not noted it yet."""
+    receive = Launched.receive
+
+    def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def carry_out(*args: Any, **how: Any) -> Any:
+            done = call(*args, **how)
+            signal.raise_signal(signal.SIGINT)
+            return done
+
+        return carry_out
+
+    def interrupted_receive(launched: Launched, expected: str) -> list[str]:
+        if expected == FORKED:
+            assert select.select([launched.channel.fd], [], [], 30)[0]
+            raise KeyboardInterrupt
+        return receive(launched, expected)
+
+    if request.param == "directory":
+        monkeypatch.setattr(Path, "mkdir", interrupted(Path.mkdir))
+    elif request.param == "interpreter":
+        monkeypatch.setattr(os, "posix_spawn", interrupted(os.posix_spawn))
+    else:
+        monkeypatch.setattr(Launched, "receive", interrupted_receive)
+
+
+@pytest.mark.parametrize("interrupt", ["directory", "interpreter", "process"], indirect=True)
+@pytest.mark.usefixtures("interrupt")
+def test_an_interrupt_leaves_nothing_of_a_container_that_is_being_made(box: Box) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        box.create()
+
+
+@pytest.mark.parametrize("interrupt", ["interpreter", "process"], indirect=True)
+def test_an_interrupt_leaves_no_process_that_is_being_started(
+    running: Container, interrupt: None
+) -> None:
+    before = Traces.now(running.root)
+    with pytest.raises(KeyboardInterrupt):
+        running.spawn(running.spec.process)
+    assert Traces.now(running.root) == before
