@@ -22,9 +22,10 @@ from runtime.state import State, Status, check_id, derive_status, lock
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
     from runtime.checkpoint_options import CheckpointOptions
-    from runtime.container_process import ContainerProcess, Held
+    from runtime.container_process import ContainerProcess
     from runtime.create import Creation
     from runtime.execute import Execution
+    from runtime.held import Held
     from runtime.hook_points import InProcessHooks
     from runtime.incremental import Written
     from runtime.notifications import Notifications, PressureLevel
@@ -44,7 +45,7 @@ class Container:
         self.state = state
         #: functions of this process, run by this object's verbs after those of config.json
         self.hooks: InProcessHooks = {}
-        self._held: dict[int, Held] = {}
+        self._init: Held | None = None
 
     @classmethod
     def load(cls, root: Path, container_id: str) -> Self:
@@ -222,13 +223,13 @@ class Container:
         return ContainerProcess(init, io=io, terminal=terminal)
 
     def _held_init(self) -> Held | None:
-        """The same for all who wait for it by this object: the kernel tells once how it ended."""
-        from runtime.container_process import Held  # noqa: PLC0415 - lazy: 2 ms
+        """Its first process; None when it has ended and been waited for."""
+        from runtime.held import Held  # noqa: PLC0415 - lazy: 2 ms
 
-        pid = self.state.init_pid
         with failing(f"holding the first process of container {self.id}"):
-            held = self._held.get(pid) or Held.of(pid, self.state.init_start_time)
-        return self._held.setdefault(pid, held) if held else None
+            held = Held.of(self.state.init_pid, self.state.init_start_time)
+        self._init = held or self._init
+        return held
 
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.
@@ -366,7 +367,7 @@ class Container:
 
     def wait(self) -> int | None:
         """Wait until init has ended; its status as a shell reports it, None if it is no child."""
-        init = self._held_init()
+        init = self._held_init() or self._init
         return init.wait() if init else None
 
     def delete(self, *, force: bool = False) -> None:

@@ -5,60 +5,16 @@ libcontainer's Process after Start, libcontainerd's processes. pidfd_open(2), wa
 
 from __future__ import annotations
 
-import os
-import signal
-from _thread import RLock
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Self
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from runtime import pidfd
 from runtime.errors import SetupFailed
-from runtime.held import Closing, Descriptor
-from runtime.state import process_stat
+from runtime.held import Closing, Held
 
 if TYPE_CHECKING:
     from runtime.process.pipes import IO
     from runtime.process.terminal import Terminal
-
-
-class Held(Descriptor):
-    """A process by its pidfd, so never another one of the same pid; shared by all who hold it.
-
-    The kernel tells once how it has ended. Whoever of them asks first is told, and all learn it.
-    """
-
-    def __init__(self, pid: int, pidfd_: int) -> None:
-        super().__init__(pidfd_)
-        self.pid = pid
-        self._exit_status: int | None = None
-        self._asking = RLock()
-
-    @classmethod
-    def of(cls, pid: int, start_time: int) -> Self | None:
-        """The process *pid* if it started then, and is not yet waited for; 0: there is none."""
-        try:
-            held = cls(pid, os.pidfd_open(pid)) if pid else None
-        except ProcessLookupError:
-            return None
-        # Asked after opening: whatever the descriptor holds now had this pid then.
-        stat = process_stat(pid)
-        return held if stat and stat.start_time == start_time else None
-
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """As ContainerProcess.wait."""
-        if not pidfd.await_end(self.fd, timeout_s):
-            raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
-        with self._asking, suppress(ChildProcessError):  # somebody else's, or has been waited for
-            ended = os.waitid(os.P_PIDFD, self.fd, os.WEXITED)
-            assert ended is not None, "only WNOHANG has it return without an answer"
-            killed = ended.si_code != os.CLD_EXITED
-            self._exit_status = ended.si_status + (128 if killed else 0)
-        return self._exit_status
-
-    def end(self) -> None:
-        """Kill it, and wait for it if it is a child of ours."""
-        pidfd.send(self.fd, signal.SIGKILL)
-        self.wait()
 
 
 class ContainerProcess(Closing):

@@ -14,6 +14,7 @@ from criu_rpc.logger import Logger
 from runtime import hook_points, pidfd, processes
 from runtime.cgroups import CgroupManager, manager, of_state, resolve_path
 from runtime.errors import CgroupError, CorruptState, NoSuchContainer, SetupFailed, StillRunning
+from runtime.held import Held
 from runtime.hook_points import HookName
 from runtime.oserrors import failing
 from runtime.reserve import release
@@ -89,7 +90,7 @@ def _kill_init(state: State, cgroup: CgroupManager) -> None:
                 why = f"process {state.init_pid} does not end: it may wait for a device"
                 raise SetupFailed(f"killing container {state.id}", why)
     if state.init_pid:
-        pidfd.reap(state.init_pid)
+        Held.reap(state.init_pid)
 
 
 def _further(init_pid: int, cgroup: CgroupManager) -> list[int]:

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from runtime.container_process import ContainerProcess, Held
+from runtime.container_process import ContainerProcess
+from runtime.held import Held
 from runtime.oserrors import failing
 from runtime.process.exec import launch
 from runtime.process.stdio import Stdio

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+from _thread import RLock
 from abc import ABC, abstractmethod
-from typing import Self
+from contextlib import suppress
+from typing import ClassVar, Self
+from weakref import WeakValueDictionary
+
+from runtime import pidfd
+from runtime.state import process_stat
 
 
 class Closing(ABC):
@@ -34,3 +41,59 @@ class Descriptor:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+class Held(Descriptor):
+    """A process by its pidfd, so never another one of the same pid; shared by all who hold it.
+
+    The kernel tells a program once how its child has ended: all who hold it then learn it.
+    """
+
+    _by_pid: ClassVar[WeakValueDictionary[int, Held]] = WeakValueDictionary()
+    _finding: ClassVar[RLock] = RLock()
+
+    def __init__(self, pid: int, pidfd_: int, start_time: int = 0) -> None:
+        """Takes the descriptor over; start_time: 0 when nobody will ask for it by that."""
+        super().__init__(pidfd_)
+        self.pid, self._start_time = pid, start_time
+        self._exit_status: int | None = None
+        self._asking = RLock()
+        self._by_pid[pid] = self
+
+    @classmethod
+    def of(cls, pid: int, start_time: int) -> Held | None:
+        """The process *pid* if it started then, and is not yet waited for; 0: there is none."""
+        with cls._finding, suppress(ProcessLookupError):
+            held = cls._by_pid.get(pid)
+            if pid and not (held and held._start_time == start_time):
+                held = cls(pid, os.pidfd_open(pid), start_time)
+        # Asked after opening: whatever the descriptor holds now had this pid then.
+        stat = process_stat(pid)
+        return held if stat and stat.start_time == start_time else None
+
+    @classmethod
+    def reap(cls, pid: int) -> None:
+        """Take the exit status of *pid* away if it is a child of ours that has ended."""
+        if held := cls._by_pid.get(pid):
+            held.learn()
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+    def learn(self) -> int | None:
+        """Its exit status, as a shell reports it, if it has ended and was a child of ours."""
+        with self._asking, suppress(ChildProcessError):
+            if ended := os.waitid(os.P_PIDFD, self.fd, os.WEXITED | os.WNOHANG):
+                killed = ended.si_code != os.CLD_EXITED
+                self._exit_status = ended.si_status + (128 if killed else 0)
+        return self._exit_status
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """As ContainerProcess.wait."""
+        if not pidfd.await_end(self.fd, timeout_s):
+            raise TimeoutError(f"process {self.pid} still runs after {timeout_s} s")
+        return self.learn()
+
+    def end(self) -> None:
+        """Kill it, and wait for it if it is a child of ours."""
+        pidfd.send(self.fd, signal.SIGKILL)
+        self.wait()

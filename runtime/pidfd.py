@@ -76,12 +76,6 @@ def await_end(pidfd: int, timeout_s: float | None = None) -> bool:
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
-def reap(pid: int) -> None:
-    """Take the exit status of *pid* away if it is a child of ours that has ended."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
 def send_all(processes: Callable[[], list[int]], number: int) -> int:
     """Send a signal to each of *processes*, and return how many have got it.
 

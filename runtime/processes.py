@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runtime import pidfd
+from runtime.held import Held
 from runtime.state import process_stat
 
 _END_WITHIN_S = 1.0
@@ -52,7 +53,7 @@ def end(pids: Iterable[int]) -> None:
             pidfd.send(fd, signal.SIGKILL)
             pidfd.await_end(fd, _END_WITHIN_S)
             os.close(fd)
-        pidfd.reap(pid)
+        Held.reap(pid)
 
 
 def tasks_of(pid: int) -> list[int]:

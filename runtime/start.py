@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from runtime import hook_points, pidfd
 from runtime.errors import HookFailed, SetupFailed, WrongStatus
+from runtime.held import Held
 from runtime.hook_points import HookName, InProcessHook
 from runtime.oserrors import failing
 from runtime.process.channel import Channel, ChannelClosed, Failed
@@ -118,7 +119,7 @@ def _end(state: State, init: int) -> None:
     """See that init ends: it may wait under a filter that nobody answers for."""
     pidfd.send(init, signal.SIGKILL)
     pidfd.await_end(init)
-    pidfd.reap(state.init_pid)
+    Held.reap(state.init_pid)
 
 
 def run_poststart(state: State, own: Sequence[InProcessHook] = ()) -> None:

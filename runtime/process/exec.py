@@ -12,8 +12,8 @@ from criu_rpc.logger import Logger
 from runtime import affinity, namespaces, pidfd
 from runtime.cgroups import of_state, sub
 from runtime.cgroups.sub import SubCgroups
-from runtime.container_process import Held
 from runtime.errors import NotRunning, Paused
+from runtime.held import Held
 from runtime.process import pidfile, planner
 from runtime.process.channel import READY
 from runtime.process.parent import FIRST_EXTRA, JOIN, Launched

@@ -221,8 +221,9 @@ def started_and_ended(container: Container) -> ContainerProcess:
 
 def test_delete_does_not_wait_for_who_has_ended_and_was_not_waited_for(running: Container) -> None:
     """In its pid namespace init ends after the last zombie, which no cgroup lists."""
-    with started_and_ended(running):
+    with started_and_ended(running) as process:
         running.delete(force=True)
+        assert process.wait() == 3
 
 
 @pytest.mark.needs_criu
@@ -234,14 +235,17 @@ def test_a_checkpoint_does_not_wait_for_who_has_ended_and_was_not_waited_for(
 
 
 @pytest.fixture
-def interrupt(box: Box, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt(
+    box: Box, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """One comes when something is there, and we have not noted it yet."""
     receive = Launched.receive
+    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
 
     def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
         def carry_out(*args: Any, **how: Any) -> Any:
             done = call(*args, **how)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGALRM)
             return done
 
         return carry_out
@@ -258,6 +262,8 @@ def interrupt(box: Box, request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         monkeypatch.setattr(os, "posix_spawn", interrupted(os.posix_spawn))
     else:
         monkeypatch.setattr(Launched, "receive", interrupted_receive)
+    yield
+    signal.signal(signal.SIGALRM, former)
 
 
 @pytest.mark.parametrize("interrupt", ["directory", "interpreter", "process"], indirect=True)

@@ -211,8 +211,9 @@ def test_a_checkpoint_ends_it_and_a_restore_cares_for_it_again(
     start(supervisor, box)
     images = room / "images"
     supervisor.checkpoint(box.id, CheckpointOptions(image_path=images))
-    told = [event.change for event in changes(supervisor, Change.DELETE)]
-    assert told == ["checkpoint", "exit", "delete"]
+    told = changes(supervisor, Change.DELETE)
+    assert [event.change for event in told] == ["checkpoint", "exit", "delete"]
+    assert told[1].exit_status == 137
     supervisor.restore(box.id, box.bundle.path, RestoreOptions(image_path=images))
     assert changes(supervisor, Change.RESTORE)[0].pid
     supervisor.container(box.id).signal(signal.SIGTERM)
@@ -242,7 +243,7 @@ def test_delete_does_not_wait_for_those_that_this_process_has_to_reap(box: Box) 
     with container.spawn(container.spec.process._replace(args=("sleep", "inf"))) as process:
         assert eventually(lambda: len(container.processes()) == 2)
         container.delete(force=True)
-        assert process.wait(0) is None
+        assert process.wait(0) == 137
 
 
 def test_verbs_and_a_thread_that_waits_for_events_do_not_get_in_each_others_way(
@@ -454,3 +455,15 @@ def test_a_fork_that_closes_its_copy_leaves_the_other_one_its_events(box: Box) -
     argv = [sys.executable, "-c", FORKING, str(box.root), box.id]
     subprocess.run(argv, check=True, timeout=60)
     box.remove_all()
+
+
+def test_what_a_verb_ends_has_an_exit_status_too(box: Box, supervisor: Supervisor) -> None:
+    """Whoever takes it away from the kernel: a delete of one that was never started, a wait."""
+    supervisor.create(box.id, box.bundle.path)
+    supervisor.delete(box.id)
+    assert changes(supervisor, Change.DELETE)[-2].exit_status == 137
+    start(supervisor, box)
+    other = Container.load(box.root, box.id)
+    other.signal(signal.SIGKILL)
+    assert other.wait() == supervisor.container(box.id).wait() == 137
+    assert changes(supervisor, Change.EXIT)[-1].exit_status == 137
