@@ -1,21 +1,16 @@
-"""What happens to containers, as events in a queue that heeds descriptors (runtime.supervisor).
-
-epoll(7), eventfd(2).
-"""
+"""What happens to containers, as events in a queue that heeds descriptors (runtime.supervisor)."""
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from _thread import RLock
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
 
-from runtime.held import Descriptor
+from runtime.held import Heeded
 
 #: the name of a container's first process
 INIT = "init"
@@ -60,7 +55,7 @@ class EventQueue:
         self._handlers: dict[int, Callable[[], None]] = {}
         #: held where an event comes or goes, and what says so with it
         self._lock = RLock()
-        self._heeded: _Heeded | None = _Heeded()
+        self._heeded: Heeded | None = Heeded()
 
     def __bool__(self) -> bool:
         return bool(self._events)
@@ -118,21 +113,3 @@ class EventQueue:
             if not self._events and self._heeded:
                 self._heeded.calm()
             return event
-
-
-class _Heeded:
-    """What one waits for: descriptors, which are open as long as somebody does."""
-
-    def __init__(self) -> None:
-        self._told = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        self.epoll = select.epoll()
-        self.epoll.register(self._told.fd, select.EPOLLIN)
-
-    def wake(self) -> None:
-        """Let nobody wait until `calm`."""
-        os.eventfd_write(self._told.fd, 1)
-
-    def calm(self) -> None:
-        """Let them wait again."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._told.fd)

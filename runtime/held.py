@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from _thread import RLock
 from abc import ABC, abstractmethod
@@ -41,6 +42,24 @@ class Descriptor:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+class Heeded:
+    """What one waits for, open as long as somebody does, who can be woken: epoll(7), eventfd(2)."""
+
+    def __init__(self) -> None:
+        self._told = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self.epoll = select.epoll()
+        self.epoll.register(self._told.fd, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """Let nobody wait until `calm`."""
+        os.eventfd_write(self._told.fd, 1)
+
+    def calm(self) -> None:
+        """Let them wait again."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._told.fd)
 
 
 class Held(Descriptor):

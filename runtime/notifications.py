@@ -11,7 +11,6 @@ import select
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from runtime import pidfd
 from runtime.cgroups import counters, tree
 from runtime.errors import CgroupError, NotRunning
-from runtime.held import Closing
+from runtime.held import Closing, Descriptor, Heeded
 from runtime.inotify import IN_MODIFY, inotify_add_watch, inotify_init
 from runtime.oserrors import failing
 
@@ -49,10 +48,8 @@ _V2_KEYS = {
 }
 
 
-class Source(ABC):
+class Source(Descriptor, ABC):
     """A descriptor that becomes readable with an event, and counts them."""
-
-    fd: int
 
     @abstractmethod
     def count(self) -> int:
@@ -64,15 +61,11 @@ class EventControl(Source):
 
     def __init__(self, directory: Path, file: str, argument: str = "") -> None:
         """file: memory.oom_control or memory.pressure_level. Raises CgroupError."""
+        super().__init__(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._directory, self._inode = directory, _inode(directory)
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            with tree.opened(directory / file) as control_fd:
-                registration = f"{self.fd} {control_fd} {argument}".rstrip()
-                tree.write(directory / "cgroup.event_control", registration)
-        except CgroupError:
-            os.close(self.fd)
-            raise
+        with tree.opened(directory / file) as control_fd:
+            registration = f"{self.fd} {control_fd} {argument}".rstrip()
+            tree.write(directory / "cgroup.event_control", registration)
 
     def count(self) -> int:
         try:
@@ -97,14 +90,10 @@ class EventsFile(Source):
 
     def __init__(self, directory: Path, keys: tuple[str, ...]) -> None:
         """keys: those of memory.events that count. Raises CgroupError."""
+        super().__init__(inotify_init())
         self._path, self._keys = directory / "memory.events", keys
-        self.fd = inotify_init()
-        try:
-            tree.read(self._path)
-            inotify_add_watch(self.fd, str(self._path), IN_MODIFY)
-        except (CgroupError, OSError):
-            os.close(self.fd)
-            raise
+        tree.read(self._path)
+        inotify_add_watch(self.fd, str(self._path), IN_MODIFY)
         self._seen = self._total()
 
     def count(self) -> int:
@@ -129,41 +118,42 @@ class Notifications(Closing):
     def __init__(self, source: Source, init_pidfd: int) -> None:
         """Takes both descriptors over; *init_pidfd* is the container's first process."""
         self.ended = False
-        self._source, self._init_pidfd = source, init_pidfd
-        with ExitStack() as stack:
-            stack.callback(os.close, init_pidfd)
-            stack.callback(os.close, source.fd)
-            self._epoll = stack.enter_context(select.epoll())
-            self._epoll.register(source.fd, select.EPOLLIN)
-            self._epoll.register(init_pidfd, select.EPOLLIN)
-            self._stack = stack.pop_all()
+        init, heeded = Descriptor(init_pidfd), Heeded()
+        for each in (source, init):
+            heeded.epoll.register(each.fd, select.EPOLLIN)
+        #: None once it is closed
+        self._held: tuple[Source, Descriptor, Heeded] | None = (source, init, heeded)
 
     def close(self) -> None:
-        """Be told of nothing more."""
-        self._stack.close()
+        """Be told of nothing more, and have nobody wait; without effect the second time."""
+        held, self._held = self._held, None
+        if held:
+            held[-1].wake()
 
     def fileno(self) -> int:
-        """A descriptor to wait for; ask with `wait(0)` then."""
-        return self._epoll.fileno()
+        """A descriptor to wait for; ask with `wait(0)` then. -1 when closed."""
+        return self._held[-1].epoll.fileno() if self._held else -1
 
     def wait(self, timeout_s: float | None = None) -> int:
         """How many events came, at once when there were some before.
 
-        0 after *timeout_s*, or when the container has ended: `ended` says so.
+        0 after *timeout_s*, when closed, or when the container has ended: `ended` says so.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
+        while held := self._held:
+            source, init, heeded = held
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0)
-            ready = [fd for fd, _ in self._epoll.poll(left_s)]
-            self.ended = self.ended or self._init_pidfd in ready
+            ready = [fd for fd, _ in heeded.epoll.poll(left_s)]
+            self.ended = self.ended or init.fd in ready
             # What ended the container came before its end: asked for last. On v2 one file tells
             # of many things, and may have changed for another one.
-            if (count := self._source.count()) or self.ended or not ready:
+            if (count := source.count()) or self.ended or not ready:
                 return count
+        return 0
 
     def __iter__(self) -> Iterator[None]:
         """Once for each event; ends with the container."""
-        while not self.ended:
+        while self._held and not self.ended:
             for _ in range(self.wait()):
                 yield None
 

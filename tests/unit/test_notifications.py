@@ -3,7 +3,9 @@
 import os
 import select
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,14 @@ def test_no_descriptor_is_left(tmp_path: Path, init: Init) -> None:
     with pytest.raises(CgroupError):
         oom_source({"memory": tmp_path})
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_who_waits_is_woken_when_they_are_closed(tmp_path: Path, init: Init) -> None:
+    happen(tmp_path)
+    oom = Notifications(oom_source({"": tmp_path}), os.pidfd_open(init.pid))
+    with ThreadPoolExecutor(2) as threads:
+        waits, iterates = threads.submit(oom.wait), threads.submit(list, oom)
+        time.sleep(0.1)
+        oom.close()
+        assert (waits.result(30), iterates.result(30)) == (0, [])
+    assert oom.fileno() == -1
