@@ -12,6 +12,8 @@ from pathlib import Path
 from criu_rpc.logger import configure_with
 
 PACKAGES = ("migrator", "runtime", "criu_rpc", "scenarios")
+#: whose records are steps at best: what failed, their caller says in its own error
+LIBRARIES = ("paramiko",)
 FORMATS = ("text", "json")
 
 
@@ -50,7 +52,7 @@ def _configure(path: Path | None, form: str, *, debug: bool) -> None:
         file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(FORMATTERS[form]())
         handlers.append(file)
-    for name in PACKAGES:
+    for name in (*PACKAGES, *LIBRARIES) if debug else PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.propagate = False

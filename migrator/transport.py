@@ -1,20 +1,19 @@
 """SSH to the destination by paramiko: one connection, its agent, and what both sides' settings say.
 
-Honours OpenSSH's client files: ssh_config(5) (HostName, User, Port, IdentityFile, IdentitiesOnly,
-ProxyJump, ProxyCommand, UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, ConnectTimeout,
-StrictHostKeyChecking), known_hosts and the running ssh-agent. A host whose key is unknown or has
-changed is refused, unless ssh_config says ``StrictHostKeyChecking no`` or ``accept-new`` (then an
-unknown, never a changed, key is taken for this run). A key that known_hosts has as ``@revoked`` for
-any host is refused in any case.
+Honours ssh_config(5) as migrator.ssh_config reads it, known_hosts and the running ssh-agent. A host
+whose key is unknown or has changed is refused, unless ``StrictHostKeyChecking no`` or
+``accept-new`` is said there (then an unknown, never a changed, key is taken for this run). A key
+that known_hosts has as ``@revoked`` for any host is refused in any case.
 """
 
 from __future__ import annotations
 
-import getpass
+import logging
 import os
 import shlex
 import socket
 import threading
+from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,64 +23,54 @@ import paramiko
 from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from criu_rpc.logger import Logger
+from migrator import ssh_config
 from migrator.dataplane import LINK_TIMEOUT_S
-from migrator.errors import DestinationUnreachable, UsageProblem
+from migrator.errors import DestinationUnreachable
 from migrator.plan import Destination
+from migrator.ssh_config import CONNECT_TIMEOUT_S, SshSettings
+from migrator.ssh_proxy import Proxy
 
 logger = Logger(__name__)
+# Else its threads print tracebacks: what ends a connection is in the error that we raise.
+logging.getLogger(paramiko.__name__).addHandler(logging.NullHandler())
 
-CONNECT_TIMEOUT_S = 15.0
+# paramiko's words, of no class of its own, when there is no key at all
+_NO_KEY = "No authentication methods available"
 
 
 class SshConnection:
     """An authenticated connection. A context manager: leaving it ends the agent's channel."""
 
-    def __init__(self, client: paramiko.SSHClient, destination: Destination) -> None:
+    def __init__(
+        self, client: paramiko.SSHClient, destination: Destination, proxy: Proxy | None
+    ) -> None:
         self._client = client
+        self._proxy = proxy
         self.destination = destination
 
     @classmethod
     def open(cls, destination: Destination) -> SshConnection:
         """Connect and authenticate; DestinationUnreachable says what failed and what to do."""
-
-        settings = _settings(destination)
-        client = paramiko.SSHClient()
+        settings = ssh_config.read(destination)
+        client, proxy = paramiko.SSHClient(), None
         known_hosts = list(_known_hosts(settings))
         _load(client.get_host_keys(), known_hosts)
         client.set_missing_host_key_policy(_policy(settings, destination))
         try:
-            client.connect(**_connect_arguments(destination, settings))
-        except paramiko.BadHostKeyException as error:
+            if settings.proxy_command:
+                proxy = Proxy(settings.proxy_command)
+            sock = proxy.socket if proxy else _socket(settings)
+            client.connect(sock=sock, **_connect_arguments(settings))
+            _ensure_not_revoked(client, known_hosts, destination)
+        except BaseException as error:
+            why = _why(error, settings, destination, proxy.complaint() if proxy else "")
             client.close()
-            raise DestinationUnreachable(
-                f"the host key of {destination.host} is not the one in known_hosts "
-                f"({error.key.get_name()} "
-                f"{error.key.fingerprint}): if the host was reinstalled, run: ssh-keygen -R "
-                f"{destination.host}"
-            ) from error
-        except paramiko.AuthenticationException as error:
-            client.close()
-            raise DestinationUnreachable(
-                f"{destination.host} accepts no key of ours for {settings['user']}: check that "
-                f"`ssh {settings['user']}@{destination.host}` works without a password, or name a "
-                "key with -i"
-            ) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            client.close()
-            raise DestinationUnreachable(
-                f"cannot reach {destination.host} by ssh: {_reason(error)}"
-            ) from error
-        except DestinationUnreachable:
-            client.close()
+            if proxy:
+                proxy.close()
+            if why:
+                raise DestinationUnreachable(why) from error
             raise
-        transport = client.get_transport()
-        assert transport is not None
-        if transport.get_remote_server_key().get_base64() in _revoked(known_hosts):
-            client.close()
-            raise DestinationUnreachable(
-                f"the host key of {destination.host} is revoked in known_hosts: it must not be used"
-            )
-        return cls(client, destination)
+        return cls(client, destination, proxy)
 
     def start_agent(self, arguments: str = "agent") -> AgentStream:
         """Run the agent over there; its stdin and stdout are the returned stream."""
@@ -124,6 +113,9 @@ class SshConnection:
 
     def close(self) -> None:
         self._client.close()
+        if self._proxy is not None:
+            self._proxy.close()
+            self._proxy = None
 
     def __enter__(self) -> SshConnection:
         return self
@@ -185,42 +177,11 @@ class AgentStream:
         return lines[-1] if lines else ""
 
 
-def _settings(destination: Destination) -> dict[str, Any]:
-    """ssh_config's answer for this host, with what the command line said put over it."""
-
-    if destination.ssh_config is not None and not destination.ssh_config.is_file():
-        raise UsageProblem(f"ssh configuration {destination.ssh_config} is not there")
-    files = (
-        [destination.ssh_config]
-        if destination.ssh_config is not None
-        else [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
-    )
-    found: dict[str, Any] = {}
-    for file in files:
-        if not file.is_file():
-            continue
-        try:
-            looked_up = paramiko.SSHConfig.from_path(str(file)).lookup(destination.host)
-        except (paramiko.ConfigParseError, paramiko.CouldNotCanonicalize) as error:
-            raise UsageProblem(f"{file}: {error}") from error
-        for key, value in looked_up.items():
-            if key == "hostname" and value == destination.host:
-                continue  # paramiko's default, not the file's word
-            found.setdefault(key, value)
-    found["user"] = destination.user or found.get("user") or getpass.getuser()
-    found["port"] = destination.port or int(found.get("port", 22))
-    found.setdefault("hostname", destination.host)
-    return found
-
-
-def _known_hosts(settings: dict[str, Any]) -> Iterator[list[str]]:
+def _known_hosts(settings: SshSettings) -> Iterator[list[str]]:
     """The fields of each line of all known_hosts. sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
-    default = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
-    named = settings.get("userknownhostsfile", default).split()
-    named += settings.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts").split()
-    for name in named:
+    for path in settings.known_hosts:
         with suppress(OSError):
-            text = Path(name).expanduser().read_text(errors="replace")
+            text = path.read_text(errors="replace")
             yield from (line.split() for line in text.splitlines())
 
 
@@ -244,66 +205,93 @@ def _revoked(known_hosts: Iterable[list[str]]) -> set[str]:
     return {fields[3] for fields in known_hosts if len(fields) > 3 and fields[0] == "@revoked"}
 
 
-def _policy(settings: dict[str, Any], destination: Destination) -> paramiko.MissingHostKeyPolicy:
+def _ensure_not_revoked(
+    client: paramiko.SSHClient, known_hosts: Iterable[list[str]], destination: Destination
+) -> None:
+    transport = client.get_transport()
+    assert transport is not None
+    if transport.get_remote_server_key().get_base64() in _revoked(known_hosts):
+        raise DestinationUnreachable(
+            f"the host key of {destination.host} is revoked in known_hosts: it must not be used"
+        )
+
+
+def _policy(settings: SshSettings, destination: Destination) -> paramiko.MissingHostKeyPolicy:
 
     class Refuse(paramiko.MissingHostKeyPolicy):
         def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
             raise DestinationUnreachable(
-                f"the host key of {destination.host} is not known: run `ssh {settings['user']}@"
+                f"the host key of {destination.host} is not known: run `ssh {settings.user}@"
                 f"{destination.host}` once and check its fingerprint ({key.get_name()} "
                 f"{key.fingerprint})"
             )
 
-    if settings.get("stricthostkeychecking", "ask").lower() in ("no", "off", "accept-new"):
-        return paramiko.AutoAddPolicy()
-    return Refuse()
+    return paramiko.AutoAddPolicy() if settings.accept_new else Refuse()
 
 
-def _connect_arguments(destination: Destination, settings: dict[str, Any]) -> dict[str, Any]:
-    identities = (
-        [str(destination.identity)]
-        if destination.identity
-        else list(settings.get("identityfile", []))
-    )
-    for name in identities if destination.identity else []:
-        if not Path(name).is_file():
-            raise UsageProblem(f"identity file {name} is not there")
-    only = settings.get("identitiesonly", "no").lower() == "yes"
-    host = settings.get("hostkeyalias") or settings["hostname"]
+def _connect_arguments(settings: SshSettings) -> dict[str, Any]:
     return {
-        "hostname": host,
-        "port": settings["port"],
-        "username": settings["user"],
-        "key_filename": [
-            str(Path(name).expanduser()) for name in identities if Path(name).expanduser().is_file()
-        ],
-        "allow_agent": not only,
-        "look_for_keys": not identities,
-        "timeout": float(settings.get("connecttimeout", CONNECT_TIMEOUT_S)),
+        # under this name, and no port, its key is looked for; the socket knows where it goes
+        "hostname": settings.known_as,
+        "username": settings.user,
+        "pkey": _key_of_agent(settings.identities) if settings.agent else None,
+        "key_filename": [str(path) for path in settings.identities if path.suffix != ".pub"],
+        "allow_agent": settings.agent and not settings.identities_only,
+        "look_for_keys": False,
+        "timeout": settings.connect_timeout_s,
         "banner_timeout": CONNECT_TIMEOUT_S,
         "auth_timeout": CONNECT_TIMEOUT_S,
-        "sock": _socket(settings),
     }
 
 
-def _socket(settings: dict[str, Any]) -> Any:
-    """The socket to speak SSH on: direct (no delay for small frames), or a proxy command's."""
+def _key_of_agent(identities: Iterable[Path]) -> paramiko.PKey | None:
+    """The first of the agent's keys that is one of *identities*, told by its public half.
 
-    command = settings.get("proxycommand")
-    jump = settings.get("proxyjump")
-    if jump and jump.lower() != "none":
-        *before, last = jump.split(",")
-        chain = ["-J", ",".join(before)] if before else []
-        target = f"[{settings['hostname']}]:{settings['port']}"
-        command = shlex.join(["ssh", *chain, "-W", target, last])
-    if command and command.lower() != "none":
-        return paramiko.ProxyCommand(command)
-    timeout = float(settings.get("connecttimeout", CONNECT_TIMEOUT_S))
-    sock = socket.create_connection((settings["hostname"], settings["port"]), timeout=timeout)
+    With IdentitiesOnly too these are asked for: the file may have a passphrase, or be public only.
+    """
+    wanted = set()
+    for path in identities:
+        with suppress(OSError, IndexError, ValueError):
+            public = path if path.suffix == ".pub" else Path(f"{path}.pub")
+            wanted.add(b64decode(public.read_text().split()[1]))
+    keys = paramiko.Agent().get_keys() if wanted else ()
+    return next((key for key in keys if key.asbytes() in wanted), None)
+
+
+def _socket(settings: SshSettings) -> socket.socket:
+    """The way to its sshd, with no delay for small frames."""
+    to, timeout_s = (settings.hostname, settings.port), settings.connect_timeout_s
+    sock = socket.create_connection(to, timeout=timeout_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # with a Ping a second always unacknowledged, this bounds how long a cut goes unnoticed (tcp(7))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LINK_TIMEOUT_S * 1000)
     return sock
+
+
+def _why(
+    error: BaseException, settings: SshSettings, destination: Destination, proxy_said: str
+) -> str:
+    """What a failed connection comes to, and its remedy; "" for what says it already."""
+    host, login = destination.host, f"{settings.user}@{destination.host}"
+    if isinstance(error, paramiko.BadHostKeyException):
+        return (
+            f"the host key of {host} is not the one in known_hosts ({error.key.get_name()} "
+            f"{error.key.fingerprint}): if the host was reinstalled, run: ssh-keygen -R "
+            f"{shlex.quote(settings.known_as)}"
+        )
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return (
+            f"{host} accepts no key of ours for {settings.user}, and one that could not be tried "
+            "has a passphrase: give it to ssh-agent by ssh-add, or name another key with -i"
+        )
+    if isinstance(error, paramiko.AuthenticationException) or str(error) == _NO_KEY:
+        return (
+            f"{host} accepts no key of ours for {settings.user}: check that `ssh {login}` works "
+            "without a password, or name a key with -i"
+        )
+    if isinstance(error, (paramiko.SSHException, OSError, EOFError)):
+        return f"cannot reach {host} by ssh: {proxy_said or _reason(error)}"
+    return ""
 
 
 def _reason(error: Exception) -> str:

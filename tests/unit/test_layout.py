@@ -23,7 +23,7 @@ BELOW = {
 EXCEPTIONS = {("migrator/commands/scenario.py", "scenarios")}
 
 # Each library that is not everyone's, and the files that may import it. Few start programs: criu,
-# hooks, the container itself, rsync, the guardian; the lab and the stories start what they like.
+# hooks, the container itself, rsync, ssh, the guardian; lab and stories start what they like.
 HOMES = {
     "pycriu": ["criu_rpc/*"],
     "google": ["criu_rpc/*"],
@@ -41,6 +41,8 @@ HOMES = {
         "runtime/process/*",
         "migrator/rootfs.py",
         "migrator/guardian.py",
+        "migrator/ssh_config.py",
+        "migrator/ssh_proxy.py",
         "migrator/commands/ps.py",
         "migrator/lab/*",
         "scenarios/*",
