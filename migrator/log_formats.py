@@ -32,9 +32,7 @@ class PlainFormatter(logging.Formatter):
         """The line of *record*."""
         kind = "" if record.levelno >= logging.ERROR else f"{_level(record)}: "
         name = "" if getattr(record, "bare", False) else "migrator: "
-        # some of it is a container's: what its files are called is not for our terminal to obey
-        message = "".join(c if c.isprintable() or c == "\n" else " " for c in _message(record))
-        return f"{name}{kind}{message}"
+        return f"{name}{kind}{_message(record)}"
 
 
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
@@ -52,6 +50,8 @@ def _level(record: logging.LogRecord) -> str:
 def _message(record: logging.LogRecord) -> str:
     """One line, but for a traceback."""
     message = " ".join(record.getMessage().split("\n"))
+    # some of it is a container's: what its files are called is not for a terminal to obey
+    message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
     if record.exc_info:
         message += "\n" + logging.Formatter().formatException(record.exc_info)
     return message

@@ -20,8 +20,8 @@ from typing import Any
 
 from criu_rpc import CriuError, Notification
 from criu_rpc.logger import Logger
+from migrator import clients, preflight
 from migrator import messages as m
-from migrator import preflight
 from migrator.asking import ask_to_run
 from migrator.bandwidth import Limiter
 from migrator.departure import Departure
@@ -72,6 +72,7 @@ def migrate(plan: Plan, observer: Observer | None = None) -> Report:
         with recorder.phase("load"):
             source = Source(plan)
             stack.callback(source.close)
+            clients.ensure_nobodys(source.container.state)
             if peek(plan.root, plan.container, SOURCE):
                 raise unfinished(plan.container)
         with recorder.phase("connect"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from migrator import journal, processes
 from migrator.journal import Journal
 from migrator.late_pages import fate
+from migrator.removal import remove_tree
 from runtime import Container
 from runtime.state import check_id, is_alive
 
@@ -103,7 +104,7 @@ def _remove(root: Path, record: Journal) -> None:
         Container.remove(root, prepared.data["container"], force=True)
     remove_images(record)
     for path in prepared.data["remove"]:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(Path(path))
     for path in prepared.data["parents"]:
         with suppress(OSError):  # another container's bundle has come to lie there
             os.rmdir(path)

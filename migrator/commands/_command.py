@@ -70,6 +70,8 @@ class Command(click.Command):
                 break
             if option and not (option.is_flag or option.count or equals):
                 words.append(next(rest, None))
+                if words[-1] is None:  # runc's words: by them Podman sees that it has the option
+                    raise click.BadOptionUsage(name, f"flag needs an argument: {name}", ctx)
         return [word for word in (*words, *rest) if word is not None]
 
 

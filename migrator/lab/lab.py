@@ -21,6 +21,7 @@ from migrator.lab import cgroups, network, node, record, ssh
 from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, StepFailed
 from migrator.lab.host import Host
 from migrator.lab.layout import LABS, UPLINK, Layout, Node, check_name, plan
+from migrator.removal import remove_tree
 from runtime import mountinfo
 
 logger = Logger(__name__)
@@ -150,7 +151,9 @@ def down(name: str) -> None:
     cgroups.kill_all(cgroup)
     cgroups.remove(cgroup)
     _refuse_mounts_below(directory)
-    shutil.rmtree(directory)
+    remove_tree(directory)
+    if directory.exists():
+        raise LabError(f"{directory} cannot be removed: see what in it is in use or immutable")
     with suppress(OSError):
         LABS.rmdir()
         node.MOUNT_POINT_MADE.rmdir()

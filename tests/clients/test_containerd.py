@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.apart import Apart, eventually
+from tests.clients.apart import MIGRATOR, Apart, eventually
 from tests.clients.conftest import Ctr
 
 pytestmark = [pytest.mark.needs_containerd, pytest.mark.needs_busybox]
@@ -65,6 +65,15 @@ def test_it_is_checkpointed_and_runs_on(ctr: Ctr, sleeper: str, place: Apart) ->
     done = ctr("task", "checkpoint", "--image-path", str(images), sleeper)
     assert done.returncode == 0, done.stderr
     assert (images / "inventory.img").exists()
+    assert status(ctr, sleeper) == "RUNNING"
+
+
+@pytest.mark.needs_criu
+def test_it_is_not_moved_behind_its_back(ctr: Ctr, sleeper: str, place: Apart) -> None:
+    root = ("--root", "/run/containerd/runc/default")
+    refused = place.run(MIGRATOR, *root, "migrate", sleeper, "root@nowhere.invalid")
+    assert refused.returncode == 1
+    assert "is kept by containerd, which would take its leaving for its end" in refused.stderr
     assert status(ctr, sleeper) == "RUNNING"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.apart import Apart
+from tests.clients.apart import MIGRATOR, Apart
 from tests.clients.conftest import Podman
 
 pytestmark = [pytest.mark.needs_podman, pytest.mark.needs_busybox]
@@ -65,6 +65,27 @@ def test_it_is_checkpointed_and_restored(podman: Podman, sleeper: str) -> None:
     restored = podman("container", "restore", sleeper)
     assert restored.returncode == 0, restored.stderr
     assert "sleep inf" in podman("top", sleeper, "args").stdout
+
+
+@pytest.mark.needs_criu
+def test_it_is_moved_as_a_file(podman: Podman, sleeper: str, place: Apart) -> None:
+    file = str(place.room / "sleeper.tar")
+    dumped = podman("container", "checkpoint", "--export", file, sleeper)
+    assert dumped.returncode == 0, dumped.stderr
+    assert podman(*podman.remove, sleeper).returncode == 0
+    restored = podman("container", "restore", "--import", file)
+    assert restored.returncode == 0, restored.stderr
+    assert "sleep inf" in podman("top", sleeper, "args").stdout
+
+
+@pytest.mark.needs_criu
+def test_it_is_not_moved_behind_its_back(podman: Podman, sleeper: str, place: Apart) -> None:
+    name = podman("inspect", "--format", "{{.Id}}", sleeper).stdout.strip()
+    refused = place.run(MIGRATOR, "migrate", name, "root@nowhere.invalid")
+    assert refused.returncode == 1
+    assert "is kept by Podman, which would take its leaving for its end" in refused.stderr
+    assert "podman container checkpoint --export FILE" in refused.stderr
+    assert podman.status(sleeper) == "running"
 
 
 def test_it_is_stopped_and_started_again(podman: Podman, sleeper: str) -> None:

@@ -137,6 +137,8 @@ def test_the_version_names_the_program_on_its_first_line(
         (["state"], "missing argument 'CONTAINER' (see `migrator state --help`)"),
         (["start", "a", "b"], "got unexpected extra argument"),
         (["state", "--bogus"], "no such option"),
+        # what Podman looks for, to know whether it may restore into a pod
+        (["restore", "--lsm-mount-context"], "flag needs an argument: --lsm-mount-context"),
         (["--log-format", "xml", "list"], "'xml' is not one of 'text', 'json'"),
         (["restore", "--no-pivot", "a"], "--no-pivot cannot be had: CRIU changes the root"),
         (["checkpoint", "--lazy-pages", "a"], "--lazy-pages needs --page-server"),

@@ -32,10 +32,15 @@ def test_the_text_form_is_key_and_value(tmp_path: Path) -> None:
     assert re.fullmatch(rf'time="{RFC3339}" level=warning msg="said \\"no\\""\n', line)
 
 
-def test_a_terminal_obeys_nothing_that_a_name_says(capsys: pytest.CaptureFixture[str]) -> None:
-    log.configure()
-    logging.getLogger("criu_rpc").error("no such file: \x1b]0;mine\x07\x9b2J")
-    assert capsys.readouterr().err == "migrator: no such file:  ]0;mine  2J\n"
+@pytest.mark.parametrize("form", log.FORMATS)
+def test_what_a_message_quotes_is_nothing_that_a_terminal_obeys(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(path=tmp_path / "log", form=form)
+    logging.getLogger("runtime").error("%s: no such", "\x1b[31mred\r\x9b\udcff")
+    shown = "\\x1b[31mred\\r\\x9b\\udcff: no such"
+    assert capsys.readouterr().err == f"migrator: {shown}\n"
+    assert json.dumps(shown) in (tmp_path / "log").read_text()
 
 
 def test_a_warning_goes_to_stderr_only_without_a_file(
