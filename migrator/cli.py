@@ -64,8 +64,8 @@ def run(arguments: Sequence[str]) -> int:
 
             return invoke(words)
         return verb(apply(**said), values)
-    except KeyboardInterrupt:
-        _print_error("interrupted")
+    except KeyboardInterrupt as exc:
+        _print_error("; ".join(("interrupted", *map(str, exc.args))))
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the one handler: every error gets its line and code
         return _report(exc, name)

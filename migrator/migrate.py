@@ -401,6 +401,8 @@ class Migration:
         explained = isinstance(error, MigrationError | ContainerError | CriuError | OSError)
         if began and explained and undone:
             raise RolledBack(self.plan.container, phase, str(error)) from error
+        if began and undone and isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{self.plan.container} runs on here as before") from error
 
     def _clean_up(self) -> None:
         with self.recorder.phase("clean up"):

@@ -182,7 +182,7 @@ def test_an_interrupt_undoes_everything(
         two_hosts.source.run("kill", f"-{number.value}", str(pid))
     move.go_on()
     status, said = move.finish()
-    assert (status, said) == (130, "migrator: interrupted\n")
+    assert (status, said) == (130, f"migrator: interrupted; {NAME} runs on here as before\n")
     assert counter.where_it_runs() == "source"
     counter.remove("source")
 
