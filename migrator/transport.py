@@ -53,7 +53,7 @@ class SshConnection:
         """Connect and authenticate; DestinationUnreachable says what failed and what to do."""
         settings = ssh_config.read(destination)
         client, proxy = paramiko.SSHClient(), None
-        known_hosts = list(_known_hosts(settings))
+        known_hosts = list(_known_hosts(settings.known_hosts))
         _load(client.get_host_keys(), known_hosts)
         client.set_missing_host_key_policy(_policy(settings, destination))
         try:
@@ -177,9 +177,9 @@ class AgentStream:
         return lines[-1] if lines else ""
 
 
-def _known_hosts(settings: SshSettings) -> Iterator[list[str]]:
+def _known_hosts(files: Iterable[Path]) -> Iterator[list[str]]:
     """The fields of each line of all known_hosts. sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
-    for path in settings.known_hosts:
+    for path in files:
         with suppress(OSError):
             text = path.read_text(errors="replace")
             yield from (line.split() for line in text.splitlines())

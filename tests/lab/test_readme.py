@@ -1,12 +1,16 @@
 """What README.md shows is what happens: its commands and its program run as they are printed."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from textwrap import dedent
 
 import pytest
 
+from migrator.lab import lab
+from tests import leftovers
 from tests.lab.hosts import TwoHosts, make_bundle, nothing_left_behind
 
 pytestmark = [
@@ -41,6 +45,20 @@ def test_a_checkpoint_and_a_restore_without_a_second_host(two_hosts: TwoHosts) -
     ask = "migrator list --quiet; migrator delete --force box; rm -r /tmp/image\n"
     said = two_hosts.source.run("sh", "-ec", ON_PATH + made + moved + ask).stdout
     assert said.splitlines()[-1] == "box"
+
+
+@pytest.mark.needs_criu
+@pytest.mark.needs_sshd
+@pytest.mark.needs_rsync
+def test_a_lab_as_its_manual_has_it() -> None:
+    name = leftovers.own("manual")
+    shown = re.search(r"(?:^    .*\n)+", (ROOT / "docs/lab.md").read_text(), re.MULTILINE)
+    assert shown is not None
+    script = re.sub(r"migrator lab (\w+)", rf"migrator lab \1 --name {name}", dedent(shown[0]))
+    script = script.replace("-- ...", "-- true").replace("lab/default/", f"lab/{name}/")
+    done = subprocess.run(["sh", "-ec", ON_PATH + script], stdout=PIPE, stderr=STDOUT, check=False)
+    assert done.returncode == 0, done.stdout.decode()
+    assert name not in lab.names()
 
 
 def test_the_library_in_ten_lines(two_hosts: TwoHosts) -> None:

@@ -21,11 +21,8 @@ def test_lines_that_paramiko_cannot_read_hide_no_other(tmp_path, keys):
         f"damaged ecdsa-sha2-nistp256 AAAA%%%\nalpha,10.0.0.1 {ours} of alpha\n{hashed} {ours}\n"
     )
     (tmp_path / "two").write_text(f"alpha {other}\n")
-    settings = {
-        "userknownhostsfile": f"{tmp_path}/one {tmp_path}/two {tmp_path}/none",
-        "globalknownhostsfile": str(tmp_path),
-    }
-    lines, known = list(_known_hosts(settings)), paramiko.HostKeys()
+    files = (tmp_path / "one", tmp_path / "two", tmp_path / "none", tmp_path)
+    lines, known = list(_known_hosts(files)), paramiko.HostKeys()
     _load(known, lines)
     assert [known.check(name, keys[0]) for name in ("alpha", "10.0.0.1", "beta")] == [True] * 3
     assert not known.check("alpha", keys[1])
