@@ -36,6 +36,8 @@ _FEATURES = (
     | userfaultfd.EVENT_UNMAP
 )
 _EVENTS_AT_ONCE = 16
+# Nobody waits for what criu does yet: a busy machine may take its time.
+_PATIENCE_S = 10.0
 
 
 class Heirs:
@@ -48,8 +50,12 @@ class Heirs:
         """
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
             fd = mem.fileno()
-            self._address = in_a_thread(lambda: map_nothing(pid, fd, PAGE), name="heirs")
-            self._own, _ = in_a_thread(lambda: take_userfaultfd(pid, fd, flags=0), name="heirs")
+            self._address = in_a_thread(
+                lambda: map_nothing(pid, fd, PAGE, timeout_s=_PATIENCE_S), name="heirs"
+            )
+            self._own, _ = in_a_thread(
+                lambda: take_userfaultfd(pid, fd, flags=0, timeout_s=_PATIENCE_S), name="heirs"
+            )
         self._fds: list[int] = []
         self._unclaimed: list[int] = []
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)

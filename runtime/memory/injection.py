@@ -57,9 +57,15 @@ _ELF_HEADER = struct.Struct("<4s36xQ10xHH2x")
 
 
 class _Call(NamedTuple):
+    """A system call that a thread is to make."""
+
     name: str
     number: int
     arguments: tuple[int, ...]
+    #: it makes a descriptor, which is to be ours alone
+    descriptor: bool
+    #: how long the thread may take to each of its stops
+    timeout_s: float
 
 
 class _Unfit(Exception):
@@ -67,21 +73,27 @@ class _Unfit(Exception):
 
 
 def take_userfaultfd(
-    pid: int, mem_fd: int, *, flags: int = userfaultfd.USER_MODE_ONLY
+    pid: int,
+    mem_fd: int,
+    *,
+    flags: int = userfaultfd.USER_MODE_ONLY,
+    timeout_s: float = STOP_TIMEOUT_S,
 ) -> tuple[int, int]:
     """Make and take over a userfaultfd of process *pid*; and for how many us it stood for that.
 
-    mem_fd: its /proc/PID/mem; the userfaultfd is of the same memory. To be called in a thread that
-    ends soon: what does not stop in time is detached by that. Raises OSError, the target being as
-    before: EPERM may not be traced; ETIMEDOUT no thread of it stops; EMFILE it has no descriptor
-    left; ENOEXEC 32 bit, or no room for a detour; ESRCH it has ended or executed another program.
+    mem_fd: its /proc/PID/mem; the userfaultfd is of the same memory. timeout_s: how long it may
+    take to each of its stops. To be called in a thread that ends soon: what does not stop in time
+    is detached by that. Raises OSError, the target being as before: EPERM may not be traced;
+    ETIMEDOUT no thread of it stops; EMFILE it has no descriptor left; ENOEXEC 32 bit, or no room
+    for a detour; ESRCH it has ended or executed another program.
     """
     here = _known_machine()
-    call = _Call("userfaultfd", here.userfaultfd, (os.O_CLOEXEC | os.O_NONBLOCK | flags,))
-    return _inject(pid, mem_fd, here, call, descriptor=True)
+    arguments = (os.O_CLOEXEC | os.O_NONBLOCK | flags,)
+    call = _Call("userfaultfd", here.userfaultfd, arguments, True, timeout_s)
+    return _inject(pid, mem_fd, here, call)
 
 
-def map_nothing(pid: int, mem_fd: int, size: int) -> int:
+def map_nothing(pid: int, mem_fd: int, size: int, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
     """Have process *pid* map *size* bytes of private memory that it may not touch; their address.
 
     A tracer that dies meanwhile may leave it with other registers than it had: it is to be a
@@ -89,8 +101,8 @@ def map_nothing(pid: int, mem_fd: int, size: int) -> int:
     """
     here = _known_machine()
     arguments = (0, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    call = _Call("mmap", here.mmap, arguments)
-    return _inject(pid, mem_fd, here, call, descriptor=False)[0]
+    call = _Call("mmap", here.mmap, arguments, False, timeout_s)
+    return _inject(pid, mem_fd, here, call)[0]
 
 
 def _known_machine() -> Machine:
@@ -100,17 +112,14 @@ def _known_machine() -> Machine:
     return here
 
 
-def _inject(
-    pid: int, mem_fd: int, here: Machine, call: _Call, *, descriptor: bool
-) -> tuple[int, int]:
+def _inject(pid: int, mem_fd: int, here: Machine, call: _Call) -> tuple[int, int]:
     end_of_vdso = _end_of_vdso(pid, mem_fd)
     pidfd = os.pidfd_open(pid)
     failure: OSError = ProcessLookupError(errno.ESRCH, "has no thread", f"process {pid}")
     try:
         for tid in _threads(pid):
             try:
-                injection = _Injection(pid, tid, here, mem_fd, end_of_vdso, pidfd, call, descriptor)
-                return injection.run()
+                return _Injection(pid, tid, here, mem_fd, end_of_vdso, pidfd, call).run()
             except TimeoutError as exc:
                 failure = exc
     finally:
@@ -133,10 +142,7 @@ def _state(pid: int, tid: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Injection:
-    """One thread's detour, to be written behind the end of the vDSO. pidfd: of the process.
-
-    call: what it is to call; descriptor: that makes one, which is to be ours alone.
-    """
+    """One thread's detour, to be written behind the end of the vDSO. pidfd: of the process."""
 
     pid: int
     tid: int
@@ -145,7 +151,6 @@ class _Injection:
     end_of_vdso: int
     pidfd: int
     call: _Call
-    descriptor: bool
 
     def run(self) -> tuple[int, int]:
         options = ptrace.O_SUSPEND_SECCOMP if _is_filtered(self.pid, self.tid) else 0
@@ -153,7 +158,7 @@ class _Injection:
             thread = Thread.seize(self.tid, self.here, options=options)
             began = time.perf_counter_ns()
             try:
-                thread.stop(STOP_TIMEOUT_S)
+                thread.stop(self.call.timeout_s)
                 taken = self._by_detour(thread)
             except _Unfit:
                 thread.detach()
@@ -209,21 +214,21 @@ class _Injection:
 
     def _call(self, thread: Thread) -> int:
         """Turn the first close into the call, take its result, let the second one close."""
-        name, number, arguments = self.call
-        thread.to_system_call(STOP_TIMEOUT_S)
+        name, number, arguments, descriptor, timeout_s = self.call
+        thread.to_system_call(timeout_s)
         calling = self.here.calling(thread.registers(), number, *arguments)
         thread.set_registers(calling, call=number)
-        thread.to_system_call(STOP_TIMEOUT_S)
+        thread.to_system_call(timeout_s)
         registers = thread.registers()
         taken = result = self.here.result(registers)
         with ExitStack() as stack:
-            if not self.descriptor:
+            if not descriptor:
                 thread.set_registers(self.here.returning(registers, -1))  # nothing to close
             elif result >= 0:
                 taken = pidfd_getfd(self.pidfd, result)
                 stack.callback(os.close, taken)
-            thread.to_system_call(STOP_TIMEOUT_S)
-            thread.to_system_call(STOP_TIMEOUT_S)
+            thread.to_system_call(timeout_s)
+            thread.to_system_call(timeout_s)
             stack.pop_all()
         if result < 0:
             raise OSError(-result, f"{name}: {os.strerror(-result)}")
