@@ -94,6 +94,7 @@ class Source:
             ext_unix_sk=self.plan.ext_unix_sk,
             link_remap=self.plan.link_remap,
             own_tmpfs=True,
+            leave_stopped=True,
             own_network=own_network,
             criu=self.plan.criu,
         )

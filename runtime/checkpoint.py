@@ -285,6 +285,7 @@ class Checkpoint:
             external=(*externals.namespaces_to_dump(container.spec, pid), *outside),
             ext_mnt=tuple((mount.point, mount.name) for mount in mounts),
             leave_running=options.leave_running,
+            leave_stopped=options.leave_stopped,
             tcp_established=options.tcp_established,
             tcp_skip_in_flight=options.tcp_skip_in_flight,
             ext_unix_sk=options.ext_unix_sk,

@@ -16,6 +16,10 @@ class CheckpointOptions:
     #: for logs and statistics; image_path when None
     work_path: Path | None = None
     leave_running: bool = False
+    #: whoever holds the dump ends the container, or refuses it. What waits in terminals that both
+    #: ends of are inside is there again then: where CRIU is to kill, it has taken that out, and
+    #: left their descriptors O_NONBLOCK (criu/tty.c: tty_dump_queued_data)
+    leave_stopped: bool = False
     tcp_established: bool = False
     tcp_skip_in_flight: bool = False
     ext_unix_sk: bool = False
