@@ -6,10 +6,10 @@ import os
 import select
 import signal
 from _thread import RLock
+from _weakref import ref  # weakref: 2 ms
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import ClassVar, Self
-from weakref import WeakValueDictionary
 
 from runtime import pidfd
 from runtime.state import process_stat
@@ -68,7 +68,7 @@ class Held(Descriptor):
     The kernel tells a program once how its child has ended: all who hold it then learn it.
     """
 
-    _by_pid: ClassVar[WeakValueDictionary[int, Held]] = WeakValueDictionary()
+    _by_pid: ClassVar[dict[int, ref[Held]]] = {}
     _finding: ClassVar[RLock] = RLock()
 
     def __init__(self, pid: int, pidfd_: int, start_time: int = 0) -> None:
@@ -77,13 +77,23 @@ class Held(Descriptor):
         self.pid, self._start_time = pid, start_time
         self._exit_status: int | None = None
         self._asking = RLock()
-        self._by_pid[pid] = self
+        self._entry = self._by_pid[pid] = ref(self)
+
+    def __del__(self) -> None:
+        if self._by_pid.get(self.pid) is self._entry:
+            del self._by_pid[self.pid]
+        super().__del__()
+
+    @classmethod
+    def _known(cls, pid: int) -> Held | None:
+        entry = cls._by_pid.get(pid)
+        return entry() if entry else None
 
     @classmethod
     def of(cls, pid: int, start_time: int) -> Held | None:
         """The process *pid* if it started then, and is not yet waited for; 0: there is none."""
         with cls._finding, suppress(ProcessLookupError):
-            held = cls._by_pid.get(pid)
+            held = cls._known(pid)
             if pid and not (held and held._start_time == start_time):
                 held = cls(pid, os.pidfd_open(pid), start_time)
         # Asked after opening: whatever the descriptor holds now had this pid then.
@@ -93,7 +103,7 @@ class Held(Descriptor):
     @classmethod
     def reap(cls, pid: int) -> None:
         """Take the exit status of *pid* away if it is a child of ours that has ended."""
-        if held := cls._by_pid.get(pid):
+        if held := cls._known(pid):
             held.learn()
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
