@@ -279,8 +279,8 @@ class Migration:
             self.source.slow_down(1.0)  # CRIU has its tasks work for it
         if self.departure is not None:
             self.departure.begin(self.source.bare)
-        if self.files is not None and not self.plan.link_remap:
-            self.files.start()
+        if self.files is not None and not self.source.has_lost_names:
+            self.files.start()  # else once CRIU has made names
 
     def _hand_over(self) -> None:
         """With the container dumped and held: complete the destination's copy, then commit."""

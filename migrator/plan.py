@@ -91,9 +91,7 @@ class Plan:
     rootfs_mode: str = "sync"
     bundle: Path | None = None
     criu: str | None = None
-    file_locks: bool = False
     ext_unix_sk: bool = False
-    link_remap: bool = False
     commit_wait_s: float = DEFAULT_COMMIT_WAIT_S
     mode: str = "auto"
     downtime_ms: float = 300.0

@@ -105,10 +105,15 @@ def bandwidth(rounds: Sequence[Round]) -> float:
 
 
 def _bytes_a_page(rounds: Sequence[Round]) -> float:
-    """What a dirty page takes on the wire: less than its size where pages are compressed."""
-    for round_ in reversed(rounds):
-        if round_.bytes_sent >= TELLING_BYTES and round_.pages_sent:
-            return min(round_.bytes_sent / round_.pages_sent, PAGE_SIZE * 1.01)
+    """What a dirty page takes on the wire.
+
+    Less than its size where it is compressed, or zeros, or what has been sent before; of the last
+    two the first round, in which is what never changes, is no measure.
+    """
+    for index in reversed(range(len(rounds))):
+        pages = rounds[index - 1].dirty_pages if index else rounds[0].pages_sent
+        if rounds[index].bytes_sent >= TELLING_BYTES and pages:
+            return min(rounds[index].bytes_sent / pages, PAGE_SIZE * 1.01)
     return float(PAGE_SIZE)
 
 

@@ -30,6 +30,14 @@ from runtime.restore_options import RestoreOptions
 
 logger = Logger(__name__)
 
+# A file that has no name any more is among the images: it has to move, however large it is.
+_GHOST_LIMIT_BYTES = 1 << 30
+_DELETED = " (deleted)"
+# What never had a name, but looks as if (proc_pid_maps(5))
+_NAMELESS = re.compile(
+    rb" /(?!(?:dev/zero|memfd:.*|SYSV[0-9a-f]+|anon_hugepage) ).* \(deleted\)$", re.M
+)
+
 
 class Source:
     """One running container that is to leave. Closed with `close`, whatever became of it."""
@@ -46,6 +54,9 @@ class Source:
         self._checkpoint: Checkpoint | None = None
         self._throttle: CpuThrottle | None = None
         self._held: Held | None = None
+        #: whether a file is open or mapped by a name that it has lost, and has others left: CRIU
+        #: gives it one while it dumps, beside the lost one (criu/files-reg.c: link_remap)
+        self.has_lost_names = False
 
     @property
     def bare(self) -> BareCriu:
@@ -87,12 +98,14 @@ class Source:
         if self.images_dir is None:
             size = memory_bytes if self.plan.mode == "cold" else image_bytes
             self.images_dir = images.choose_images_dir(self.plan.container, size(self.container))
+        self.has_lost_names = any(map(_has_lost_names, self.container.processes()))
         options = CheckpointOptions(
             image_path=self.images_dir,
             tcp_established=True,
-            file_locks=self.plan.file_locks,
+            file_locks=True,
             ext_unix_sk=self.plan.ext_unix_sk,
-            link_remap=self.plan.link_remap,
+            link_remap=self.has_lost_names,
+            ghost_limit_bytes=_GHOST_LIMIT_BYTES,
             own_tmpfs=True,
             leave_stopped=True,
             own_network=own_network,
@@ -289,3 +302,13 @@ def _shared_writable(pid: int) -> set[str]:
             for match in found
             if match and not match[1].endswith(b" (deleted)")
         }
+
+
+def _has_lost_names(pid: int) -> bool:
+    with suppress(OSError):
+        for link in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.readlink(link.path).endswith(_DELETED) and os.stat(link.path).st_nlink:
+                    return True
+        return bool(_NAMELESS.search(Path(f"/proc/{pid}/maps").read_bytes()))
+    return False

@@ -234,9 +234,9 @@ class Checkpoint:
             self._say_ready()
 
     def _say_ready(self) -> None:
-        if self.options.status_fd is not None:
-            os.write(self.options.status_fd, b"\0")
-            os.close(self.options.status_fd)
+        if (fd := self.options.status_fd) is not None:
+            os.write(fd, b"\0")
+            os.close(fd)
 
     def _note_positions(self) -> None:
         before = self.record.descriptors
@@ -329,12 +329,10 @@ class Checkpoint:
 
 def unlock(container: Container) -> None:
     """Let a running container's network work again after a CRIU that died while it dumped it."""
-    if not container.status().has_init:
-        return
-    pid = container.state.init_pid
-    shared = os.path.samefile(container.netns_path, "/proc/thread-self/ns/net")
-    with suppress(ContainerError):
-        unlock_network(pid, container.processes(), shared=shared)
+    if container.status().has_init:
+        shared = os.path.samefile(container.netns_path, "/proc/thread-self/ns/net")
+        with suppress(ContainerError):
+            unlock_network(container.state.init_pid, container.processes(), shared=shared)
 
 
 def _check_status(container: Container) -> bool:

@@ -24,6 +24,7 @@ from runtime import (
     peers,
     processes,
     records,
+    timers,
     tmpfs,
 )
 from runtime.cgroups import delegation, of_state
@@ -315,6 +316,7 @@ class _Prepared:
         peers.join(self._init_pid, self.plan.peers())
         if self._late is not None:
             self._late.give(self._init_pid, self._cgroup.processes())
+        timers.revive(self._cgroup.processes())
         self.plan.adopt_network()
         # Only now: limits slow CRIU down, and devices that it may not open it takes for missing.
         self._cgroup.set(self.plan.spec.linux.resources)

@@ -91,13 +91,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Post-copy: end the container when its pages stay away that long.  [default: never]",
 )
-@option("--file-locks", flag=True, help="Move file locks too.")
 @option("--ext-unix-sk", flag=True, help="Allow unix sockets connected to outside.")
-@option(
-    "--link-remap",
-    flag=True,
-    help="Move files that are open but have no name any more by a link.",
-)
 @option(
     "--console-socket",
     kind=PATH,

@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from migrator.lab.host import Host
@@ -26,7 +28,10 @@ SWEEP = f"""
 migrator delete --force {NAME}
 rm -rf /srv/{NAME} /run/migrator/migrations/{NAME}.*
 """
-RUN = 'exec </dev/null >/dev/null 2>&1; exec migrator run --detach --network "$1" -b "$2" "$3"'
+RUN = """
+exec </dev/null >/dev/null 2>&1
+exec migrator run --detach --network loopback --network "$1" --bundle "$2" "$3"
+"""
 
 
 class Churn:
@@ -36,21 +41,23 @@ class Churn:
         self,
         hosts: TwoHosts,
         *parts: str,
+        program: ModuleType = churn,
         prepare: Callable[[Bundle], None] | None = None,
         **config: Any,
     ) -> None:
-        """parts: of churn.py, by default most of them; config: sections of config.json; prepare:
-        what else is to be done to its bundle.
+        """parts: of *program*, by default most of churn.py's; config: sections of config.json;
+        prepare: what else is to be done to its bundle.
         """
         self.host, self.other = hosts.source, hosts.destination
         self._config = str(hosts.lab.ssh_config)
         self._parts = set(parts or PARTS)
+        script = Path(str(program.__file__))
         python = ("/usr/bin/python3", "-I", "-S")
-        bundle = make_bundle(self.host, NAME, *python, "/churn.py", *parts)
+        bundle = make_bundle(self.host, NAME, *python, f"/{script.name}", *parts)
         for name in ("lib", "lib64"):
             (bundle.rootfs / name).symlink_to(f"usr/{name}")
         bundle.update(mounts=[*bundle.spec["mounts"], USR], **config)
-        shutil.copy(churn.__file__, bundle.rootfs)
+        shutil.copy(script, bundle.rootfs)
         if prepare:
             prepare(bundle)
         network = f"type=veth,name=eth0,bridge={self.host.bridge},address=10.77.9.9/16"

@@ -73,6 +73,14 @@ def test_compressed_pages_are_predicted_as_compressed():
     assert decide([third], LIMITS).predicted_downtime_ms < 60 + 30000 * PAGE / LINK * 1000 / 2
 
 
+def test_pages_that_need_not_be_sent_again_are_predicted_as_such():
+    """Of 40000 dirty pages a tenth had a content that was not there yet."""
+    rounds = [a_round(262144, 40000), Round(4000 * PAGE, 0.2, 4000, 40000)]
+    decision = decide(rounds, LIMITS)
+    assert round(decision.predicted_downtime_ms) == LIMITS.fixed_ms + 200
+    assert "15.6 MiB are left, 200 ms" in decision.why
+
+
 def test_a_round_of_a_few_pages_says_nothing_about_the_link():
     rounds = [a_round(262144, 10), Round(10 * PAGE, 0.5, 10, 3000)]
     assert bandwidth(rounds) == pytest.approx(LINK)
