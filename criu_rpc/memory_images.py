@@ -1,4 +1,4 @@
-"""The images that say what a process's memory is: pagemap-*.img read and written, mm-*.img read.
+"""The images that say what a process's memory is: pagemap-*.img and mm-*.img.
 
 A pagemap lists runs of pages by address; those with PE_PRESENT lie in its pages-*.img, in the order
 of the list. images/pagemap.proto, images/vma.proto, criu/include/{image,pagemap,vma}.h.
@@ -30,7 +30,8 @@ VMA_AREA_AIORING = 1 << 13
 VMA_AREA_GUARD = 1 << 16
 # mmap(2), by VmaEntry.flags
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_DROPPABLE = 0x02, 0x20, 0x08
-_MAP_LOCKED, _MAP_HUGETLB = 0x2000, 0x40000
+_MAP_LOCKED, _MAP_NORESERVE, _MAP_HUGETLB = 0x2000, 0x4000, 0x40000
+_PROT_WRITE = 0x2
 
 _COMMON = 0x54564319
 _PAGEMAP = struct.pack("<II", _COMMON, 0x56084025)
@@ -117,21 +118,36 @@ def write_pagemap(path: Path, pages_id: int, entries: Iterable[PagemapEntry]) ->
 
 def read_vmas(path: Path) -> list[Vma]:
     """The mappings of mm-*.img at *path*, ascending; guard regions come last, as CRIU has them."""
-    with _parsing(path):
-        (raw,) = _messages(path, _MM)
-        vmas = proto.mm().mm_entry.FromString(raw).vmas
-        return [Vma(each.start, each.end, each.flags, each.status) for each in vmas]
+    return [Vma(each.start, each.end, each.flags, each.status) for each in _read_mm(path).vmas]
 
 
 def add_guards(path: Path, guards: Iterable[tuple[int, int]]) -> None:
     """Append guard regions (madvise(2): MADV_GUARD_INSTALL) to mm-*.img at *path*."""
-    with _parsing(path):
-        (raw,) = _messages(path, _MM)
-        mm = proto.mm().mm_entry.FromString(raw)
+    mm = _read_mm(path)
     for start, end in guards:
         mm.vmas.add(
             start=start, end=end, pgoff=0, shmid=0, prot=0, flags=0, status=VMA_AREA_GUARD, fd=-1
         )
+    _write_mm(path, mm)
+
+
+def keep_from_counting(path: Path, least_bytes: int) -> None:
+    """Make private mappings of that size that are not writable MAP_NORESERVE in mm-*.img."""
+    mm = _read_mm(path)
+    for vma in mm.vmas:
+        reserved = vma.status & VMA_ANON_PRIVATE and not vma.prot & _PROT_WRITE
+        if reserved and vma.end - vma.start >= least_bytes:
+            vma.flags |= _MAP_NORESERVE
+    _write_mm(path, mm)
+
+
+def _read_mm(path: Path) -> Any:
+    with _parsing(path):
+        (raw,) = _messages(path, _MM)
+        return proto.mm().mm_entry.FromString(raw)
+
+
+def _write_mm(path: Path, mm: Any) -> None:
     data = mm.SerializeToString()
     path.write_bytes(_MM + _SIZE.pack(len(data)) + data)
 

@@ -40,7 +40,7 @@ from runtime.memory.copying import copied, write_all
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import Run, intersect, minus, normalized
 from runtime.process.channel import Channel
-from runtime.processes import strangers
+from runtime.processes import strangers, vpid_of
 
 if TYPE_CHECKING:
     from runtime.container import Container
@@ -258,14 +258,6 @@ def _write_present(
 def _copy(mem_fd: int, run: Run, image_fd: int) -> None:
     if copied(lambda view, at: os.preadv(mem_fd, [view], at), [run], image_fd) != [run]:
         raise OSError(errno.EIO, f"memory at {run[0]:#x} cannot be read")
-
-
-def vpid_of(pid: int) -> int:
-    """Its pid in the innermost pid namespace. proc_pid_status(5)."""
-    for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-        if line.startswith(b"NSpid:"):
-            return int(line.split()[-1])
-    return pid
 
 
 def stack_pages(pid: int) -> list[Run]:

@@ -25,7 +25,7 @@ from criu_rpc import (
     first_of,
 )
 from criu_rpc.logger import Logger
-from runtime import descriptors, externals, mountinfo, processes, propagation, tmpfs
+from runtime import descriptors, externals, mountinfo, processes, propagation, reservations, tmpfs
 from runtime.checkpoint_options import CheckpointOptions
 from runtime.constants import CLONE_NEWNET
 from runtime.container import Container
@@ -230,6 +230,7 @@ class Checkpoint:
             self._note_positions()
         elif notification.script == Script.POST_DUMP:
             self._note_network()
+            reservations.keep_from_counting(self.options.image_path, self.container.processes())
         elif notification.script == Script.STATUS_READY:
             self._say_ready()
 

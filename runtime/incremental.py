@@ -30,7 +30,6 @@ from runtime.bare_dump import (
     complete,
     entries_of,
     stack_pages,
-    vpid_of,
 )
 from runtime.checkpoint import Checkpoint, CheckpointOptions
 from runtime.container import Container
@@ -43,6 +42,7 @@ from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import Keeper
 from runtime.memory.runs import Run, intersect, minus, size_pages
 from runtime.oserrors import reason
+from runtime.processes import vpid_of
 from runtime.state import Status, lock
 
 logger = Logger(__name__)

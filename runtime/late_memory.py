@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from criu_rpc.memory_images import PE_LAZY, read_pagemap, write_pagemap
-from runtime.bare_dump import vpid_of
 from runtime.memory.heirs import Heirs
 from runtime.memory.lazy.protocol import Giver
 from runtime.memory.runs import Run
+from runtime.processes import vpid_of
 
 
 class LateMemory:

@@ -63,6 +63,14 @@ def tasks_of(pid: int) -> list[int]:
     return []
 
 
+def vpid_of(pid: int) -> int:
+    """Its pid in the innermost pid namespace. proc_pid_status(5)."""
+    for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+        if line.startswith(b"NSpid:"):
+            return int(line.split()[-1])
+    return pid
+
+
 def standard_descriptors(pid: int) -> list[str]:
     """Where 0 to 2 of *pid* lead (proc_pid_fd(5)); "" for what is closed, or not for us to see."""
     found = []

@@ -16,7 +16,6 @@ from criu_rpc.images import PARENT, check
 from criu_rpc.memory_images import PAGE_BYTES, PE_PARENT, PE_PRESENT, read_pagemap, read_vmas
 from criu_rpc.pages import check_pages
 from runtime import Container, incremental
-from runtime.bare_dump import vpid_of
 from runtime.checkpoint import CheckpointOptions
 from runtime.errors import CheckpointFailed, RestoreFailed
 from runtime.incremental_chain import check_links
@@ -25,6 +24,7 @@ from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import SOCKET, Keeper
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import size_pages
+from runtime.processes import vpid_of
 from runtime.restore import Restore, RestoreOptions
 from tests.containers import Box
 from tests.waiting import eventually
