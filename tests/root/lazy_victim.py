@@ -3,7 +3,7 @@
 Run as a program it plays CRIU's part too: it registers its memory with a userfaultfd, and hands it
 to the server. From then on it does to its memory whatever a process may, each page compared with a
 model. Argument: JSON of work_dir, pid, segments [[address, pages], ...], seed, seconds,
-finish_after_s.
+finish_after_s, waits (for a line, before it hands its memory over).
 """
 
 import ctypes
@@ -84,11 +84,15 @@ class Victim:
         self.children: set[int] = set()
         self.done: dict[str, int] = {}
 
-    def hand_over(self, work_dir: str, pid: int) -> socket.socket:
+    def hand_over(self, work_dir: str, pid: int, *, waits: bool) -> socket.socket:
         os.chdir(work_dir)
         criu = socket.socket(socket.AF_UNIX)
         criu.connect("lazy-pages.socket")
         criu.sendall(struct.pack("i", pid))
+        if waits:
+            sys.stdout.write("announced\n")
+            sys.stdout.flush()
+            sys.stdin.readline()
         socket.send_fds(criu, [b"\0"], [self.uffd])
         os.close(self.uffd)
         return criu
@@ -220,7 +224,7 @@ class Victim:
 def main() -> None:
     plan = json.loads(sys.argv[1])
     victim = Victim(plan["segments"], plan["seed"])
-    criu = victim.hand_over(plan["work_dir"], plan["pid"])
+    criu = victim.hand_over(plan["work_dir"], plan["pid"], waits=plan["waits"])
     victim.live(plan["seconds"], plan["finish_after_s"], criu)
     sys.stdout.write(json.dumps(victim.done))
 

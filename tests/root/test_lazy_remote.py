@@ -1,5 +1,6 @@
 """Pages from a source host: whatever becomes of the stream and of the server, each one arrives."""
 
+import os
 import random
 import select
 import signal
@@ -95,6 +96,32 @@ def test_every_page_arrives_though_the_stream_is_cut(rig: Rig, source: Source) -
     code, said = rig.status()
     assert (code, rig.lazy.wait(20)) == (0, True), said
     assert source.streams > 5
+
+
+def test_a_stream_that_ends_as_the_memory_is_handed_over_leaves_its_number_to_it(
+    rig: Rig, source: Source
+) -> None:
+    """Both in one look of the server's: the userfaultfd gets the number that the stream had."""
+    assert eventually(lambda: source.streams == 1)
+    rig.live(7, seconds=1, finish_after_s=0.5, waits=True)
+    assert rig.victim
+    assert rig.victim.stdin
+    assert rig.victim.stdout
+    assert rig.victim.stdout.readline() == "announced\n"
+    time.sleep(0.1)  # for the server to take that in
+    server, _ = rig.lazy.pids
+    os.kill(server, signal.SIGSTOP)
+    assert eventually(lambda: ") T " in Path(f"/proc/{server}/stat").read_text())
+    source.stop()
+    rig.victim.stdin.write("go on\n")
+    rig.victim.stdin.flush()
+    time.sleep(0.1)  # for it to hand over
+    os.kill(server, signal.SIGCONT)
+    time.sleep(0.1)  # for it to find both
+    back = Source(rig.room)
+    code, said = rig.status()
+    back.stop()
+    assert (code, rig.lazy.wait(20)) == (0, True), said
 
 
 def test_every_page_arrives_though_the_servers_are_killed(rig: Rig, source: Source) -> None:

@@ -52,7 +52,9 @@ class Rig:
         assert eventually(lambda: all(self.lazy.pids))
         return self.lazy
 
-    def live(self, seed: int, *, seconds: float, finish_after_s: float) -> None:
+    def live(
+        self, seed: int, *, seconds: float, finish_after_s: float, waits: bool = False
+    ) -> None:
         arguments = {
             "segments": self.segments,
             "seed": seed,
@@ -60,11 +62,13 @@ class Rig:
             "pid": PID,
             "seconds": seconds,
             "finish_after_s": finish_after_s,
+            "waits": waits,
         }
         self.victim = subprocess.Popen(
             [sys.executable, "-m", "tests.root.lazy_victim", json.dumps(arguments)],
             cwd=ROOT,
             start_new_session=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )

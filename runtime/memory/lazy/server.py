@@ -178,7 +178,9 @@ class Server:
         self._watched_pages = wanted
 
     def _pages_ready(self) -> None:
-        for space, start, end in self._pages.arrived():
+        arrived = self._pages.arrived()
+        self._watch_pages()  # a stream may have ended: now, before its number is another's
+        for space, start, end in arrived:
             for filler in self._fillers.values():
                 if filler.space.source == space:
                     filler.arrived(start, end)
