@@ -171,14 +171,26 @@ LAZY = Elsewhere(PE_LAZY, lambda memory, pages: minus(pages, memory.stacks))
 def lazy_in(images_dir: Path, spec: Spec) -> Elsewhere:
     """LAZY, of a container of *spec* whose images are in *images_dir*.
 
-    In a user namespace it is not known what the kernel may write before somebody serves it: those
-    few pages go along (runtime.memory.heirs). Raises BadImages, OSError.
+    In a user namespace nobody serves it before it is whole: the few pages that the kernel may write
+    to by then, or read for any `ps`, go along (runtime.memory.heirs). Raises BadImages, OSError.
     """
     if not spec.linux.user_namespace:
         return LAZY
     starts = {each // PAGE_BYTES * PAGE_BYTES for each in restartable_sequences(images_dir)}
     written = normalized((start, start + PAGE_BYTES) for start in starts)
-    return Elsewhere(PE_LAZY, lambda memory, pages: minus(LAZY.of(memory, pages), written))
+
+    def of(memory: FrozenMemory, pages: list[Run]) -> list[Run]:
+        return minus(minus(LAZY.of(memory, pages), written), _shown(memory.pid))
+
+    return Elsewhere(PE_LAZY, of)
+
+
+def _shown(pid: int) -> list[Run]:
+    """The pages of its arguments and environment, which files in /proc/PID show (proc(5))."""
+    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    bounds = [int(word) for word in text.rpartition(")")[2].split()[45:49]]
+    start, end = min(bounds) // PAGE_BYTES * PAGE_BYTES, max(bounds)
+    return [(start, -(-end // PAGE_BYTES) * PAGE_BYTES)] if all(bounds) else []
 
 
 def complete(

@@ -78,17 +78,27 @@ def make(directory: Path, prepare: Callable[[Path], None]) -> list[Path]:
     made: list[Path] = []
     try:
         for _ in range(_TRIES):
-            # Another container's end may remove the common parent between two steps of ours.
-            with suppress(FileNotFoundError):
+            try:
                 for each in _missing(directory):
                     if _mkdir(each):
                         made.append(each)
                         prepare(each)
+            except (FileNotFoundError, CgroupError) as exc:
+                # Another container's end may remove the common parent between two steps of ours.
+                if not _is_gone(exc):
+                    raise
+            else:
                 return made
         raise CgroupError(directory, "its parent is removed again and again by another process")
     except BaseException:
         remove_empty(reversed(made))
         raise
+
+
+def _is_gone(exc: Exception) -> bool:
+    """ENODEV is what an open control file of a removed cgroup says."""
+    cause = exc.__cause__ if isinstance(exc, CgroupError) else exc
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ENODEV)
 
 
 def _missing(directory: Path) -> list[Path]:
