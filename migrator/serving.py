@@ -111,6 +111,9 @@ class _Stream:
         self._sent.bytes += len(data)
         self._sent.data_pages += len(data) // PAGE_BYTES
 
+    def settimeout(self, seconds: float, /) -> None:
+        self._stream.settimeout(seconds)
+
     def waiting(self) -> bool:
         return bool(self._stream.pending() or select.select([self._stream], [], [], 0)[0])
 

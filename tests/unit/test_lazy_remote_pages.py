@@ -73,6 +73,9 @@ class Asking:
     def sendall(self, data: bytes | memoryview) -> None:
         self.answers += data
 
+    def settimeout(self, seconds: float) -> None:
+        """It never waits."""
+
 
 def test_questions_without_end_are_not_collected() -> None:
     stream = Asking(HEAD.pack(PLENTY, SPACE, START, 1) * (MOST_QUESTIONS + 4000))

@@ -9,8 +9,10 @@ LOST is its last word: a page that was asked for is gone for ever.
 from __future__ import annotations
 
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from runtime.memory.lazy.layout import PAGE
@@ -24,6 +26,7 @@ MOST_PAGES = 512
 MOST_QUESTIONS = 1 << 18
 
 _ZEROS = bytes(PAGE)
+_FAREWELL_S = 5.0
 
 
 class Stream(Protocol):
@@ -31,6 +34,7 @@ class Stream(Protocol):
 
     def recv(self, size: int, /) -> bytes: ...
     def sendall(self, data: bytes | memoryview, /) -> None: ...
+    def settimeout(self, seconds: float, /) -> None: ...
 
 
 class BrokenProtocol(Exception):
@@ -75,7 +79,19 @@ def serve_pages(stream: Stream, read: Read, waiting: Callable[[], bool]) -> bool
                 _answer(stream, read, *(wanted or plenty).popleft())
             except PagesGone:
                 stream.sendall(HEAD.pack(LOST, 0, 0, 0))
+                _hear_out(stream)
                 raise
+
+
+def _hear_out(stream: Stream) -> None:
+    """Read until the other end hangs up: closed with questions unread, TCP resets the connection,
+    which may take back what was just said.
+    """
+    deadline = time.monotonic() + _FAREWELL_S
+    stream.settimeout(_FAREWELL_S)
+    with suppress(OSError):
+        while stream.recv(64 << 10) and time.monotonic() < deadline:
+            pass
 
 
 def _answer(stream: Stream, read: Read, space: int, address: int, pages: int) -> None:
