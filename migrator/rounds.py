@@ -111,16 +111,20 @@ def _bytes_a_page(rounds: Sequence[Round]) -> float:
     two the first round, in which is what never changes, is no measure.
     """
     for index in reversed(range(len(rounds))):
-        pages = rounds[index - 1].dirty_pages if index else rounds[0].pages_sent
+        pages = _found_by(rounds, index)
         if rounds[index].bytes_sent >= TELLING_BYTES and pages:
             return min(rounds[index].bytes_sent / pages, PAGE_SIZE * 1.01)
     return float(PAGE_SIZE)
 
 
+def _found_by(rounds: Sequence[Round], index: int) -> int:
+    """The pages that a round had to send; of the first one, those with content."""
+    return rounds[index - 1].dirty_pages if index else rounds[0].pages_sent
+
+
 def _left_of(rounds: Sequence[Round], index: int) -> float:
     """Which part of what a round had to send was dirty again at its end."""
-    found = rounds[index - 1].dirty_pages if index else rounds[0].pages_sent
-    return rounds[index].dirty_pages / max(found, 1)
+    return rounds[index].dirty_pages / max(_found_by(rounds, index), 1)
 
 
 def _worth_another(rounds: Sequence[Round], pages_ms: float, limits: Limits) -> bool:

@@ -41,6 +41,7 @@ from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import Run, intersect, minus, normalized
 from runtime.process.channel import Channel
 from runtime.processes import strangers, vpid_of
+from runtime.state import stat_fields
 
 if TYPE_CHECKING:
     from runtime.container import Container
@@ -187,8 +188,7 @@ def lazy_in(images_dir: Path, spec: Spec) -> Elsewhere:
 
 def _shown(pid: int) -> list[Run]:
     """The pages of its arguments and environment, which files in /proc/PID show (proc(5))."""
-    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    bounds = [int(word) for word in text.rpartition(")")[2].split()[45:49]]
+    bounds = [int(field) for field in stat_fields(pid)[45:49]]
     start, end = min(bounds) // PAGE_BYTES * PAGE_BYTES, max(bounds)
     return [(start, -(-end // PAGE_BYTES) * PAGE_BYTES)] if all(bounds) else []
 

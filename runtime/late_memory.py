@@ -11,17 +11,16 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from criu_rpc.memory_images import PE_LAZY, read_pagemap, write_pagemap
+from runtime.held import Closing
 from runtime.memory.heirs import Heirs
 from runtime.memory.lazy.protocol import Giver
 from runtime.memory.runs import Run
 from runtime.processes import vpid_of
 
 
-class LateMemory:
+class LateMemory(Closing):
     """Of one restore, in the order of its methods; a context manager."""
 
     def __init__(self, criu_pid: int, work_dir: Path) -> None:
@@ -62,15 +61,8 @@ class LateMemory:
         if self._giver is not None:
             self._giver.finish()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of all: what nobody serves then would read zeros."""
         self._heirs.close()
         if self._giver is not None:
             self._giver.close()

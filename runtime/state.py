@@ -229,13 +229,20 @@ class ProcessStat(NamedTuple):
 def process_stat(pid: int) -> ProcessStat | None:
     """What /proc/PID/stat says, None when there is no such process (proc_pid_stat(5))."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = stat_fields(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
+    return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[19]))
+
+
+def stat_fields(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third one on, the state (proc_pid_stat(5)).
+
+    Raises OSError when it is gone.
+    """
+    text = Path(f"/proc/{pid}/stat").read_bytes()
     # Field 2 is the command's name in parentheses, and a name may have parentheses and blanks.
-    after_name = text[text.rindex(b")") + 1 :].split()
-    state, parent, start_time = after_name[0].decode(), int(after_name[1]), int(after_name[19])
-    return ProcessStat(state, parent, start_time)
+    return text[text.rindex(b")") + 1 :].split()
 
 
 def is_alive(pid: int, start_time: int) -> bool:

@@ -18,9 +18,10 @@ from runtime.memory.maps import Mapping
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.registers import machine
 from runtime.memory.runs import Run, minus, normalized
+from runtime.state import stat_fields
 
 _KCMP_VM = 1
-# Of /proc/PID/stat, counted from behind the name: start time, start of code, stack and brk
+# Of stat_fields: start time, start of code, stack and brk
 _IDENTITY = (19, 23, 25, 44)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -116,9 +117,8 @@ class Space:
 
 def identity(pid: int) -> tuple[int, ...]:
     """Start time and layout of the process: all of it changes with another one, some by an exec."""
-    text = Path(f"/proc/{pid}/stat").read_bytes()
-    words = text[text.rindex(b")") + 1 :].split()
-    return tuple(int(words[index]) for index in _IDENTITY)
+    fields = stat_fields(pid)
+    return tuple(int(fields[index]) for index in _IDENTITY)
 
 
 def shares_memory(pid: int, other: int) -> bool:
@@ -134,8 +134,7 @@ def shares_memory(pid: int, other: int) -> bool:
 
 def parent(pid: int) -> int:
     """Raises OSError when it is gone."""
-    text = Path(f"/proc/{pid}/stat").read_bytes()
-    return int(text[text.rindex(b")") + 1 :].split()[1])
+    return int(stat_fields(pid)[1])
 
 
 def _opened(stack: ExitStack, path: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from criu_rpc.errors import BadImages
@@ -64,12 +63,7 @@ class BroughtFiles:
             os.ftruncate(self._fds[-1], size)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for path, fd in zip(self._paths, self._fds, strict=False):
             os.close(fd)
             _unpublished(path).unlink(missing_ok=True)
