@@ -10,15 +10,9 @@ import pytest
 from tests.faults.moves import SWEEP, Move, eventually, processes, quiet
 from tests.faults.test_lost import cut
 from tests.lab.churning import NAME, RUN, churning
-from tests.lab.hosts import TwoHosts, make_bundle
+from tests.lab.hosts import NEEDED, TwoHosts, make_bundle
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 #: without its arguments as long as its stack is missing
 SLEEPER = r"^(sleep 1000|\[sleep\])$"

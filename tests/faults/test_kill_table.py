@@ -12,15 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.moves import Counter, Move, counting
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 SOURCE, DESTINATION = "source", "destination"
 EITHER = f"{SOURCE} or {DESTINATION}"

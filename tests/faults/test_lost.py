@@ -20,15 +20,9 @@ from tests.faults.moves import (
     processes,
     quiet,
 )
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 UPLINK = "mig-up"
 

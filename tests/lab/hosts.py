@@ -17,6 +17,15 @@ from tests.waiting import eventually
 
 Snapshot = dict[str, list[str]]
 
+#: marks of a module that moves containers between such hosts
+NEEDED = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_criu,
+    pytest.mark.needs_sshd,
+    pytest.mark.needs_rsync,
+    pytest.mark.needs_busybox,
+]
+
 SETTLED_WITHIN_S = 10
 
 

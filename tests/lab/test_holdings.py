@@ -6,15 +6,9 @@ import pytest
 
 from tests.lab import holdings
 from tests.lab.churning import churning
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 KINDS = [kind.__name__ for kind in holdings.KINDS]
 

@@ -7,15 +7,9 @@ import pytest
 
 from tests.faults import moves
 from tests.faults.moves import NAME, Move, counting
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 
 def test_pages_of_a_failed_attempt_are_not_sent_again(

@@ -13,15 +13,9 @@ import pytest
 from migrator.lab.host import Host
 from tests import bundles
 from tests.faults.moves import COUNT, NAME, Counter, counting, eventually, processes
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture

@@ -11,15 +11,9 @@ import pytest
 
 from tests.faults.moves import Move, processes
 from tests.lab.churning import NAME, Churn, churning
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 MODES = ("hybrid", "pre-copy", "post-copy", "cold")
 PAGE = 4096

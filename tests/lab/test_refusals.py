@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from migrator.lab.host import Host
-from tests.lab.hosts import TwoHosts, make_bundle, nothing_left_behind, on_machine
+from tests.lab.hosts import NEEDED, TwoHosts, make_bundle, nothing_left_behind, on_machine
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 NAME = "stays"
 PROJECT = Path(__file__).parents[2]

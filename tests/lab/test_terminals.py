@@ -12,17 +12,11 @@ import pytest
 
 from migrator.lab.host import Host
 from tests.faults.moves import Move
-from tests.lab.hosts import TwoHosts, make_bundle, nothing_left_behind, on_machine
+from tests.lab.hosts import NEEDED, TwoHosts, make_bundle, nothing_left_behind, on_machine
 from tests.terminals import ConsoleSocket, Screen
 from tests.waiting import eventually
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 NAME = "screen"
 SOCKET = "/srv/console"

@@ -6,16 +6,10 @@ import pytest
 
 from tests.faults.moves import Move, processes
 from tests.lab.churning import NAME, churning
-from tests.lab.hosts import TwoHosts
+from tests.lab.hosts import NEEDED, TwoHosts
 from tests.user_namespaces import SIZE, UIDS, give_user_namespace
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_criu,
-    pytest.mark.needs_sshd,
-    pytest.mark.needs_rsync,
-    pytest.mark.needs_busybox,
-]
+pytestmark = NEEDED
 
 
 @pytest.mark.parametrize(
