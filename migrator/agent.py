@@ -21,7 +21,7 @@ from migrator import preflight
 from migrator.errors import PeerLost, ProtocolError
 from migrator.guardian import Guardian
 from migrator.incoming import Incoming
-from migrator.late_pages import Attachment
+from migrator.pages.late import Attachment
 from migrator.report import Recorder
 from migrator.settling import fence, forget
 from migrator.version import VERSION

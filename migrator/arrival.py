@@ -20,7 +20,7 @@ from criu_rpc.logger import Logger
 from criu_rpc.memory_images import PE_LAZY, load, read_pagemap
 from migrator.errors import MigrationError, ProtocolError
 from migrator.messages import RESTORE_TIMEOUT_S, Filled
-from migrator.pages import Receiver
+from migrator.pages.receiver import Receiver
 from runtime.memory import eager_images
 from runtime.memory.lazy.launch import LazyPages
 from runtime.memory.leaves import ADDRESS_LIMIT

@@ -4,8 +4,8 @@
 
 A round asks the tracker which pages were written, and sends those; what was found and not sent yet
 is *pending*. Under the freeze the last pages go while CRIU dumps all else, which is told to find no
-memory (runtime.bare_dump), and while the destination restores it; which pages a process really had
-then is compared with what was sent, and both sides compare a digest of every page.
+memory (runtime.checkpoint.bare_dump), and while the destination restores it; which pages a process
+really had then is compared with what was sent, and both sides compare a digest of every page.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 from migrator import rounds
 from migrator.errors import MigrationError
 from migrator.messages import Filled
-from migrator.pages import Sender
+from migrator.pages.sender import Sender
 from migrator.plan import Plan
 from migrator.report import Memory, Round
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
+from runtime.checkpoint.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
 from runtime.memory import keeper
 from runtime.memory.runs import Run, intersect, size_pages, union
 from runtime.memory.tracker import Scan, Tracker

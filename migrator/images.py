@@ -23,7 +23,7 @@ from pathlib import Path
 from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
 from migrator.errors import PeerLost, ProtocolError
-from migrator.known_pages import PAGE_BYTES, Given, Kept
+from migrator.pages.known import PAGE_BYTES, Given, Kept
 
 _RECORD = struct.Struct(">BHQI")
 # Kinds: the end; bytes of an image; pages that are none yet; numbers of those in place of bytes.

@@ -21,17 +21,18 @@ from migrator import messages as m
 from migrator.arrival import Arrival, WholeArrival
 from migrator.dataplane import Listener
 from migrator.errors import MigrationError, ProtocolError
-from migrator.late_pages import LateArrival
+from migrator.pages.late import LateArrival
 from migrator.preflight import came_by_migration, mark
 from migrator.settling import remove_images, remove_images_unless_wanted, settle
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio, Terminal
-from runtime.descriptors import Kind
+from runtime.checkpoint.descriptors import Kind
+from runtime.checkpoint.records import Record
+from runtime.checkpoint.restore import Restore
+from runtime.checkpoint.restore_options import RestoreOptions
 from runtime.errors import NetworkNotCarried
 from runtime.network.held import Frames, from_wire
 from runtime.process.terminal import Console
-from runtime.records import Record
-from runtime.restore import Restore, RestoreOptions
 from runtime.state import check_id, write_atomic
 
 

@@ -114,7 +114,9 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Start CRIU. options: of the restore, as runtime.restore reads them; hot: runs of pages
+    """Start CRIU.
+
+    options: of the restore, as runtime.checkpoint.restore reads them; hot: runs of pages
     [space, start, end] that are wanted first, the hottest at the head.
     """
 

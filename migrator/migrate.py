@@ -41,7 +41,7 @@ from migrator.files import Files
 from migrator.images import ImageSender
 from migrator.interrupts import Interrupts
 from migrator.journal import SOURCE, peek
-from migrator.pages import Sender
+from migrator.pages.sender import Sender
 from migrator.plan import Plan
 from migrator.postcopy import PostCopy
 from migrator.report import Observer, Recorder, Report, used

@@ -21,7 +21,7 @@ from migrator.messages import Filled
 from migrator.report import Memory
 from migrator.serving import GRACE_S, FrozenSpaces, Link, Serving
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
+from runtime.checkpoint.bare_dump import BareCriu, FrozenMemory, complete, lazy_in
 from runtime.memory.lazy.page_protocol import PagesGone
 from runtime.memory.runs import Run
 

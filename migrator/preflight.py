@@ -29,8 +29,9 @@ from migrator.images import SPARE_BYTES, place_for
 from migrator.messages import Preflight
 from migrator.plan import Plan
 from migrator.source import memory_bytes
-from runtime import Container, State, immovable, lsm
+from runtime import Container, State, lsm
 from runtime.cgroups.detect import cgroup_version
+from runtime.checkpoint import immovable
 from runtime.memory.injection import tracer_of
 from runtime.memory.registers import machine
 from runtime.network import bridge_exists, network_lock

@@ -32,7 +32,7 @@ from migrator.serving import FrozenSpaces, Link, Serving
 from migrator.settling import settle
 from runtime import Container, NoSuchContainer
 from runtime.cgroups import throttle
-from runtime.checkpoint import unlock
+from runtime.checkpoint.dump import unlock
 from runtime.network import Networks, announce, reconnect
 from runtime.state import check_id
 

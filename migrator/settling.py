@@ -13,7 +13,7 @@ from pathlib import Path
 
 from migrator import journal, processes
 from migrator.journal import Journal
-from migrator.late_pages import fate
+from migrator.pages.late import fate
 from migrator.removal import remove_tree
 from runtime import Container
 from runtime.state import check_id, is_alive

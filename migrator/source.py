@@ -17,16 +17,17 @@ from criu_rpc.logger import Logger
 from migrator import images, processes
 from migrator.plan import Plan
 from runtime import Container, ContainerError, NotRunning, Status
-from runtime.bare_dump import BareCriu
 from runtime.cgroups.throttle import CpuThrottle
-from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
-from runtime.descriptors import Descriptor, Kind
+from runtime.checkpoint.bare_dump import BareCriu
+from runtime.checkpoint.descriptors import Descriptor, Kind
+from runtime.checkpoint.dump import Checkpoint, unlock
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.restore_options import RestoreOptions
 from runtime.errors import CgroupError
 from runtime.network import Networks, announce, isolate, reconnect
 from runtime.network.held import Held, to_wire
 from runtime.processes import strangers
-from runtime.resolve import open_in_root
-from runtime.restore_options import RestoreOptions
+from runtime.rootfs.resolve import open_in_root
 
 logger = Logger(__name__)
 

@@ -9,7 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.checkpoint_options import CheckpointOptions
+    from runtime.checkpoint.options import CheckpointOptions
+    from runtime.checkpoint.restore_options import RestoreOptions
     from runtime.container import Container
     from runtime.container_process import ContainerProcess
     from runtime.create import Creation
@@ -53,8 +54,7 @@ if TYPE_CHECKING:
     from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
-    from runtime.restore_options import RestoreOptions
-    from runtime.spec_model import CommandHook, Linux, Process, Spec
+    from runtime.spec.model import CommandHook, Linux, Process, Spec
     from runtime.state import State, Status
     from runtime.stats import Stats
     from runtime.supervisor import INIT, Change, Event, Summary, Supervisor
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "IO": "process.pipes",
     "HookName": "hook_points",
-    "CommandHook": "spec_model",
+    "CommandHook": "spec.model",
     "is_namespace_supported": "namespaces",
     "ns_name": "namespaces",
     "namespace_types": "namespaces",
@@ -70,8 +70,8 @@ _MODULES = {
     "clone_flags": "namespaces",
     "Container": "container",
     "ContainerProcess": "container_process",
-    "CheckpointOptions": "checkpoint_options",
-    "RestoreOptions": "restore_options",
+    "CheckpointOptions": "checkpoint.options",
+    "RestoreOptions": "checkpoint.restore_options",
     "Stdio": "process.stdio",
     "Terminal": "process.terminal",
     "State": "state",
@@ -83,12 +83,12 @@ _MODULES = {
     "INIT": "supervisor",
     "Creation": "create",
     "Execution": "execute",
-    "Linux": "spec_model",
+    "Linux": "spec.model",
     "Summary": "supervisor",
     "Notifications": "notifications",
     "PressureLevel": "notifications",
-    "Spec": "spec_model",
-    "Process": "spec_model",
+    "Spec": "spec.model",
+    "Process": "spec.model",
     "Networks": "network.models",
     "Network": "network.models",
     "Route": "network.models",

@@ -15,7 +15,7 @@ from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
 from runtime.rootless import cgroups_for, check, is_host_root
 from runtime.seccomp.words import listens
-from runtime.spec import load
+from runtime.spec.reading import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Status, now, process_stat
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runtime.process.parent import Launched
     from runtime.process.plan import InitPlan
     from runtime.process.terminal import Terminal
-    from runtime.spec_model import Spec
+    from runtime.spec.model import Spec
     from runtime.undo import Undo
 
 logger = Logger(__name__)
@@ -120,7 +120,7 @@ class Assembly:
 
     def _mount_notify_directory(self) -> None:
         from runtime.process.notify import DIRECTORY  # noqa: PLC0415 - seldom needed
-        from runtime.spec_model import Mount  # noqa: PLC0415 - there since the spec was read
+        from runtime.spec.model import Mount  # noqa: PLC0415 - there since the spec was read
 
         ours = self._directory / NOTIFY_DIRECTORY
         ours.mkdir()
@@ -193,7 +193,7 @@ class Assembly:
         mount = self.spec.linux.namespace("mount")
         if self.spec.linux.owns("mount"):
             return 0
-        from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+        from runtime.rootfs import host_mounts  # noqa: PLC0415 - seldom needed
 
         return host_mounts.uncover_on_error(self.state.rootfs, mount and mount.path, undo)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runtime.process.plan import CapabilityPlan
-    from runtime.spec_model import Capabilities
+    from runtime.spec.model import Capabilities
 
 # In the order of their numbers in linux/capability.h.
 NAMES = (

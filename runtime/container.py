@@ -21,19 +21,19 @@ from runtime.state import State, Status, check_id, derive_status, lock
 
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager
-    from runtime.checkpoint_options import CheckpointOptions
+    from runtime.checkpoint.incremental import Written
+    from runtime.checkpoint.options import CheckpointOptions
+    from runtime.checkpoint.restore_options import RestoreOptions
     from runtime.container_process import ContainerProcess
     from runtime.create import Creation
     from runtime.execute import Execution
     from runtime.held import Held
     from runtime.hook_points import InProcessHooks
-    from runtime.incremental import Written
     from runtime.notifications import Notifications, PressureLevel
     from runtime.process.pipes import IO
     from runtime.process.stdio import Stdio
     from runtime.process.terminal import Terminal
-    from runtime.restore_options import RestoreOptions
-    from runtime.spec_model import Process, Spec
+    from runtime.spec.model import Process, Spec
     from runtime.stats import Stats
 
 
@@ -141,7 +141,7 @@ class Container:
     @cached_property
     def spec(self) -> Spec:
         """Its config.json, as it was when it was created; `set` changes its resources."""
-        from runtime.spec import parse, with_resources  # noqa: PLC0415 - lazy: 10 ms
+        from runtime.spec.reading import parse, with_resources  # noqa: PLC0415 - lazy: 10 ms
 
         spec = parse(self.state.spec, self.state.bundle / "config.json")
         return with_resources(spec, self.state.updated_resources)
@@ -330,10 +330,10 @@ class Container:
         parent_path: of the last `pre_dump`, relative to the new directory. Raises WrongStatus,
         CheckpointFailed, ContainerBusy; it then runs as before, and no image is left.
         """
-        from runtime import checkpoint, incremental  # noqa: PLC0415 - lazy: 60 ms
+        from runtime.checkpoint import dump, incremental  # noqa: PLC0415 - lazy: 60 ms
 
         if parent_path is None:
-            checkpoint.checkpoint(self, options)
+            dump.checkpoint(self, options)
         else:
             incremental.checkpoint(self, options, parent_path)
 
@@ -342,7 +342,7 @@ class Container:
 
         parent_path: of the `pre_dump` before. Raises as `checkpoint` does.
         """
-        from runtime import incremental  # noqa: PLC0415 - lazy: 60 ms
+        from runtime.checkpoint import incremental  # noqa: PLC0415 - lazy: 60 ms
 
         return incremental.pre_dump(self, options, parent_path)
 
@@ -355,7 +355,7 @@ class Container:
         It is our child, as a created one. Raises RestoreFailed, ContainerExists, InvalidNetwork and
         the like; nothing is then left of it.
         """
-        from runtime.restore import Restore  # noqa: PLC0415 - lazy: 60 ms
+        from runtime.checkpoint.restore import Restore  # noqa: PLC0415 - lazy: 60 ms
 
         restoring = Restore(root, container_id, bundle, options)
         restoring.prepare()

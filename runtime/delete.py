@@ -117,7 +117,7 @@ def _remove_rdt_groups(state: State) -> None:
 def _uncover(state: State) -> None:
     """Take away what a create that was killed has mounted on the host."""
     if state.uncovered:
-        from runtime import host_mounts  # noqa: PLC0415 - seldom needed
+        from runtime.rootfs import host_mounts  # noqa: PLC0415 - seldom needed
 
         joined = (each.get("path") for each in state.namespaces if each.get("type") == "mount")
         host_mounts.uncover_in(next(joined, None), state.rootfs, state.uncovered)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.cgroups.sub import SubCgroups
     from runtime.container import Container
     from runtime.process.pipes import IO
-    from runtime.spec_model import Process
+    from runtime.spec.model import Process
 
 
 class Execution(TypedDict, total=False):

@@ -10,15 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runtime import mount_options, scheduling, spec
+from runtime import scheduling
 from runtime.capabilities import NAMES
 from runtime.cgroups.unit_properties import ANNOTATION_PREFIX
-from runtime.criu_config import CONFIG_ANNOTATION
-from runtime.default_spec import OCI_VERSION, default_spec
+from runtime.checkpoint.criu_config import CONFIG_ANNOTATION
 from runtime.errors import InvalidSpec, UnsupportedField
-from runtime.fields import NAMESPACE_TYPE
 from runtime.hook_points import HookName
+from runtime.rootfs import mount_options
 from runtime.seccomp import words
+from runtime.spec import reading
+from runtime.spec.default import OCI_VERSION, default_spec
+from runtime.spec.fields import NAMESPACE_TYPE
 
 _OLDEST_VERSION = "1.0.0"
 
@@ -91,7 +93,7 @@ def _carried_out(**sections: Any) -> bool:
     for name, value in sections.items():
         config[name] = {**config.get(name, {}), **value} if isinstance(value, dict) else value
     try:
-        spec.parse(config, Path(spec.CONFIG_FILE))
+        reading.parse(config, Path(reading.CONFIG_FILE))
     except UnsupportedField:
         return False
     except InvalidSpec:

@@ -16,7 +16,7 @@ from criu_rpc.logger import Logger
 from runtime.errors import HookFailed
 
 if TYPE_CHECKING:
-    from runtime.spec_model import Hook
+    from runtime.spec.model import Hook
     from runtime.state import State
 
 logger = Logger(__name__)
@@ -51,8 +51,8 @@ def programs_of(state: State, name: HookName) -> Sequence[Hook]:
     """The list called *name* in the config.json of a container."""
     if not (state.spec.get("hooks") or {}).get(name):
         return ()
-    from runtime.schema import snake_case  # noqa: PLC0415 - lazy: 5 ms
-    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+    from runtime.spec.reading import parse  # noqa: PLC0415 - lazy: 10 ms
+    from runtime.spec.schema import snake_case  # noqa: PLC0415 - lazy: 5 ms
 
     hooks = parse(state.spec, state.bundle / "config.json").hooks
     found: Sequence[Hook] = getattr(hooks, snake_case(name))

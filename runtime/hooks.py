@@ -17,7 +17,7 @@ from typing import Any
 
 from criu_rpc.logger import Logger
 from runtime.errors import HookFailed
-from runtime.spec_model import Hook
+from runtime.spec.model import Hook
 
 logger = Logger(__name__)
 

@@ -15,7 +15,7 @@ from runtime.errors import Fault, UnsupportedField
 
 if TYPE_CHECKING:
     from runtime.process.plan import LabelPlan
-    from runtime.spec_model import Linux, Process
+    from runtime.spec.model import Linux, Process
 
 UNCONFINED = "unconfined"
 #: between the names of profiles that all hold

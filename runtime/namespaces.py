@@ -20,7 +20,7 @@ from runtime.constants import (
 )
 from runtime.errors import SetupFailed
 from runtime.oserrors import failing
-from runtime.spec_model import Namespace, TimeOffset
+from runtime.spec.model import Namespace, TimeOffset
 
 if TYPE_CHECKING:
     from runtime.process.plan import NamespacePlan

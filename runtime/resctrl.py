@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import mountinfo
+from runtime.rootfs import mountinfo
 
 # Directories of the root that are no groups.
 _NO_GROUPS = ("info", "mon_groups", "mon_data")

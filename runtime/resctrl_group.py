@@ -17,7 +17,7 @@ from runtime.errors import SetupFailed, UnsupportedField
 from runtime.oserrors import reason
 
 if TYPE_CHECKING:
-    from runtime.spec_model import Spec
+    from runtime.spec.model import Spec
     from runtime.state import State
     from runtime.undo import Undo
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from runtime.spec_model import Rlimit
+    from runtime.spec.model import Rlimit
 
 _NOFILE = RLIMITS["RLIMIT_NOFILE"]
 _NAMES = {number: name for name, number in RLIMITS.items()}

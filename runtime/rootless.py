@@ -21,7 +21,7 @@ from runtime.oserrors import sentence
 from runtime.seccomp.words import NOTIFY, listens
 
 if TYPE_CHECKING:
-    from runtime.spec_model import Spec
+    from runtime.spec.model import Spec
     from runtime.state import State
 
 logger = Logger(__name__)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from runtime.schema import Faults, child
+from runtime.spec.schema import Faults, child
 
 if TYPE_CHECKING:
     from runtime.process.plan import MemoryPolicyPlan, SchedulerPlan, SchedulingPlan
-    from runtime.spec_model import Linux, Process
+    from runtime.spec.model import Linux, Process
 
 # linux/sched.h
 POLICIES = {

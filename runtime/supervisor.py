@@ -31,15 +31,15 @@ from runtime.state import Status
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
-    from runtime.checkpoint_options import CheckpointOptions
+    from runtime.checkpoint.options import CheckpointOptions
+    from runtime.checkpoint.restore_options import RestoreOptions
     from runtime.container_process import ContainerProcess
     from runtime.create import Creation
     from runtime.execute import Execution
     from runtime.notifications import Notifications
     from runtime.process.pipes import IO
     from runtime.process.terminal import Terminal
-    from runtime.restore_options import RestoreOptions
-    from runtime.spec_model import Process
+    from runtime.spec.model import Process
 
 logger = Logger(__name__)
 

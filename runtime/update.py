@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
 from runtime.errors import UnsupportedField
-from runtime.fields import RESOURCES
-from runtime.spec import parse_changes, parse_resources
+from runtime.spec.fields import RESOURCES
+from runtime.spec.reading import parse_changes, parse_resources
 
 if TYPE_CHECKING:
     from runtime.cgroups import CgroupManager

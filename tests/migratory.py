@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime import Container
-from runtime.checkpoint import CheckpointOptions, checkpoint
-from runtime.restore import Restore, RestoreOptions
+from runtime.checkpoint.dump import checkpoint
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.restore import Restore
+from runtime.checkpoint.restore_options import RestoreOptions
 from tests.containers import Box
 from tests.waiting import eventually
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write the table of the OCI runtime-spec's fields into docs/runtime.md, from runtime/fields.py."""
+"""Write the table of the OCI spec's fields into docs/runtime.md, from runtime/spec/fields.py."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
 
-from runtime.fields import SPEC
-from runtime.schema import Entry, Refused, entries
+from runtime.spec.fields import SPEC
+from runtime.spec.schema import Entry, Refused, entries
 
 DOCUMENT = Path(__file__).parents[1] / "docs/runtime.md"
 BEGIN = "<!-- fields: written by tools/spec_table.py -->"

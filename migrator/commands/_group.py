@@ -82,7 +82,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 def _version_lines(criu: str | None) -> Iterator[str]:
     from criu_rpc import CriuError, find_criu
     from migrator.version import VERSION, commit
-    from runtime.default_spec import OCI_VERSION
+    from runtime.spec.default import OCI_VERSION
 
     yield f"migrator version {VERSION}, a drop-in for runc version {_RUNC_VERSION}"
     yield f"commit: {commit()}"

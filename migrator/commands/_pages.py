@@ -14,11 +14,11 @@ from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
     from migrator.commands._globals import Settings
-    from migrator.page_link import Address, Certificates
+    from migrator.pages.connection import Address, Certificates
 
 
 def _address(text: str) -> Address:
-    from migrator.page_link import Address
+    from migrator.pages.connection import Address
 
     return Address.parse(text)
 
@@ -54,7 +54,7 @@ def tls_options(function: Callable[..., Any]) -> Callable[..., Any]:
         tls_no_cn_verify: bool = False,
         **options: Any,
     ) -> Any:
-        from migrator.page_link import Certificates
+        from migrator.pages.connection import Certificates
 
         certificates = None
         if tls_cert and tls_key and tls_ca:

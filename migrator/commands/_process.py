@@ -8,8 +8,8 @@ from typing import Any
 
 from migrator.errors import UsageProblem
 from runtime.container import Container
-from runtime.spec import load_process, parse_process
-from runtime.spec_model import Process
+from runtime.spec.model import Process
+from runtime.spec.reading import load_process, parse_process
 
 _GIVEN_CAPABILITIES = ("bounding", "effective", "permitted")
 

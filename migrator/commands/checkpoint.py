@@ -105,8 +105,9 @@ def command(
     if (lazy_pages or options["page_server"]) and (pre_dump or parent_path):
         raise UsageProblem("--page-server goes neither with --pre-dump nor with --parent-path")
     from criu_rpc import ManageCgroups, NetworkLock
-    from runtime import incremental
-    from runtime.checkpoint import CheckpointOptions, checkpoint
+    from runtime.checkpoint import incremental
+    from runtime.checkpoint.dump import checkpoint
+    from runtime.checkpoint.options import CheckpointOptions
     from runtime.container import Container
 
     request = CheckpointOptions(

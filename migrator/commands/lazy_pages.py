@@ -21,8 +21,8 @@ from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
     from migrator.commands._globals import Settings
-    from migrator.page_client import Link
-    from migrator.page_link import Address, Certificates
+    from migrator.pages.client import Link
+    from migrator.pages.connection import Address, Certificates
 
 logger = Logger(__name__)
 
@@ -124,19 +124,19 @@ def _from_page_server(
     give_up_after_s: float | None,
     status_fd: int | None,
 ) -> None:
-    from migrator import page_client
     from migrator.interrupts import Interrupts
+    from migrator.pages import client
     from runtime.memory.lazy.launch import is_served
     from runtime.memory.lazy.split_images import identity
 
     context = certificates.context(server=False) if certificates else None
-    link = page_client.Link(address, context, identity(image_path))
-    with Interrupts(), page_client.alone(work_dir):
+    link = client.Link(address, context, identity(image_path))
+    with Interrupts(), client.alone(work_dir):
         if is_served(work_dir):
             logger.warning("%s is served: connecting its server again", work_dir)
             say_ready(status_fd)
-            survivor = page_client.Survivor(work_dir)
-            page_client.carry(link, work_dir, survivor.wait, give_up_after_s)
+            survivor = client.Survivor(work_dir)
+            client.carry(link, work_dir, survivor.wait, give_up_after_s)
             survivor.check()
         else:
             _start(image_path, work_dir, link, give_up_after_s, status_fd)
@@ -149,21 +149,21 @@ def _start(
     give_up_after_s: float | None,
     status_fd: int | None,
 ) -> None:
-    from migrator import page_client
+    from migrator.pages import client
     from runtime.memory.lazy.brought_files import BroughtFiles
     from runtime.memory.lazy.launch import LazyPages
     from runtime.memory.lazy.split_images import read_split
 
     images = read_split(image_path)
-    word = work_dir / page_client.LAST_WORD
+    word = work_dir / client.LAST_WORD
     word.unlink(missing_ok=True)
     plan = {"kind": "remote", "give_up_after_s": give_up_after_s, "last_word": str(word)}
     with BroughtFiles(images) as files:
-        page_client.bring(link, files, give_up_after_s)
+        client.bring(link, files, give_up_after_s)
         with LazyPages.start(work_dir, plan, expected=images.expected, discard=True) as lazy:
             lazy.load(images.lazy)
             say_ready(status_fd)
-            page_client.carry(link, work_dir, lazy.wait)
+            client.carry(link, work_dir, lazy.wait)
             lazy.wait()
             word.unlink(missing_ok=True)
             logger.info("%s", lazy.progress)

@@ -20,7 +20,7 @@ from migrator.errors import UsageProblem
 
 if TYPE_CHECKING:
     from migrator.commands._globals import Settings
-    from migrator.page_link import Address, Certificates
+    from migrator.pages.connection import Address, Certificates
 
 
 @verb()
@@ -65,7 +65,7 @@ def command(
             raise UsageProblem("CRIU's page server has no --keep, and needs a port")
         return _by_criu(settings, image_path.absolute(), address, certificates, status_fd)
 
-    from migrator.page_server import PageServer
+    from migrator.pages.server import PageServer
     from runtime.memory.lazy.split_images import StoredPages
 
     context = certificates.context(server=True) if certificates else None

@@ -68,8 +68,9 @@ def command(
     What led out of it - pipes, log files - leads to our own standard input, output and error.
     """
     from criu_rpc import ManageCgroups
+    from runtime.checkpoint.restore import restore
+    from runtime.checkpoint.restore_options import RestoreOptions
     from runtime.process.stdio import Stdio
-    from runtime.restore import RestoreOptions, restore
 
     request = RestoreOptions(
         image_path=image_path.absolute(),

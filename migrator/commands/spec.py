@@ -17,7 +17,7 @@ from migrator.errors import UsageProblem
 @option("--rootless", flag=True, help="For the user who calls, who need not be root.")
 def command(bundle: Path, movable: bool, rootless: bool) -> None:
     """Write a config.json that runs `sh` in the directory rootfs beside it."""
-    from runtime.default_spec import default_spec, for_user
+    from runtime.spec.default import default_spec, for_user
 
     path = bundle / "config.json"
     if path.exists():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.lab.errors import LabError
-from runtime import mountinfo
+from runtime.rootfs import mountinfo
 
 LEAF = "lab"
 _REMOVE_WITHIN_S = 5.0

@@ -22,7 +22,7 @@ from migrator.lab.errors import LabBroken, LabError, NoSuchHost, NoSuchLab, Step
 from migrator.lab.host import Host
 from migrator.lab.layout import LABS, UPLINK, Layout, Node, check_name, plan
 from migrator.removal import remove_tree
-from runtime import mountinfo
+from runtime.rootfs import mountinfo
 
 logger = Logger(__name__)
 

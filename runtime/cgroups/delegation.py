@@ -14,7 +14,7 @@ from runtime.errors import CgroupError
 
 if TYPE_CHECKING:
     from runtime.cgroups.base import CgroupManager
-    from runtime.spec_model import Mount, Spec
+    from runtime.spec.model import Mount, Spec
 
 # The kernel's own list of what may be given away; this one is for kernels before 4.15.
 _LIST = Path("/sys/kernel/cgroup/delegate")

@@ -13,16 +13,16 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from runtime import mountinfo
 from runtime.cgroups import tree
 from runtime.cgroups.base import CgroupManager
 from runtime.cgroups.tree import OUR_PARENT
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
 from runtime.errors import CgroupError
+from runtime.rootfs import mountinfo
 
 if TYPE_CHECKING:
-    from runtime.mountinfo import MountInfo
+    from runtime.rootfs.mountinfo import MountInfo
     from runtime.state import State
 
 #: The hierarchy without controllers in which systemd on a v1 host finds its services' processes.

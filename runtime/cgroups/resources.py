@@ -1,7 +1,7 @@
 """Translate linux.resources of the OCI runtime-spec into control files: pure, for v1 and for v2.
 
-Values arrive checked (runtime/fields.py). A 0 is a limit that is not given, as every runtime has
-it: callers fill in zeroes, and few limits of 0 are of use. -1 takes a limit away.
+Values arrive checked (runtime/spec/fields.py). A 0 is a limit that is not given, as every runtime
+has it: callers fill in zeroes, and few limits of 0 are of use. -1 takes a limit away.
 OCI runtime-spec config-linux.md "Control groups"; kernel cgroup-v1/*.rst and cgroup-v2.rst.
 """
 

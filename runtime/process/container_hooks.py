@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import hooks
 from runtime.errors import HookFailed
-from runtime.spec_model import Hook
+from runtime.spec.model import Hook
 
 if TYPE_CHECKING:
     from runtime.process.plan import HookPlan

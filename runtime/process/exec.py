@@ -20,7 +20,7 @@ from runtime.process.parent import FIRST_EXTRA, JOIN, Launched
 from runtime.process.stdio import Stdio
 from runtime.process.terminal import Terminal, taker
 from runtime.seccomp.words import listens
-from runtime.spec_model import Linux, Process
+from runtime.spec.model import Linux, Process
 from runtime.state import State, Status, derive_status
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _linux_of(state: State) -> Linux:
     """What of the container is everybody's in it, whatever process.json says."""
     if not any((state.spec.get("linux") or {}).get(name) for name in _OF_EVERYBODY):
         return Linux()
-    from runtime.spec import parse  # noqa: PLC0415 - lazy: 10 ms
+    from runtime.spec.reading import parse  # noqa: PLC0415 - lazy: 10 ms
 
     return parse(state.spec, state.bundle / "config.json").linux
 

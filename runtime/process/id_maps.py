@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import SetupFailed
-from runtime.mounts import id_map
 from runtime.oserrors import failing
-from runtime.spec_model import IdMapping
+from runtime.rootfs.mounts import id_map
+from runtime.spec.model import IdMapping
 
 _STEP = "mapping the users of the user namespace"
 

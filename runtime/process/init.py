@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 
-from runtime import devices, jail, rootfs
 from runtime.constants import CLONE_NEWNS, CLONE_PARENT
 from runtime.process import entering, labels, program
 from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
-from runtime.resolve import make_directory
-from runtime.sources import Sources
+from runtime.rootfs import devices, jail, mounting
+from runtime.rootfs.resolve import make_directory
+from runtime.rootfs.sources import Sources
 from runtime.syscalls import clone3, exit_on_signal, setdomainname, sethostname
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ def _import_all(plan: InitPlan) -> None:
     if plan["notify"]:
         from runtime.process import notify  # noqa: F401, PLC0415 - lazy: 1 ms
     if any(mount["copy_up"] for mount in plan["rootfs"]["mounts"]):
-        from runtime import copy_up  # noqa: F401, PLC0415 - lazy: 1 ms
+        from runtime.rootfs import copy_up  # noqa: F401, PLC0415 - lazy: 1 ms
 
 
 class _Host:
@@ -139,9 +139,9 @@ def _make_root(plan: InitPlan, channel: Channel, step: Steps, host: _Host) -> No
     with step("mounting the root filesystem"):
         if not isinstance(host.sources, Sources):
             host.sources.follow(host.proc_fd)
-        root_fd = rootfs.attach(root, host.sources.rootfs())
+        root_fd = mounting.attach(root, host.sources.rootfs())
     with step("mounting"):
-        filled_later = rootfs.mount_all(root_fd, root["mounts"], host.sources.clone)
+        filled_later = mounting.mount_all(root_fd, root["mounts"], host.sources.clone)
         host.sources.close()
     with step("making the working directory"):
         os.close(make_directory(root_fd, root["cwd"]))

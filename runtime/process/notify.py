@@ -6,7 +6,7 @@ import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from contextlib import suppress
 
-from runtime.resolve import make_directory
+from runtime.rootfs.resolve import make_directory
 
 DIRECTORY = "/run/notify"
 NAME = "notify.sock"

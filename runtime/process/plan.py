@@ -207,7 +207,7 @@ class NamespacePlan(TypedDict):
     loopback: bool
 
 
-#: path, args, env, timeout: the fields of spec_model.Hook
+#: path, args, env, timeout: the fields of spec.model.Hook
 HookPlan = tuple[str, tuple[str, ...], tuple[str, ...], int | None]
 
 

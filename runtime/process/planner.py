@@ -7,21 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import (
-    capabilities,
-    devices,
-    lsm,
-    mount_options,
-    mounts,
-    namespaces,
-    rlimits,
-    scheduling,
-    sysctl,
-)
+from runtime import capabilities, lsm, namespaces, rlimits, scheduling, sysctl
 from runtime.cgroups.detect import current_paths
 from runtime.constants import CAP_SYS_ADMIN, CLONE_NEWUSER
 from runtime.errors import InvalidSpec, SetupFailed
-from runtime.spec_model import Hook, Linux, Process, Spec
+from runtime.rootfs import devices, mount_options, mounts
+from runtime.spec.model import Hook, Linux, Process, Spec
 from runtime.state import State, Status
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from runtime.constants import (
 )
 from runtime.process import labels, scheduled
 from runtime.process.channel import GO, LISTENER
-from runtime.resolve import is_null, open_in_root
+from runtime.rootfs.resolve import is_null, open_in_root
 from runtime.syscalls import (
     close_all_from,
     default_signal,

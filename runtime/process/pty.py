@@ -22,7 +22,7 @@ from runtime.constants import (
 )
 from runtime.process import passing
 from runtime.process.channel import TERMINAL, Channel
-from runtime.resolve import make_file, open_in_root
+from runtime.rootfs.resolve import make_file, open_in_root
 from runtime.syscalls import fstatfs_type, move_mount, open_tree
 
 TYPE_CHECKING = False

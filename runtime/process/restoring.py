@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 
-from runtime import rootfs
 from runtime.constants import (
     AT_FDCWD,
     CLONE_NEWCGROUP,
@@ -25,8 +24,9 @@ from runtime.constants import (
 from runtime.process import entering, labels, scheduled, shelving
 from runtime.process.channel import READY, Channel, ChannelClosed
 from runtime.process.steps import Steps
-from runtime.resolve import make_directory
-from runtime.sources import Sources
+from runtime.rootfs import mounting
+from runtime.rootfs.resolve import make_directory
+from runtime.rootfs.sources import Sources
 from runtime.syscalls import mount_setattr, prctl, unshare
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ def main(fd: int, command: list[str]) -> None:
         _make_mount_points(plan, channel, step)
         with step("mounting the rootfs"):
             sources = Sources(plan["rootfs"], {})
-            os.close(rootfs.attach(plan["rootfs"], sources.rootfs()))
+            os.close(mounting.attach(plan["rootfs"], sources.rootfs()))
         with step("opening what the container has mounted"):
             shelf = shelving.Opened(plan["shelf"])
         if plan["private_tmp"]:
@@ -89,8 +89,8 @@ def _make_mount_points(plan: RestorePlan, channel: Channel, step: Steps) -> None
         with step("making mount points"):
             unshare(CLONE_NEWNS)
             sources = Sources(plan["rootfs"], {})
-            root_fd = rootfs.attach(plan["rootfs"], sources.rootfs())
-            rootfs.mount_all(root_fd, plan["rootfs"]["mounts"], sources.clone)
+            root_fd = mounting.attach(plan["rootfs"], sources.rootfs())
+            mounting.mount_all(root_fd, plan["rootfs"]["mounts"], sources.clone)
             # where CRIU puts a directory of its own: it cannot make one in a read-only root
             os.close(make_directory(root_fd, "/tmp"))
         os._exit(0)

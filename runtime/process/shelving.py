@@ -1,14 +1,17 @@
-"""Make the shelf that runtime/shelf.py has planned: criu's launcher does it, as the host's root."""
+"""Make the shelf that a restore has planned: criu's launcher does it, as the host's root.
+
+runtime/checkpoint/shelf.py has the plan.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 
-from runtime import rootfs
 from runtime.constants import AT_FDCWD, MOUNT_ATTR_IDMAP
 from runtime.process.entering import namespace_with
-from runtime.resolve import is_directory, open_in_root
+from runtime.rootfs import mounting
+from runtime.rootfs.resolve import is_directory, open_in_root
 from runtime.syscalls import mount_setattr, move_mount, open_tree
 
 TYPE_CHECKING = False
@@ -44,7 +47,7 @@ class Opened:
 
 def mount_tmpfs(path: str, options: dict[str, str | None], source: str = "tmpfs") -> None:
     """Mount a new one on the directory *path*."""
-    mount_fd = rootfs.new_filesystem("tmpfs", source, options, 0)
+    mount_fd = mounting.new_filesystem("tmpfs", source, options, 0)
     target_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     move_mount(mount_fd, target_fd)
     os.close(target_fd)
@@ -55,7 +58,7 @@ def _clone(shown: ShownPlan, idmaps: list[int]) -> int:
     """A detached mount of it alone: CRIU clones what is locked below it in no user namespace."""
     source = shown["source"]
     if shown["fstype"]:
-        return rootfs.new_filesystem(shown["fstype"], source, {}, 0)
+        return mounting.new_filesystem(shown["fstype"], source, {}, 0)
     tree_fd = _below(source, shown["below"]) if shown["below"] else open_tree(AT_FDCWD, source)
     if shown["idmap"] is None:
         return tree_fd

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.process.parent import Launched
     from runtime.process.relay import Relay
     from runtime.process.stdio import Stdio
-    from runtime.spec_model import Process
+    from runtime.spec.model import Process
 
 _STEP = "preparing the terminal"
 
@@ -187,7 +187,7 @@ def in_foreground(terminal: Terminal | None) -> Terminal:
 def sized(process: Process, stdio: Stdio) -> Process:
     """*process* with the window size of the terminal that *stdio* leads to, if there is one."""
     from runtime.process.relay import window_size  # noqa: PLC0415 - lazy: 3 ms
-    from runtime.spec_model import ConsoleSize  # noqa: PLC0415 - lazy: who has a Process has it
+    from runtime.spec.model import ConsoleSize  # noqa: PLC0415 - lazy: who has a Process has it
 
     with ExitStack() as stack:
         size = ConsoleSize(*window_size(*stdio.open(stack)))

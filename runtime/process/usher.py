@@ -14,7 +14,7 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 from runtime.constants import CLONE_NEWNS, CLONE_PARENT
 from runtime.process import passing
-from runtime.sources import OWN_USER_NAMESPACE, Sources
+from runtime.rootfs.sources import OWN_USER_NAMESPACE, Sources
 from runtime.syscalls import clone3, close_all_from, setns
 
 TYPE_CHECKING = False

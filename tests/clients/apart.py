@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runtime import mountinfo
 from runtime.cgroups.detect import Mount, cgroup_mounts
+from runtime.rootfs import mountinfo
 from runtime.syscalls import setns
 from tests import leftovers, waiting
 from tests.bundles import make

@@ -19,8 +19,9 @@ from criu_rpc.memory_images import (
     read_vmas,
 )
 from runtime import Container
-from runtime.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
-from runtime.checkpoint import Checkpoint, CheckpointOptions
+from runtime.checkpoint.bare_dump import BareCriu, FrozenMemory, complete, stack_pages
+from runtime.checkpoint.dump import Checkpoint
+from runtime.checkpoint.options import CheckpointOptions
 from tests.containers import Box
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_criu]

@@ -15,7 +15,8 @@ import pytest
 
 from criu_rpc import Criu, Notification, Script
 from runtime import CheckpointFailed, Network, Networks
-from runtime.checkpoint import Checkpoint, CheckpointOptions
+from runtime.checkpoint.dump import Checkpoint
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.errors import NetworkNotCarried
 from runtime.network import in_netns, link_exists, setup
 from runtime.network.capture import Description, Reader, objections

@@ -9,7 +9,8 @@ import pytest
 
 from criu_rpc import Criu, CriuDied, NetworkLock, Notification, Script, find_criu
 from runtime import CheckpointFailed, Container, NoSuchContainer, Status, WrongStatus
-from runtime.checkpoint import Checkpoint, CheckpointOptions, unlock
+from runtime.checkpoint.dump import Checkpoint, unlock
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.network.lock import network_lock
 from tests.containers import with_descriptors, without_namespace
 from tests.migratory import COUNT, Migratory

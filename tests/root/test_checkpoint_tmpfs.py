@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from criu_rpc import Notification, Script
-from runtime import CheckpointFailed, RestoreFailed, Status, mountinfo
-from runtime.checkpoint import Checkpoint, CheckpointOptions
-from runtime.tmpfs import CONTENT_FILE, MAX_BYTES
+from runtime import CheckpointFailed, RestoreFailed, Status
+from runtime.checkpoint.dump import Checkpoint
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.tmpfs import CONTENT_FILE, MAX_BYTES
+from runtime.rootfs import mountinfo
 from tests.containers import Traces
 from tests.migratory import COUNT, Migratory
 from tests.waiting import eventually

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, NotRunning, Paused, SetupFailed, Stdio
-from runtime.spec_model import Capabilities, Rlimit, User
+from runtime.spec.model import Capabilities, Rlimit, User
 from tests.containers import Box, Traces
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root, pytest.mark.needs_busybox]

@@ -13,7 +13,8 @@ import pytest
 
 from criu_rpc import Notification, Script
 from runtime import Network, Networks
-from runtime.checkpoint import Checkpoint, CheckpointOptions
+from runtime.checkpoint.dump import Checkpoint
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.network import in_netns, isolate, setup
 from runtime.network.held import Frames, Held, from_wire, replay, to_wire
 from runtime.network.netns import Netns

@@ -10,7 +10,7 @@ import pytest
 from runtime import hook_points, hooks
 from runtime.errors import HookFailed
 from runtime.hook_points import HookName
-from runtime.spec_model import Hook
+from runtime.spec.model import Hook
 
 STATE = {"ociVersion": "1.2.0", "id": "c1", "status": "created", "pid": 7, "bundle": "/b"}
 

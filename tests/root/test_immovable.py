@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from runtime import Status
-from runtime.immovable import objections
-from runtime.spec import parse
+from runtime.checkpoint.immovable import objections
+from runtime.spec.reading import parse
 from tests.containers import Box
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox]

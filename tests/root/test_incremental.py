@@ -15,17 +15,19 @@ from criu_rpc import BadImages, Notification, Script
 from criu_rpc.images import PARENT, check
 from criu_rpc.memory_images import PAGE_BYTES, PE_PARENT, PE_PRESENT, read_pagemap, read_vmas
 from criu_rpc.pages import check_pages
-from runtime import Container, incremental
-from runtime.checkpoint import CheckpointOptions
+from runtime import Container
+from runtime.checkpoint import incremental
+from runtime.checkpoint.incremental_chain import check_links
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.restore import Restore
+from runtime.checkpoint.restore_options import RestoreOptions
 from runtime.errors import CheckpointFailed, RestoreFailed
-from runtime.incremental_chain import check_links
 from runtime.memory import maps, soft_dirty
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper import SOCKET, Keeper
 from runtime.memory.pagemap import Pagemap
 from runtime.memory.runs import size_pages
 from runtime.processes import vpid_of
-from runtime.restore import Restore, RestoreOptions
 from tests.containers import Box
 from tests.waiting import eventually
 
@@ -291,7 +293,7 @@ def test_what_a_failed_pre_dump_has_found_is_copied_by_the_next(
     target.pre_dump("pre1")
     target.do("write(memory, 200, 30, 2)")
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.incremental.write_pagemap", no_space)
+        patch.setattr("runtime.checkpoint.incremental.write_pagemap", no_space)
         with pytest.raises(CheckpointFailed, match="failed: no space left on device"):
             target.pre_dump("pre2", "pre1")
     assert [path.name for path in (room / "pre2").iterdir()] == []

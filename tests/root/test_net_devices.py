@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime import NetworkError, SetupFailed
-from runtime.checkpoint import CheckpointOptions, checkpoint
+from runtime.checkpoint.dump import checkpoint
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.errors import CheckpointFailed
 from runtime.network import in_netns
 from tests.containers import Box

@@ -24,8 +24,10 @@ from runtime import (
     Status,
 )
 from runtime.cgroups import manager, resolve_path
-from runtime.checkpoint import Checkpoint, CheckpointOptions
-from runtime.restore import Restore, RestoreOptions
+from runtime.checkpoint.dump import Checkpoint
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.restore import Restore
+from runtime.checkpoint.restore_options import RestoreOptions
 from tests.containers import Traces
 from tests.migratory import Migratory
 from tests.waiting import eventually

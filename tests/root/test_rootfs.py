@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runtime import InvalidSpec, SetupFailed
-from runtime.checkpoint import CheckpointOptions, checkpoint
+from runtime.checkpoint.dump import checkpoint
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.errors import CheckpointFailed
 from tests import leftovers
 from tests.bundles import CAPABILITIES, mount

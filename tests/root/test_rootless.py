@@ -188,7 +188,7 @@ ours, name = Path(sys.argv[1]), sys.argv[2]
 os.setgid(65534)
 os.setuid(65534)
 from runtime.rootless import cgroups_for
-from runtime.spec_model import Process, Root, Spec
+from runtime.spec.model import Process, Root, Spec
 from runtime.state import State
 spec = Spec("1.2.0", Root("rootfs"), Process(("sh",), "/"))
 denied = {"": str(ours.parent / "nobody may" / name)}

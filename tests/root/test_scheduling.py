@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, SetupFailed, scheduling
-from runtime.spec import load_process
+from runtime.spec.reading import load_process
 from tests.containers import Box
 from tests.migratory import Migratory
 from tests.waiting import eventually

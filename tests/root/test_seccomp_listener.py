@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from runtime import CheckpointFailed, SetupFailed, Status
-from runtime.checkpoint import CheckpointOptions
-from runtime.incremental import pre_dump
+from runtime.checkpoint.incremental import pre_dump
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.seccomp.library import number_of
 from tests.containers import Box
 from tests.migratory import Migratory

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtime import CheckpointFailed, mountinfo
+from runtime import CheckpointFailed
+from runtime.rootfs import mountinfo
 from tests.migratory import Migratory
 from tests.shared_mounts import make_private, shared_mounts
 from tests.user_namespaces import GIDS, UIDS, bind, give_user_namespace, ids

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from runtime import Container, ContainerError, SetupFailed, Stdio, Terminal
-from runtime.checkpoint import CheckpointOptions, checkpoint
-from runtime.restore import Restore, RestoreOptions
-from runtime.spec_model import ConsoleSize, User
+from runtime.checkpoint.dump import checkpoint
+from runtime.checkpoint.options import CheckpointOptions
+from runtime.checkpoint.restore import Restore
+from runtime.checkpoint.restore_options import RestoreOptions
+from runtime.spec.model import ConsoleSize, User
 from tests.bundles import mount
 from tests.containers import Box, Traces
 from tests.terminals import ConsoleSocket, Screen

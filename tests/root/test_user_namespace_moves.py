@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import (
-    CheckpointFailed,
-    Network,
-    Networks,
-    RestoreFailed,
-    Terminal,
-    incremental,
-)
-from runtime.checkpoint import CheckpointOptions
+from runtime import CheckpointFailed, Network, Networks, RestoreFailed, Terminal
+from runtime.checkpoint import incremental
+from runtime.checkpoint.options import CheckpointOptions
 from runtime.network import link_exists
 from tests.containers import Traces
 from tests.migratory import COUNT, Migratory

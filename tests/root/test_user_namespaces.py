@@ -10,7 +10,7 @@ import pytest
 
 from runtime import Container, InvalidSpec, SetupFailed
 from runtime.constants import CLONE_NEWUSER
-from runtime.spec_model import User
+from runtime.spec.model import User
 from tests.bundles import mount
 from tests.containers import Box, Traces
 from tests.user_namespaces import GIDS, SIZE, UIDS, bind, give_user_namespace, ids

@@ -3,7 +3,7 @@
 import pytest
 
 from runtime import capabilities
-from runtime.spec_model import Capabilities
+from runtime.spec.model import Capabilities
 
 
 def test_names_are_numbered_as_in_the_kernels_header() -> None:

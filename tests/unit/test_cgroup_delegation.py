@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from runtime.cgroups import CgroupManager, delegation
-from runtime.spec import parse
+from runtime.spec.reading import parse
 
 CGROUP = {
     "destination": "/sys/fs/cgroup",

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime import mountinfo
 from runtime.cgroups import detect, manager, resolve_path
 from runtime.cgroups.detect import Hierarchies, arrange, cgroup_mounts
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager, hand_down
+from runtime.rootfs import mountinfo
 
 V1 = """\
 22 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw

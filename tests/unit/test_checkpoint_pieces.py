@@ -16,16 +16,25 @@ from criu_rpc import BadImages
 from criu_rpc.images import check
 from criu_rpc.memory_images import PE_PARENT, PE_PRESENT, PagemapEntry, write_pagemap
 from criu_rpc.pages import check_pages
-from runtime import Network, Networks, RestoreFailed, message_queues, mountinfo, records
-from runtime.descriptors import Descriptor, Kind, inherited
-from runtime.externals import NULL, Bind, ExternalMount, Source, mounts_to_restore, submounts
-from runtime.incremental_chain import Link
-from runtime.mountinfo import MountInfo
+from runtime import Network, Networks, RestoreFailed
+from runtime.checkpoint import message_queues, records
+from runtime.checkpoint.descriptors import Descriptor, Kind, inherited
+from runtime.checkpoint.externals import (
+    NULL,
+    Bind,
+    ExternalMount,
+    Source,
+    mounts_to_restore,
+    submounts,
+)
+from runtime.checkpoint.incremental_chain import Link
+from runtime.checkpoint.records import CHAIN_FILE, Dumped, Record, spec_digest
+from runtime.checkpoint.restore_options import RestoreOptions
+from runtime.checkpoint.tmpfs import Tmpfs
 from runtime.network import netlink
-from runtime.records import CHAIN_FILE, Dumped, Record, spec_digest
-from runtime.restore import RestoreOptions
-from runtime.spec_model import Mount, Process, Root, Spec
-from runtime.tmpfs import Tmpfs
+from runtime.rootfs import mountinfo
+from runtime.rootfs.mountinfo import MountInfo
+from runtime.spec.model import Mount, Process, Root, Spec
 
 INSIDE = Descriptor(Kind.INSIDE, "/dev/null")
 PIPE = Descriptor(Kind.PIPE, "pipe:[12]", "pipe:[12]")

@@ -418,7 +418,7 @@ def test_a_ps_without_process_ids_is_refused() -> None:
 def test_a_spec_is_written_once_and_can_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from runtime.spec import load  # noqa: PLC0415 - of this test alone
+    from runtime.spec.reading import load  # noqa: PLC0415 - of this test alone
 
     (tmp_path / "rootfs").mkdir()
     assert run("spec", "--bundle", str(tmp_path)) == 0

@@ -7,8 +7,8 @@ import pytest
 
 from migrator.commands._process import process_for
 from runtime.container import Container
-from runtime.spec import parse
-from runtime.spec_model import Process
+from runtime.spec.model import Process
+from runtime.spec.reading import parse
 from runtime.state import State
 from tests.bundles import merged, spec
 

@@ -11,11 +11,11 @@ from runtime.cgroups.systemd import SystemdV1, SystemdV2
 from runtime.cgroups.unit_properties import of_annotations
 from runtime.cgroups.v1 import V1Manager
 from runtime.cgroups.v2 import V2Manager
-from runtime.criu_config import criu_config
+from runtime.checkpoint.criu_config import criu_config
 from runtime.errors import UnsupportedField
 from runtime.features import features
-from runtime.mount_options import parse_options
-from runtime.spec import parse
+from runtime.rootfs.mount_options import parse_options
+from runtime.spec.reading import parse
 from tests.bundles import merged, mount, spec
 
 FEATURES = features()

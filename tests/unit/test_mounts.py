@@ -18,10 +18,10 @@ from runtime.constants import (
     MS_SHARED,
     MS_SLAVE,
 )
-from runtime.mount_options import parse_options
-from runtime.mounts import MountTable, plan
-from runtime.sources import OWN_USER_NAMESPACE
-from runtime.spec_model import IdMapping, Mount
+from runtime.rootfs.mount_options import parse_options
+from runtime.rootfs.mounts import MountTable, plan
+from runtime.rootfs.sources import OWN_USER_NAMESPACE
+from runtime.spec.model import IdMapping, Mount
 
 BUNDLE = Path("/bundle")
 ATIMES = MOUNT_ATTR_ATIME_MASK | MOUNT_ATTR_NODIRATIME

@@ -15,7 +15,7 @@ from runtime.constants import (
     CLONE_NEWUTS,
 )
 from runtime.errors import SetupFailed
-from runtime.spec_model import Namespace, TimeOffset
+from runtime.spec.model import Namespace, TimeOffset
 
 
 def test_a_new_pid_namespace_begins_with_the_fork_and_the_others_before_it() -> None:

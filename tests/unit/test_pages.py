@@ -14,8 +14,9 @@ import pytest
 
 from migrator.bandwidth import Limiter
 from migrator.errors import MigrationError, PeerLost
-from migrator.page_records import Kind, unpack_runs
-from migrator.pages import Receiver, Sender
+from migrator.pages.receiver import Receiver
+from migrator.pages.records import Kind, unpack_runs
+from migrator.pages.sender import Sender
 from migrator.tls import Credentials
 from runtime.memory.compression import available
 from runtime.memory.contents import PAGE_SIZE as PAGE

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrator import page_records as records
 from migrator.errors import MigrationError, PeerLost, ProtocolError
-from migrator.page_records import HEADER, Kind, Reader, pack, pack_runs, unpack_runs
-from migrator.pages import Receiver, Sender
+from migrator.pages import records
+from migrator.pages.receiver import Receiver
+from migrator.pages.records import HEADER, Kind, Reader, pack, pack_runs, unpack_runs
+from migrator.pages.sender import Sender
 from runtime.memory.contents import PAGE_SIZE as PAGE
 from runtime.memory.store import PageStore
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator.page_batches import Contents, Group, pack_prefixes, prefixes, split
-from migrator.page_compression import DECIDE_AT, Compressor, Flow, Sample, choose
-from migrator.page_records import Kind
+from migrator.pages.batches import Contents, Group, pack_prefixes, prefixes, split
+from migrator.pages.compression import DECIDE_AT, Compressor, Flow, Sample, choose
+from migrator.pages.records import Kind
 from runtime.memory.compression import available
 from runtime.memory.contents import PAGE_SIZE as PAGE
 from runtime.memory.contents import ZERO_HASH

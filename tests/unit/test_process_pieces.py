@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime import devices, rlimits
+from runtime import rlimits
 from runtime.errors import SetupFailed
 from runtime.process.program import find_program
 from runtime.process.waiting import exit_status
 from runtime.reserve import preserved
-from runtime.spec_model import Device, Mount, Rlimit
+from runtime.rootfs import devices
+from runtime.spec.model import Device, Mount, Rlimit
 from runtime.undo import Undo
 
 

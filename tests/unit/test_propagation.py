@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime import propagation
-from runtime.externals import (
+from runtime.checkpoint.externals import (
     Bind,
     ExternalMount,
     Source,
@@ -13,8 +12,9 @@ from runtime.externals import (
     shown_apart,
     submounts,
 )
-from runtime.mountinfo import MountInfo
-from runtime.spec_model import Linux, Namespace, Process, Root, Spec
+from runtime.rootfs import propagation
+from runtime.rootfs.mountinfo import MountInfo
+from runtime.spec.model import Linux, Namespace, Process, Root, Spec
 
 SPEC = Spec("1.2.0", Root("rootfs"), Process(("sh",), "/"))
 

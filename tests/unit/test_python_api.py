@@ -10,7 +10,7 @@ import pytest
 
 import runtime
 from runtime import HookName, clone_flags, is_namespace_supported, ns_name, path_of
-from runtime.spec_model import Namespace
+from runtime.spec.model import Namespace
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/runtime.md").read_text()
 SECTION = DOCUMENT.partition("## From Python")[2].partition("\n## ")[0]

@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
-from runtime import scheduling, spec
-from runtime.default_spec import default_spec
+from runtime import scheduling
 from runtime.errors import InvalidSpec
-from runtime.spec_model import Spec
+from runtime.spec import reading
+from runtime.spec.default import default_spec
+from runtime.spec.model import Spec
 
 
 def parsed(process: dict[str, Any] | None = None, linux: dict[str, Any] | None = None) -> Spec:
     config = default_spec()
-    return spec.parse(
+    return reading.parse(
         config
         | {
             "process": config["process"] | (process or {}),

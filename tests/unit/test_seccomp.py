@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from runtime import spec
 from runtime.constants import PR_SET_NO_NEW_PRIVS
 from runtime.errors import InvalidSpec, UnsupportedField
 from runtime.process.plan import SeccompPlan
 from runtime.seccomp import compiler, library
 from runtime.seccomp.words import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS, listens
+from runtime.spec import reading
 from runtime.syscalls import lowest_free_fd, prctl, seccomp
 from tests import bundles
 from tests.profiles import ENGINES
@@ -28,7 +28,7 @@ def parsed(profile: Any) -> Any:
     """*profile* as the program gets it."""
     config = bundles.spec("true")
     config["linux"]["seccomp"] = copy.deepcopy(profile)
-    return spec.parse(json.loads(json.dumps(config)), CONFIG).linux.seccomp
+    return reading.parse(json.loads(json.dumps(config)), CONFIG).linux.seccomp
 
 
 def faults(profile: Any) -> list[str]:

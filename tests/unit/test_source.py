@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from migrator.source import true_paths
-from runtime.descriptors import Descriptor, Kind
+from runtime.checkpoint.descriptors import Descriptor, Kind
 
 
 def test_only_the_path_at_which_a_file_really_lies_is_told(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime import spec
-from runtime.default_spec import default_spec
 from runtime.errors import BundleError, InvalidSpec, UnsupportedField
-from runtime.spec_model import Device, Hook, Mount, Namespace, Rlimit, TimeOffset
+from runtime.spec import reading
+from runtime.spec.default import default_spec
+from runtime.spec.model import Device, Hook, Mount, Namespace, Rlimit, TimeOffset
 
 Json = dict[str, Any]
 
@@ -47,26 +47,26 @@ def changed(path: str, value: Any, base: Json = MINIMAL) -> Json:
 
 def faults(data: Any) -> list[str]:
     with pytest.raises(InvalidSpec) as caught:
-        spec.parse(data, Path("config.json"))
+        reading.parse(data, Path("config.json"))
     return [str(fault) for fault in caught.value.faults]
 
 
 def test_keys_are_read_in_any_case_as_other_runtimes_do() -> None:
     pages = [{"pagesize": "2MB", "limit": 1}]
     limits = {"cpu": {"quota": 5, "cpus": "1"}, "CPU": {"Cpus": "0"}, "hugepageLimits": pages}
-    read = spec.parse(changed("linux.resources", limits))
+    read = reading.parse(changed("linux.resources", limits))
     assert read.linux.resources["cpu"] == {"quota": 5, "cpus": "0"}
     assert read.linux.resources["hugepageLimits"] == ({"pageSize": "2MB", "limit": 1},)
     assert read.raw["linux"]["resources"]["cpu"] == {"quota": 5, "cpus": "0"}
 
 
 def test_names_that_the_writer_chose_keep_their_case() -> None:
-    read = spec.parse(changed("annotations", {"A": "1", "a": "2"}))
+    read = reading.parse(changed("annotations", {"A": "1", "a": "2"}))
     assert read.raw["annotations"] == {"A": "1", "a": "2"}
 
 
 def test_absent_fields_mean_their_defaults() -> None:
-    read = spec.parse(MINIMAL)
+    read = reading.parse(MINIMAL)
     assert read.process.env == ()
     assert read.process.user == (0, 0, None, ())
     assert read.process.capabilities.bounding == ()
@@ -82,7 +82,7 @@ def test_absent_fields_mean_their_defaults() -> None:
 
 def test_null_counts_as_absent() -> None:
     data = changed("process.env", None) | {"hooks": None, "hostname": None}
-    assert spec.parse(data).process.env == ()
+    assert reading.parse(data).process.env == ()
 
 
 def test_every_field_arrives() -> None:
@@ -126,7 +126,7 @@ def test_every_field_arrives() -> None:
             "readonlyPaths": ["/proc/sys"],
         },
     }
-    read = spec.parse(data)
+    read = reading.parse(data)
     assert read.root == ("/r", True)
     assert (read.hostname, read.domainname, read.annotations) == ("h", "d", {"a.b": ""})
     assert (read.process.args, read.process.cwd, read.process.env) == (
@@ -316,7 +316,7 @@ def test_a_document_that_is_no_object_is_refused(data: Any) -> None:
 def test_a_window_has_a_size_that_a_terminal_can_have_or_there_is_none() -> None:
     size = {"height": 2**16, "width": 2**16 - 1}
     data = changed("process.consoleSize", size)
-    assert spec.parse(data).process.console_size == (2**16, 2**16 - 1)
+    assert reading.parse(data).process.console_size == (2**16, 2**16 - 1)
     data["process"]["terminal"] = True
     assert faults(data) == [
         "process.consoleSize.height: 65536 is more than a terminal can have, 65535"
@@ -363,7 +363,7 @@ def test_all_faults_are_told_at_once() -> None:
 )
 def test_what_is_not_carried_out_is_refused_by_name(path: str, value: Any, named: str) -> None:
     with pytest.raises(UnsupportedField) as caught:
-        spec.parse(changed(path, value))
+        reading.parse(changed(path, value))
     assert [fault.json_path for fault in caught.value.faults] == [named]
 
 
@@ -383,7 +383,7 @@ def test_what_is_not_carried_out_is_refused_by_name(path: str, value: Any, named
     ],
 )
 def test_a_value_that_asks_for_nothing_is_accepted(path: str, value: Any) -> None:
-    spec.parse(changed(path, value))
+    reading.parse(changed(path, value))
 
 
 def test_unsupported_fields_are_told_beside_malformed_ones() -> None:
@@ -395,13 +395,13 @@ def test_a_field_that_is_not_of_the_specification_is_ignored_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG", "runtime")
-    spec.parse(changed("process.colour", {"a": [1]}))
+    reading.parse(changed("process.colour", {"a": [1]}))
     assert "field process.colour is not of the specification: ignored" in caplog.text
 
 
 @pytest.mark.parametrize("movable", [False, True])
 def test_the_default_spec_is_sound(movable: bool) -> None:
-    read = spec.parse(json.loads(json.dumps(default_spec(movable=movable))))
+    read = reading.parse(json.loads(json.dumps(default_spec(movable=movable))))
     assert read.process.args == ("sh",)
     assert read.process.terminal is not movable
     assert read.linux.namespace("time") == (Namespace("time") if movable else None)
@@ -416,21 +416,21 @@ class TestFiles:
 
     def test_a_bundle_is_read(self, tmp_path: Path) -> None:
         bundle = self.bundle(tmp_path, json.dumps(MINIMAL))
-        assert spec.load(bundle).rootfs(bundle) == tmp_path / "rootfs"
+        assert reading.load(bundle).rootfs(bundle) == tmp_path / "rootfs"
 
     def test_a_bundle_that_is_missing_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="/none: no such directory"):
-            spec.load(tmp_path / "none")
+            reading.load(tmp_path / "none")
 
     def test_a_missing_config_names_the_command_that_writes_one(self, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"has no config\.json \(`migrator spec`"):
-            spec.load(tmp_path)
+            reading.load(tmp_path)
 
     def test_a_missing_rootfs_is_named(self, tmp_path: Path) -> None:
         bundle = self.bundle(tmp_path, json.dumps(MINIMAL))
         (bundle / "rootfs").rmdir()
         with pytest.raises(BundleError, match=r"rootfs .*/rootfs is not a directory"):
-            spec.load(bundle)
+            reading.load(bundle)
 
     @pytest.mark.parametrize(
         ("text", "why"),
@@ -445,18 +445,18 @@ class TestFiles:
     )
     def test_malformed_json_is_told(self, tmp_path: Path, text: str | bytes, why: str) -> None:
         with pytest.raises(InvalidSpec) as caught:
-            spec.load(self.bundle(tmp_path, text))
+            reading.load(self.bundle(tmp_path, text))
         assert str(caught.value).startswith(f"{tmp_path}/config.json: {why}")
 
     def test_a_config_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").mkdir()
         with pytest.raises(InvalidSpec, match="cannot be read: Is a directory"):
-            spec.load(tmp_path)
+            reading.load(tmp_path)
 
     def test_a_process_is_read_for_exec(self, tmp_path: Path) -> None:
         path = tmp_path / "process.json"
         path.write_text(json.dumps({"args": ["ls"], "cwd": "/", "user": {"uid": 7}}))
-        assert spec.load_process(path).user.uid == 7
+        assert reading.load_process(path).user.uid == 7
 
     def test_what_it_names_in_another_case_is_not_the_containers(self, tmp_path: Path) -> None:
         path = tmp_path / "process.json"
@@ -464,7 +464,7 @@ class TestFiles:
         path.write_text(json.dumps({"args": ["id"], "cwd": "/", "OOMScoreAdj": 5} | own))
         admin = {name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective")}
         base = {"capabilities": admin, "apparmorProfile": "base", "oomScoreAdj": -9}
-        read = spec.load_process(path, base)
+        read = reading.load_process(path, base)
         assert (read.capabilities.bounding, read.capabilities.effective) == (("CAP_KILL",), ())
         assert (read.apparmor_profile, read.oom_score_adj) == ("strict", 5)
 
@@ -472,7 +472,7 @@ class TestFiles:
         path = tmp_path / "process.json"
         path.write_text(json.dumps({"args": [], "rlimits": 2 * [{}], "commandLine": "x"}))
         with pytest.raises(InvalidSpec) as caught:
-            spec.load_process(path)
+            reading.load_process(path)
         told = [fault.json_path for fault in caught.value.faults]
         assert told[:3] == ["cwd", "args", "rlimits[0].type"]
         assert told[-1] == "commandLine"
@@ -507,11 +507,11 @@ def test_any_value_anywhere_is_read_or_refused(place: tuple[Any, ...], value: An
         at = at[key]
     at[place[-1]] = value
     with suppress(InvalidSpec):
-        spec.parse(data)
+        reading.parse(data)
 
 
 @PATIENT
 @given(VALUES)
 def test_resources_of_any_form_are_read_or_refused(value: Any) -> None:
     with suppress(InvalidSpec):
-        spec.parse_resources(value, Path("r.json"))
+        reading.parse_resources(value, Path("r.json"))

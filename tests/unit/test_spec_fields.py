@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.fields import SPEC
-from runtime.schema import Array, Dictionary, Kind, Record, Refused, entries
+from runtime.spec.fields import SPEC
+from runtime.spec.schema import Array, Dictionary, Kind, Record, Refused, entries
 from tools.spec_table import BEGIN, END, table
 
 DOCUMENT = Path(__file__).parents[2] / "docs/runtime.md"

@@ -12,7 +12,7 @@ import pytest
 from criu_rpc.errors import BadImages
 from criu_rpc.images import write_inventory
 from criu_rpc.memory_images import PE_PRESENT, PagemapEntry, write_pagemap
-from migrator.page_link import Address
+from migrator.pages.connection import Address
 from runtime.memory.lazy.brought_files import BroughtFiles, fetch_pages
 from runtime.memory.lazy.layout import PAGE
 from runtime.memory.lazy.page_protocol import BrokenProtocol, serve_pages

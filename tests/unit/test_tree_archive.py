@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.mountinfo import MountInfo
-from runtime.tmpfs import Tmpfs, movable
-from runtime.tree_archive import pack, unpack
+from runtime.checkpoint.tmpfs import Tmpfs, movable
+from runtime.checkpoint.tree_archive import pack, unpack
+from runtime.rootfs.mountinfo import MountInfo
 
 SPARSE = 1 << 30
 

@@ -10,12 +10,12 @@ from migrator import cli
 from migrator.commands.update import nested, size_bytes
 from runtime.cgroups import manager
 from runtime.cgroups.former import former_value
-from runtime.descriptors import Descriptor, Kind
+from runtime.checkpoint.descriptors import Descriptor, Kind
+from runtime.checkpoint.records import Record
 from runtime.errors import CgroupError, InvalidSpec, UnsupportedField
-from runtime.fields import RESOURCES
-from runtime.records import Record
-from runtime.schema import Record as Kinds
-from runtime.spec import parse, with_resources
+from runtime.spec.fields import RESOURCES
+from runtime.spec.reading import parse, with_resources
+from runtime.spec.schema import Record as Kinds
 from runtime.state import State
 from runtime.undo import Undo
 from runtime.update import _LISTS, _ZERO_COUNTS, checked, merged, updated

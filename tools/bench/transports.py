@@ -29,7 +29,8 @@ from rich.table import Table
 
 from migrator import dataplane
 from migrator.lab import lab
-from migrator.pages import Receiver, Sender
+from migrator.pages.receiver import Receiver
+from migrator.pages.sender import Sender
 from migrator.plan import Destination
 from migrator.tls import Credentials
 from migrator.transport import SshConnection

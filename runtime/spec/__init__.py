@@ -1,0 +1,1 @@
+"""What config.json says: read and checked against one table of fields, then an immutable model."""
