@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -53,20 +54,33 @@ class Runtime:
         output = [self.directory / name for name in ("out", "err")]
         with output[0].open("wb") as out, output[1].open("wb") as err:
             # Files and no pipes: a container that is left running keeps what it was given.
-            code = subprocess.run(
+            process = subprocess.Popen(
                 [self.path, "--root", str(self.directory / "state"), *args],
                 cwd=self.bundle.path,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                timeout=timeout_s,
-                check=False,
-            ).returncode
+            )
+            with process:
+                code = _wait(process, timeout_s)
         return Answer(code, *(path.read_text(errors="replace") for path in output))
 
     def configure(self, **sections: Any) -> None:
         """Change the bundle's config.json."""
         self.bundle.update(**sections)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """The exit code. subprocess would look whether it has ended, and every 50 ms in the end."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        ended, _, _ = select.select([pidfd], [], [], timeout_s)
+    finally:
+        os.close(pidfd)
+    if not ended:
+        process.kill()
+        raise subprocess.TimeoutExpired(process.args, timeout_s)
+    return process.wait()
 
 
 def version_of(path: str) -> str:
