@@ -6,14 +6,14 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criu_rpc import Criu, find_criu
 from runtime.checkpoint import descriptors
 from runtime.errors import RestoreFailed, SetupFailed
+from runtime.interpreter import command
 from runtime.process.channel import READY, Channel, ChannelClosed, Failed, UnexpectedMessage
-from runtime.process.parent import failure, interpreter
+from runtime.process.parent import failure
 from runtime.undo import Undo
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 RESTORING = "restoring"
 DUMPING = "dumping"
 
-_PACKAGES = str(Path(__file__).parents[1])
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from runtime.process.{} import main; main(int(sys.argv[2]), sys.argv[3:])"
-)
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -44,12 +39,11 @@ def launch(
     """
     ours, theirs = (end.detach() for end in socket.socketpair())
     channel = Channel(ours)
-    python = [interpreter(), "-I", "-S", "-X", "utf8", "-c", _START.format(module)]
     try:
         process = Criu.start(
             find_criu(criu),
             inherit=inherit,
-            launcher=(*python, _PACKAGES, str(theirs)),
+            launcher=command(f"runtime.process.{module}", str(theirs)),
             keep_fds=(theirs,),
             within=within,
         )

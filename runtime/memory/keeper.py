@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from runtime.interpreter import command
 from runtime.memory.errors import KeeperFailed
 from runtime.memory.keeper_main import COMMIT, COPY, END, FAILED, FINAL, LISTENER_FD, ROUND
 from runtime.memory.runs import Run
@@ -28,11 +29,6 @@ from runtime.socket_path import connect, short_path
 
 SOCKET = "keeper.sock"
 
-_PACKAGES = str(Path(__file__).parents[2])
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from runtime.memory.keeper_main import main; main(*sys.argv[2:])"
-)
 #: a keeper that says nothing for so long while the container stands still counts as gone
 _FINAL_WITHIN_S = 10
 _ENDED = "the process that does it has ended; give the command again"
@@ -142,9 +138,8 @@ def end(directory: Path) -> None:
 
 def _spawn(directory: Path, kind: str, listener_fd: int) -> None:
     """Start it, as nobody's child: it is ours no more when we end, and no zombie when it does."""
-    python = str(getattr(sys, "_base_executable", sys.executable))
-    command = [python, "-I", "-S", "-X", "utf8", "-c", _START, _PACKAGES]
-    argv = [*command, str(directory.parent.absolute()), directory.name, kind]
+    where = (str(directory.parent.absolute()), directory.name)
+    argv = command("runtime.memory.keeper_main", *where, kind)
     # Another number: a descriptor that is duplicated onto itself would be closed by exec.
     given = fcntl.fcntl(listener_fd, fcntl.F_DUPFD_CLOEXEC, LISTENER_FD + 1)
     actions: list[Any] = [
@@ -154,7 +149,7 @@ def _spawn(directory: Path, kind: str, listener_fd: int) -> None:
         (os.POSIX_SPAWN_DUP2, given, LISTENER_FD),
     ]
     try:
-        pid = os.posix_spawn(python, argv, {}, file_actions=actions, setsid=True, setsigmask=())
+        pid = os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
     finally:
         os.close(given)
     os.waitpid(pid, 0)  # it forks, and the parent ends

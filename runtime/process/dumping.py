@@ -20,8 +20,9 @@ from runtime.process.steps import Steps
 from runtime.syscalls import mount_setattr, move_mount, open_tree, prctl, unshare
 
 
-def main(fd: int, command: list[str]) -> None:
-    """Talk with the runtime on *fd*, then execute *command*; never returns."""
+def main(number: str, *command: str) -> None:
+    """Talk with the runtime on descriptor *number*, then execute *command*; never returns."""
+    fd = int(number)
     channel = Channel(fd)
     prctl(PR_SET_DUMPABLE, 0)
     step = Steps(channel)
@@ -42,7 +43,7 @@ def main(fd: int, command: list[str]) -> None:
         step.fail(exc)
 
 
-def _be_decoy(channel: Channel, step: Steps, command: list[str]) -> None:
+def _be_decoy(channel: Channel, step: Steps, command: tuple[str, ...]) -> None:
     """Hide the processes that the runtime names, until it hangs up."""
     os.setsid()  # a Ctrl-C on the terminal is not for us
     # criu's socket among them: criu's death must be seen as its end of file

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 _ENDING = (1, 2, 3, 15)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 
-def main(fd: int, *keep: int) -> None:
-    """Talk with the runtime on *fd* and become what it says; never returns.
+def main(*numbers: str) -> None:
+    """Talk with the runtime and become what it says; never returns.
 
-    keep: the other descriptors that it gave us.
+    numbers: of the descriptor to talk on, then of the others that it gave us.
     """
+    fd, *keep = map(int, numbers)
     channel = Channel(fd)
     step = begin(channel, keep)
     try:

@@ -6,14 +6,13 @@ import fcntl
 import os
 import select
 import signal
-import sys
 from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from criu_rpc.logger import Logger
 from runtime.errors import ContainerError, ExecFailed, HookFailed, SetupFailed
+from runtime.interpreter import command, interpreter
 from runtime.oserrors import failing, sentence
 from runtime.process.channel import (
     FORKED,
@@ -45,11 +44,6 @@ JOIN = "join"
 #: the first descriptor after the standard three
 FIRST_EXTRA = 3
 
-_PACKAGES = str(Path(__file__).parents[2])
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from runtime.process.{} import main; main(*map(int, sys.argv[2:]))"
-)
 _STEP = "starting the container's process"
 _HOOK = " hook"
 _EXEC = "exec"
@@ -271,18 +265,7 @@ def _spawn(
     actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in zip(numbers, fds, strict=True)]
     # Onto itself: only takes away close-on-exec, in the child alone.
     actions.append((os.POSIX_SPAWN_DUP2, channel_fd, channel_fd))
-    python = interpreter()
-    argv = [
-        python,
-        "-I",
-        "-S",
-        "-X",
-        "utf8",
-        "-c",
-        _START.format(module),
-        _PACKAGES,
-        *map(str, (channel_fd, *numbers)),
-    ]
+    argv = command(f"runtime.process.{module}", *map(str, (channel_fd, *numbers)))
     path = f"/proc/self/fd/{interpreter_fd}"
     return os.posix_spawn(path, argv, {}, file_actions=actions, setsigmask=())
 
@@ -294,11 +277,6 @@ def _out_of(numbers: range, fd: int, stack: ExitStack) -> int:
     copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, numbers.stop)
     stack.callback(os.close, copy)
     return copy
-
-
-def interpreter() -> str:
-    """The python below the virtual environment: of the same version, so marshal(3) is the same."""
-    return str(getattr(sys, "_base_executable", sys.executable))
 
 
 def _kill(child_pid: int) -> None:

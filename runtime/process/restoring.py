@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from runtime.process.plan import RestorePlan
 
 
-def main(fd: int, command: list[str]) -> None:
-    """Talk with the runtime on *fd*, then execute *command*; never returns."""
+def main(number: str, *command: str) -> None:
+    """Talk with the runtime on descriptor *number*, then execute *command*; never returns."""
+    fd = int(number)
     channel = Channel(fd)
     # not steps.begin: what was inherited is for criu
     prctl(PR_SET_DUMPABLE, 0)

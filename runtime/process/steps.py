@@ -11,6 +11,7 @@ from runtime.syscalls import close_all_from, close_range_cloexec, default_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Protocol
 
@@ -60,7 +61,7 @@ class Steps:
             os._exit(1)
 
 
-def begin(channel: Channel, keep: tuple[int, ...] = ()) -> Steps:
+def begin(channel: Channel, keep: Iterable[int] = ()) -> Steps:
     """What each interpreter of ours does first.
 
     Nobody may trace it, it catches no signal, and it has nothing of what it inherited from whoever

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime import Container, ContainerError
-from runtime.process.parent import interpreter
+from runtime.interpreter import interpreter
 from tests.bundles import CAPABILITIES
 from tests.containers import Box, without_namespace
 from tests.waiting import eventually

@@ -13,7 +13,6 @@ from __future__ import annotations
 import marshal
 import os
 import select
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any, Self
 
 from runtime.cgroups.detect import move_to_roots
 from runtime.errors import ContainerError
+from runtime.interpreter import command
 from runtime.memory.lazy import main, protocol, remote_pages
 from runtime.memory.lazy.layout import (
     DONE,
@@ -50,10 +50,6 @@ from runtime.socket_path import connect
 
 Run = tuple[int, int]
 
-_PACKAGES = str(Path(__file__).parents[3])
-_START = (
-    "import sys; sys.path.append(sys.argv[1]); from runtime.memory.lazy.main import main; main()"
-)
 _POLL_S = 0.005
 
 
@@ -317,9 +313,8 @@ def _spawn(given: list[int]) -> int:
             (os.POSIX_SPAWN_DUP2, 0, 2),
         ]
         actions += [(os.POSIX_SPAWN_DUP2, fd, first + at) for at, fd in enumerate(high)]
-        python = str(getattr(sys, "_base_executable", sys.executable))
-        argv = [python, "-I", "-S", "-X", "utf8", "-c", _START, _PACKAGES]
-        return os.posix_spawn(python, argv, {}, file_actions=actions, setsid=True, setsigmask=())
+        argv = command("runtime.memory.lazy.main")
+        return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
 
 
 def _duplicated(fd: int, lowest: int) -> int:
