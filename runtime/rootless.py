@@ -18,7 +18,6 @@ from runtime.cgroups.detect import UNIFIED
 from runtime.cgroups.tree import OUR_PARENT, PROCESSES
 from runtime.errors import CgroupError, SetupFailed
 from runtime.oserrors import sentence
-from runtime.seccomp.words import NOTIFY, listens
 
 if TYPE_CHECKING:
     from runtime.spec.model import Spec
@@ -35,20 +34,11 @@ def is_host_root() -> bool:
 
 
 def check(spec: Spec) -> None:
-    """Raise SetupFailed where an ordinary user cannot make the container of *spec*.
-
-    The agent of a seccomp filter is to have a descriptor that is taken out of its init. Nobody may
-    trace init, so that takes CAP_SYS_PTRACE (pidfd_getfd(2)).
-    """
-    if os.geteuid() == 0:
-        return
-    if not spec.linux.user_namespace:
+    """Raise SetupFailed where an ordinary user cannot make the container of *spec*."""
+    if os.geteuid() and not spec.linux.user_namespace:
         remedy = "`migrator spec --rootless` writes a config.json with one"
         why = f"rootless container requires user namespaces: {remedy}"
         raise SetupFailed("creating a container", why)
-    if listens(spec.linux.seccomp):
-        why = f"only root can give it to an agent: use no {NOTIFY} in linux.seccomp"
-        raise SetupFailed("handing over the seccomp listener", why)
 
 
 def cgroups_for(spec: Spec, state: State, *, rootless: bool) -> tuple[State, CgroupManager]:

@@ -103,6 +103,8 @@ class SeccompPlan(TypedDict):
     flags: int
     #: seccomp(2) returns a descriptor, which the runtime takes
     listener: bool
+    #: ... as an ordinary user, who may only take it from whom he may trace
+    traceable: bool
 
 
 class TerminalPlan(TypedDict):

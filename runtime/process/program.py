@@ -94,6 +94,8 @@ def _confine(plan: SeccompPlan, tell: Listener, heed: Channel | None) -> None:
     install = seccomp(plan["call"], plan["flags"], plan["program"])
     if plan["listener"]:
         assert heed is not None
+        if plan["traceable"]:  # nothing of the host is left here but the conversation
+            prctl(PR_SET_DUMPABLE, 1)
         tell.send(LISTENER, lowest_free_fd())
         install()
         heed.receive(GO)

@@ -3,7 +3,8 @@
 OCI runtime-spec config-linux.md "Seccomp", "The Container Process State": over a connection to the
 socket go the state as JSON and, beside it, the descriptor. The process under the filter waits
 meanwhile in a read, the only call that it makes; the descriptor is taken out of it by
-pidfd_getfd(2), so it matters not which calls the agent is to be asked about.
+pidfd_getfd(2), so it matters not which calls the agent is to be asked about. An ordinary user may
+do so with who can be traced (ptrace(2) "Ptrace access mode checking"), so that init can be then.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import socket_path
 from runtime.errors import SetupFailed
 from runtime.oserrors import failing
-from runtime.process.channel import GO, LISTENER, Channel, ChannelClosed
+from runtime.process.channel import GO, LISTENER, Channel, ChannelClosed, UnexpectedMessage
 from runtime.syscalls import pidfd_getfd
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Agent:
                     os.close(listener_fd)
         except ChannelClosed:
             raise SetupFailed(_STEP, "the process has ended") from None
+        except (UnexpectedMessage, ValueError) as exc:  # somebody in the container has its channel
+            raise SetupFailed(_STEP, str(exc)) from exc
         tell.send(GO)
 
     def _send(self, pid: int, listener_fd: int) -> None:

@@ -10,6 +10,7 @@ profile, and libc only goes on to an older call after ENOSYS.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def plan(seccomp: Mapping[str, Any], path: Path) -> SeccompPlan:
         "program": program,
         "flags": flags,
         "listener": listens(seccomp),
+        "traceable": os.geteuid() != 0,
     }
 
 

@@ -1,5 +1,6 @@
 """The command line as an ordinary user has it: nobody, who is root of what nobody runs."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from runtime.cgroups.detect import detect
 from tests.bundles import Bundle
+from tests.seccomp_agent import Agent
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_busybox, pytest.mark.needs_ordinary_user]
@@ -129,15 +131,21 @@ def test_what_is_started_is_no_file_that_the_user_could_write_to(user: User, nam
     assert os.readlink(f"/proc/{pid}/exe") == "/memfd:python (deleted)"
 
 
-def test_what_only_root_could_take_out_of_its_init_is_refused(user: User, name: str) -> None:
-    user.program("true")
+@pytest.mark.needs_libseccomp
+def test_an_agent_answers_for_a_filter(user: User, name: str) -> None:
+    agent = Agent(user.runtime_directory / "agent.sock", {"mkdir": errno.EXDEV})
     seccomp = {
         "defaultAction": "SCMP_ACT_ALLOW",
-        "listenerPath": "/no/agent",
+        "listenerPath": str(agent.path),
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
     }
     user.bundle.update(linux={"seccomp": seccomp})
-    assert "handing over the seccomp listener: only root can" in user.run("run", name).stderr
+    user.program("mkdir /made; exec sleep 60")
+    with agent:
+        agent.path.chmod(0o777)
+        assert "Invalid cross-device link" in user.start(name)
+        assert "Invalid cross-device link" in user.run("exec", name, "mkdir", "/made").stderr
+    assert [state["state"]["id"] for state in agent.states] == [name, name]
 
 
 def test_it_tells_a_service_manager_that_it_is_ready(user: User, name: str) -> None:
