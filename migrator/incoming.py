@@ -26,7 +26,7 @@ from migrator.preflight import came_by_migration, mark
 from migrator.settling import remove_images, remove_images_unless_wanted, settle
 from migrator.tls import Credentials
 from runtime import Container, ContainerError, ContainerExists, Stdio, Terminal
-from runtime.checkpoint.descriptors import Kind
+from runtime.checkpoint.descriptors import Descriptor, Kind
 from runtime.checkpoint.records import Record
 from runtime.checkpoint.restore import Restore
 from runtime.checkpoint.restore_options import RestoreOptions
@@ -128,7 +128,7 @@ class Incoming:
         record = options.record
         assert record is not None
         options = replace(
-            options, stdio=_standard_streams(record), terminal=self._terminal, own_images=True
+            options, stdio=standard_streams(record), terminal=self._terminal, own_images=True
         )
         if self._console is not None:
             self._console.ensure_listens()
@@ -286,13 +286,16 @@ class Incoming:
             raise ProtocolError("the source", f"a stream of {header.get('stream')!r}")
 
 
-def _standard_streams(record: Record) -> Stdio:
-    """Files of the host by the same path here; what stood for a pipe or a device is /dev/null."""
-    links = [
-        Path(each.link) if each.kind is Kind.FILE and not each.link.startswith("/dev/") else None
-        for each in record.descriptors
-    ]
-    return Stdio(*(link if link and link.parent.is_dir() else None for link in links))
+def standard_streams(record: Record) -> Stdio:
+    """Files of the host by the same path here; for all else, and without a path, /dev/null."""
+    return Stdio(*map(_file_here, record.descriptors))
+
+
+def _file_here(descriptor: Descriptor) -> Path | None:
+    path = Path(descriptor.link)
+    if descriptor.kind is not Kind.FILE or not path.is_absolute() or path.is_relative_to("/dev"):
+        return None
+    return path if path.parent.is_dir() else None
 
 
 def is_new(path: Path) -> bool:

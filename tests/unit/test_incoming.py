@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ from migrator import incoming, processes, settling
 from migrator import messages as m
 from migrator.errors import UsageProblem
 from migrator.journal import DESTINATION, exists, open_journal, peek
-from runtime import ContainerExists
+from runtime import ContainerExists, Stdio
+from runtime.checkpoint.descriptors import Descriptor, Kind
+from runtime.checkpoint.records import Record
 
 
 @pytest.fixture
@@ -184,3 +187,20 @@ def test_a_later_migration_does_not_make_a_running_one_forgotten(tmp_path, left,
     assert settling.fence(tmp_path / "root", "c1", "a1") == "running"
     settling.forget(tmp_path / "root", "c1", "a1")
     assert settling.fence(tmp_path / "root", "c1", "a1") == "dead"
+
+
+def stdout_at(link: str) -> Record:
+    """What is said of a container whose standard output is the file at *link*."""
+    inside, output = Descriptor(Kind.INSIDE), Descriptor(Kind.FILE, link, "file[1:2]")
+    return Record(container_id="c1", spec_sha256="", descriptors=(inside, output, inside))
+
+
+@pytest.mark.parametrize("link", ["", "log", "/dev/null", "/no/such/log"])
+def test_a_standard_file_without_a_path_here_is_the_null_device(link: str) -> None:
+    """Without a path: the log was removed, or another file has taken its place since."""
+    assert incoming.standard_streams(stdout_at(link)) == Stdio()
+
+
+def test_a_standard_file_is_opened_by_its_path(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert incoming.standard_streams(stdout_at(str(log))) == Stdio(stdout=log)
