@@ -23,14 +23,13 @@ from typing import Any
 from criu_rpc.logger import Logger
 from migrator.bandwidth import Limiter
 from migrator.errors import PeerLost, ProtocolError
+from migrator.strangers import Strangers
 
 logger = Logger(__name__)
 
 CONNECT_TIMEOUT_S = 2.0
 STREAM_TIMEOUT_S = 30.0
 HANDSHAKE_TIMEOUT_S = 5.0
-#: connections whose certificate was not seen yet
-MAX_STRANGERS = 16
 #: for the threads of streams that were ended to let go of what they work with
 LETTING_GO_S = 5.0
 #: a cut link is noticed after this long: until then the container may be frozen
@@ -57,7 +56,7 @@ class Listener:
         self._context = context
         self._serve = serve
         self._open: dict[ssl.SSLSocket, threading.Thread] = {}
-        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._strangers = Strangers()
         self._closed = False
         self.address = address
         self.port = int(self._socket.getsockname()[1])
@@ -79,20 +78,18 @@ class Listener:
     def _accept(self) -> None:
         while not self._closed:
             try:
-                raw, _ = self._socket.accept()
+                raw, (peer, *_) = self._socket.accept()
             except OSError as error:
                 if not self._closed:
                     logger.warning("data plane: %s", error)
                     time.sleep(0.1)
                 continue
-            if not self._strangers.acquire(blocking=False):
-                raw.close()  # whoever floods the port is not let in
-                continue
-            threading.Thread(target=self._run, args=(raw,), name="stream", daemon=True).start()
+            arguments = (raw, peer)
+            threading.Thread(target=self._run, args=arguments, name="stream", daemon=True).start()
 
-    def _run(self, raw: socket.socket) -> None:
+    def _run(self, raw: socket.socket, peer: str) -> None:
         try:
-            stream = self._authenticated(raw)
+            stream = self._authenticated(raw, peer)
         except OSError as error:  # whoever it was must not fill our log: nobody may read it
             logger.info("data plane: a stranger was not let in: %s", error)
             return
@@ -110,12 +107,10 @@ class Listener:
         finally:
             self._open.pop(stream, None)
 
-    def _authenticated(self, raw: socket.socket) -> ssl.SSLSocket:
-        try:
+    def _authenticated(self, raw: socket.socket, peer: str) -> ssl.SSLSocket:
+        with raw, self._strangers.admitted(raw, peer):
             raw.settimeout(HANDSHAKE_TIMEOUT_S)
             stream = self._context.wrap_socket(raw, server_side=True)
-        finally:
-            self._strangers.release()
         _tune(stream)
         return stream
 

@@ -10,20 +10,17 @@ import socket
 import socketserver
 import ssl
 import sys
-import threading
 from typing import Any
 
 from criu_rpc.logger import Logger
 from migrator.errors import ProtocolError
 from migrator.pages import connection
 from migrator.pages.connection import Address, Stream
+from migrator.strangers import Strangers
 from runtime.memory.lazy.page_protocol import BrokenProtocol, serve_pages
 from runtime.memory.lazy.split_images import StoredPages
 
 logger = Logger(__name__)
-
-#: connections at once, of which one is a client's
-_MOST = 16
 
 
 class PageServer(socketserver.ThreadingTCPServer):
@@ -32,6 +29,8 @@ class PageServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+    #: who come at once: of more, a connection takes a second to begin
+    request_queue_size = socket.SOMAXCONN
 
     def __init__(
         self,
@@ -43,30 +42,32 @@ class PageServer(socketserver.ThreadingTCPServer):
     ) -> None:
         """Listens; raises OSError. context: None for a stream that all can read."""
         self._context, self._pages, self._keep = context, pages, keep
-        self._room = threading.BoundedSemaphore(_MOST)
+        self._strangers = Strangers()
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         self.address_family, *_, where = found[0]
         super().__init__(where[:2], socketserver.BaseRequestHandler)  # type: ignore[arg-type]
         self.address = Address(address.host, int(self.server_address[1]))
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whoever floods the port is not let in."""
-        return self._room.acquire(blocking=False)
-
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Serve one connection, in its thread."""
         peer = str(Address(*client_address[:2]))
-        try:
-            with connection.opened(request, self._context, server_side=True) as stream:
-                connection.agree(stream, self._pages.identity)
-                logger.info("serving %s", peer)
-                complete = self._serve(stream)
-        finally:
-            self._room.release()
+        with self._met(request, client_address[0]) as stream:
+            logger.info("serving %s", peer)
+            complete = self._serve(stream)
         if complete:
             logger.info("%s has all its pages", peer)
             if not self._keep:
                 self.shutdown()
+
+    def _met(self, request: socket.socket, address: str) -> Stream:
+        with self._strangers.admitted(request, address):
+            stream = connection.opened(request, self._context, server_side=True)
+            try:
+                connection.agree(stream, self._pages.identity)
+            except BaseException:
+                stream.close()
+                raise
+        return stream
 
     def _serve(self, stream: Stream) -> bool:
         return serve_pages(stream, self._pages.read, lambda: connection.has_something(stream))
