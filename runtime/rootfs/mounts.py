@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runtime.cgroups.detect import UNIFIED
 from runtime.rootfs.mount_options import REPLACED, Options, parse_options
 from runtime.rootfs.sources import OWN_USER_NAMESPACE
-from runtime.spec.model import IdMapping, Linux, Mount, Spec
+from runtime.spec.model import IdMapping, Linux, Mount, Namespace, Spec
 
 if TYPE_CHECKING:
     from runtime.process.plan import IdMaps, MountPlan
@@ -44,12 +44,13 @@ def plan(
     bundle: Path,
     rootfs: Path,
     cgroup_paths: Mapping[str, str],
-    own_cgroup_namespace: bool,
+    cgroup_namespace: Namespace | None,
     user_namespace: bool,
 ) -> MountTable:
     """Say what is to be mounted for the *mounts* of a spec.
 
-    cgroup_paths: as in State.cgroup_paths; a mount of type cgroup shows these, and no other cgroup.
+    cgroup_paths: as in State.cgroup_paths; a mount of type cgroup shows these, and no other cgroup,
+    but on v2 without a cgroup namespace: all of them.
     rootfs: a destination may be given with it before. user_namespace: the container has one.
     Raises ValueError, which names the destination, for what is not carried out.
     """
@@ -65,7 +66,7 @@ def plan(
         if mount.type not in CGROUP_TYPES or _is_bind(mount, options):
             table.mounts.append({**_one(mount, options, bundle), "idmap": idmap})
         elif set(cgroup_paths) <= {""}:
-            table.mounts.append(_unified(mount, options, cgroup_paths, own_cgroup_namespace))
+            table.mounts.append(_unified(mount, options, cgroup_paths, cgroup_namespace))
         else:
             _legacy(table, mount, options, cgroup_paths)
     return table
@@ -78,7 +79,7 @@ def of_spec(spec: Spec, bundle: Path, cgroup_paths: Mapping[str, str]) -> MountT
         bundle=bundle,
         rootfs=spec.rootfs(bundle),
         cgroup_paths=cgroup_paths,
-        own_cgroup_namespace=spec.linux.owns("cgroup"),
+        cgroup_namespace=spec.linux.namespace("cgroup"),
         user_namespace=spec.linux.user_namespace,
     )
 
@@ -173,12 +174,17 @@ def _replaced(fstype: str, options: Options) -> int:
 
 
 def _unified(
-    mount: Mount, options: Options, cgroup_paths: Mapping[str, str], own_namespace: bool
+    mount: Mount, options: Options, cgroup_paths: Mapping[str, str], namespace: Namespace | None
 ) -> MountPlan:
-    """In a cgroup namespace of its own a new mount has the container's cgroup as its root."""
-    if own_namespace:
+    """In a cgroup namespace of its own a new mount has the container's cgroup as its root.
+
+    Without one the whole hierarchy is bound: in there /proc/PID/cgroup names paths from its root,
+    and a service manager of the container's looks for them below the mount (cgroups(7)).
+    """
+    if namespace is not None and not namespace.path:
         return _planned("cgroup2", mount.source or "cgroup2", mount, options)
-    return _planned(BIND, cgroup_paths[""], mount, options._replace(data=()))
+    source = cgroup_paths[""] if namespace else _mount_point(cgroup_paths[""])
+    return _planned(BIND, source, mount, options._replace(data=()))
 
 
 def _legacy(
@@ -196,7 +202,7 @@ def _legacy(
         # No hierarchy of v1's.
         if controller in ("", UNIFIED):
             continue
-        name = _hierarchy(directory)
+        name = posixpath.basename(_mount_point(directory))
         below = mount._replace(destination=f"{mount.destination}/{name}")
         if name not in binds:
             binds[name] = directory
@@ -205,9 +211,9 @@ def _legacy(
             table.symlinks.append((name, f"{mount.destination}/{controller}"))
 
 
-def _hierarchy(directory: str) -> str:
-    """The name that the hierarchy of a cgroup is mounted under, such as "cpu,cpuacct"."""
+def _mount_point(directory: str) -> str:
+    """Where the hierarchy of a cgroup is mounted: for v1 its name is such as "cpu,cpuacct"."""
     path = directory
     while not os.path.ismount(path):
         path = posixpath.dirname(path)
-    return posixpath.basename(path)
+    return path

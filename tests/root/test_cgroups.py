@@ -517,6 +517,12 @@ def bare(v2: CgroupManager) -> None:
     v2.paths[""].mkdir(parents=True)
 
 
+def mount_cgroup(box: Box, options: list[str]) -> None:
+    cgroup = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
+    others = [m for m in box.bundle.spec["mounts"] if m["type"] != "cgroup"]
+    box.update(mounts=[*others, cgroup | {"options": options}])
+
+
 def reader(spawn: Callable[..., Process]) -> Process:
     """A process that tries to open two devices when `opened` tells it to."""
     script = "read go; for d in /dev/null /dev/kmsg; do (: <$d) 2>&1 && echo $d; done"
@@ -563,12 +569,27 @@ class TestV2Containers:
         ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
         kinds = [*box.bundle.spec["linux"]["namespaces"], {"type": "user"}]
         box.update(linux={"namespaces": kinds, "uidMappings": ids, "gidMappings": ids})
-        cgroup = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}
-        others = [m for m in box.bundle.spec["mounts"] if m["type"] != "cgroup"]
-        box.update(mounts=[*others, cgroup | {"options": ["nosuid", *options]}])
+        mount_cgroup(box, ["nosuid", *options])
         (box.bundle.rootfs / "etc/passwd").write_text("root:x:0:0::/:\nnobody:x:65534:65534::/:\n")
         os.chown(box.bundle.rootfs, 100000, 100000)
         assert box.shell("stat -c %U /sys/fs/cgroup").out == f"{user}\n"
+
+    def test_without_a_namespace_it_may_leave_its_cgroup_and_further_processes_follow(
+        self, box: Box
+    ) -> None:
+        kinds = box.bundle.spec["linux"]["namespaces"]
+        box.update(linux={"namespaces": [each for each in kinds if each["type"] != "cgroup"]})
+        mount_cgroup(box, [])
+        (other := Path(f"/sys/fs/cgroup/{box.id}-other")).mkdir()
+        try:
+            box.program("sh", "-c", f"echo 1 > {other}/cgroup.procs; exec sleep 60")
+            container = box.start()
+            wait_until(lambda: not container.cgroup.processes())
+            container.cgroup.paths[""].rmdir()
+            assert box.exec(container, "cat /proc/self/cgroup").out == f"0::/{other.name}\n"
+            container.delete(force=True)
+        finally:
+            leftovers.remove_cgroup(other)
 
 
 @pytest.mark.needs_busybox

@@ -21,7 +21,7 @@ from runtime.constants import (
 from runtime.rootfs.mount_options import parse_options
 from runtime.rootfs.mounts import MountTable, plan
 from runtime.rootfs.sources import OWN_USER_NAMESPACE
-from runtime.spec.model import IdMapping, Mount
+from runtime.spec.model import IdMapping, Mount, Namespace
 
 BUNDLE = Path("/bundle")
 ATIMES = MOUNT_ATTR_ATIME_MASK | MOUNT_ATTR_NODIRATIME
@@ -29,7 +29,11 @@ NO_ATIME_AT_ALL = MOUNT_ATTR_NOATIME | MOUNT_ATTR_NODIRATIME
 
 
 def planned(*mounts: Mount, **cgroups: Any) -> MountTable:
-    settings = {"cgroup_paths": {}, "own_cgroup_namespace": True, "user_namespace": False} | cgroups
+    settings = {
+        "cgroup_paths": {},
+        "cgroup_namespace": Namespace("cgroup", ""),
+        "user_namespace": False,
+    } | cgroups
     return plan(mounts, bundle=BUNDLE, rootfs=BUNDLE / "rootfs", **settings)
 
 
@@ -163,11 +167,18 @@ def test_on_cgroup_v2_the_containers_namespace_is_mounted() -> None:
     assert mount["fstype"] == "cgroup2"
 
 
-def test_on_cgroup_v2_without_a_namespace_the_containers_own_cgroup_is_bound() -> None:
+@pytest.mark.parametrize(
+    ("namespace", "shown"),
+    [(None, "/sys/fs/cgroup"), (Namespace("cgroup", "/a"), "/sys/fs/cgroup/migrator/x")],
+    ids=["the host's namespace: all cgroups", "a joined one: the container's own"],
+)
+def test_on_cgroup_v2_without_a_namespace_of_its_own_cgroups_are_bound(
+    namespace: Namespace | None, shown: str
+) -> None:
     cgroup = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro",))
     paths = {"": "/sys/fs/cgroup/migrator/x"}
-    table = planned(cgroup, cgroup_paths=paths, own_cgroup_namespace=False)
-    assert table.binds() == [("/sys/fs/cgroup", "/sys/fs/cgroup/migrator/x")]
+    table = planned(cgroup, cgroup_paths=paths, cgroup_namespace=namespace)
+    assert table.binds() == [("/sys/fs/cgroup", shown)]
     assert table.mounts[0]["attr_set"] == MOUNT_ATTR_RDONLY
 
 
