@@ -34,13 +34,15 @@ class Rule(NamedTuple):
         return f"{verb} {_line(self.type, (self.major, self.minor), frozenset(self.access))}"
 
 
-# Null, random, full, tty, zero, urandom, console, the pty slaves and ptmx; and making nodes of any
-# device, which without the right to open them is harmless.
+# Null, random, full, tty, zero, urandom, console, the pty slaves and ptmx, and net/tun, whose node
+# is often bound into a container without a word to us; and making nodes of any device, which
+# without the right to open them is harmless.
 _ALWAYS = (
     Rule(True, "a", ANY, ANY, "m"),
     *(Rule(True, "c", 1, minor, "rwm") for minor in (3, 5, 7, 8, 9)),
     *(Rule(True, "c", 5, minor, "rwm") for minor in (0, 1, 2)),
     Rule(True, "c", 136, ANY, "rwm"),
+    Rule(True, "c", 10, 200, "rwm"),
 )
 
 

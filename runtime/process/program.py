@@ -161,9 +161,9 @@ def _own_descriptor(fd: int, uid: int) -> None:
 
 
 def _use_own_null(fd: int) -> None:
-    access = os.O_RDONLY if fd == 0 else os.O_WRONLY
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        null_fd = os.open("/dev/null", access | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        null_fd = os.open("/dev/null", flags)
     except OSError:
         return  # none inside: the host's works as well, until a checkpoint
     if is_null(null_fd):

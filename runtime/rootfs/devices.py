@@ -31,12 +31,15 @@ _DEFAULTS = {
     "/dev/urandom": (1, 9),
     "/dev/tty": (5, 0),
 }
+# A privileged container is given all devices of the host, this one too, which would be the host's
+# where it is bound instead of made: "a bind-mount or symlink of the container's /dev/pts/ptmx".
+_MULTIPLEXER = "/dev/ptmx"
 _SYMLINKS = (
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
-    ("pts/ptmx", "/dev/ptmx"),
+    ("pts/ptmx", _MULTIPLEXER),
 )
 
 
@@ -58,7 +61,8 @@ def plan(
         for path, (major, minor) in _DEFAULTS.items()
     }
     for device in devices:
-        nodes[device.path] = _planned(device)
+        if device.path != _MULTIPLEXER:
+            nodes[device.path] = _planned(device)
     return list(nodes.values()), list(_SYMLINKS)
 
 

@@ -201,6 +201,13 @@ def test_the_null_device_is_the_containers_own(box: Box) -> None:
     assert container.state.external_descriptors == ["/dev/null"] * 3
 
 
+def test_the_null_device_may_be_read_and_written_whatever_number_it_has(box: Box) -> None:
+    container = box.start(stdio=Stdio())
+    for fd in (0, 1, 2):
+        access = Path(f"/proc/{container.state.init_pid}/fdinfo/{fd}").read_text().split()[3]
+        assert int(access, 8) & os.O_ACCMODE == os.O_RDWR
+
+
 def test_a_pipe_and_a_file_are_what_the_state_says(box: Box) -> None:
     reader, writer = os.pipe()
     log = box.bundle.path / "log"

@@ -29,6 +29,12 @@ def test_default_devices_are_there_and_can_be_replaced() -> None:
     assert ("pts/ptmx", "/dev/ptmx") in links
 
 
+def test_the_multiplexer_of_terminals_is_that_of_the_container_s_devpts() -> None:
+    nodes, links = devices.plan([Device("c", "/dev/ptmx", 5, 2)], [])
+    assert "/dev/ptmx" not in {node["path"] for node in nodes}
+    assert ("pts/ptmx", "/dev/ptmx") in links
+
+
 def test_the_type_bits_of_a_file_mode_are_those_of_the_type() -> None:
     nodes, _ = devices.plan([Device("b", "/dev/sda", 8, 0, file_mode=0o20644)], [])
     assert nodes[-1]["mode"] == stat.S_IFBLK | 0o644
