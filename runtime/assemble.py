@@ -14,7 +14,6 @@ from runtime.hook_points import HookName
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
 from runtime.rootless import cgroups_for, check, is_host_root
-from runtime.seccomp.words import listens
 from runtime.spec.reading import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Status, now, process_stat
 
@@ -32,11 +31,6 @@ if TYPE_CHECKING:
     from runtime.undo import Undo
 
 logger = Logger(__name__)
-
-# Init opens it for writing as the container's user, whoever that is, by a descriptor: others could
-# come to it by its path, which the directory's mode forbids.
-_FIFO_MODE = 0o622
-_ANSWER_MODE = 0o644
 
 
 def first_state(
@@ -166,13 +160,11 @@ class Assembly:
             uncovered=0,
         )
 
-    def _make_fifos(self) -> tuple[Path, Path | None]:
-        """What init waits at for `start`, and where that answers, if it has to."""
+    def _make_fifos(self) -> tuple[Path, Path]:
+        """What init tells `start` on, and where that answers; init opens both at once."""
         fifo, answer = self._directory / EXEC_FIFO, self._directory / ANSWER_FIFO
-        _make_fifo(fifo, _FIFO_MODE)
-        if not listens(self.spec.linux.seccomp):
-            return fifo, None
-        _make_fifo(answer, _ANSWER_MODE)
+        os.mkfifo(fifo, 0o600)
+        os.mkfifo(answer, 0o600)
         return fifo, answer
 
     def _let_in(self, init: Launched, plan: InitPlan, cgroup: CgroupManager, undo: Undo) -> int:
@@ -272,12 +264,6 @@ class Assembly:
 
     def _own_hooks(self, name: HookName) -> Sequence[InProcessHook]:
         return self._in_process.get(name, ())
-
-
-def _make_fifo(path: Path, mode: int) -> None:
-    """Init opens it once all is set up, and thereby waits until `start` opens it too (fifo(7))."""
-    os.mkfifo(path)
-    path.chmod(mode)  # whatever the umask is
 
 
 def _start_time(pid: int) -> int:

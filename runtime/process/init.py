@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 
-from runtime.constants import CLONE_NEWNS, CLONE_PARENT
+from runtime.constants import CLONE_NEWNS, CLONE_PARENT, PR_SET_DUMPABLE
 from runtime.process import entering, labels, program
 from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
 from runtime.process.steps import Steps, begin, seal
 from runtime.rootfs import devices, jail, mounting
 from runtime.rootfs.resolve import make_directory
 from runtime.rootfs.sources import Sources
-from runtime.syscalls import clone3, exit_on_signal, setdomainname, sethostname
+from runtime.syscalls import clone3, exit_on_signal, prctl, setdomainname, sethostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,14 +70,32 @@ def _import_all(plan: InitPlan) -> None:
         from runtime.rootfs import copy_up  # noqa: F401, PLC0415 - lazy: 1 ms
 
 
+class _Gate:
+    """Where init waits for `start`, with nothing of the host but two fifos (fifo(7))."""
+
+    def __init__(self, plan: InitPlan) -> None:
+        # So that no open waits for the other side: then there would have to be a path to open.
+        self._start_fd = os.open(plan["exec_fifo"], os.O_RDWR | os.O_CLOEXEC)
+        self._answer_fd = os.open(plan["answer_fifo"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._held_fd = os.open(plan["answer_fifo"], os.O_WRONLY | os.O_CLOEXEC)
+
+    def wait(self) -> tuple[Channel, Channel]:
+        """Wait for `start`; what it is told on, closed by exec to say that all went well, and what
+        it answers on for as long as it is there."""
+        os.set_blocking(self._answer_fd, True)
+        answer = Channel(self._answer_fd)
+        answer.receive(GO)
+        os.close(self._held_fd)
+        return Channel(self._start_fd), answer
+
+
 class _Host:
     """What is opened of the host before a namespace is entered."""
 
     def __init__(self, plan: InitPlan, channel: Channel, step: Steps) -> None:
         with step("opening what the host has"):
             self.proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self.fifo_fd = os.open(plan["exec_fifo"], os.O_PATH | os.O_CLOEXEC)
-            self.answer_fd = _open_path(plan["answer_fifo"])
+            self.gate = _Gate(plan)
         with step("making the user namespaces of idmapped mounts"):
             maps = enumerate(plan["rootfs"]["idmaps"])
             idmaps = {number: entering.namespace_with(each) for number, each in maps}
@@ -104,25 +122,16 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps, host: _Host
     ready = program.prepare(plan["process"], step, proc_fd=host.proc_fd)
     for number in _ENDING:
         exit_on_signal(number)
+    os.close(host.proc_fd)
+    if plan["traceable"]:
+        prctl(PR_SET_DUMPABLE, 1)
     channel.send(READY)
     channel.close()
     with step("waiting for start"):
-        # Blocks until `start` opens it for reading; closed by exec, which tells `start` of success.
-        path = f"self/fd/{host.fifo_fd}"
-        start_fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=host.proc_fd)
-    step.listener = Channel(start_fd)
-    heed = None
-    if host.answer_fd is not None:
-        with step("waiting for start"):
-            path = f"self/fd/{host.answer_fd}"
-            heed = Channel(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=host.proc_fd))
-    ready.prepare(step, step.listener, heed)
+        step.listener, answer = host.gate.wait()
+    ready.prepare(step, step.listener, answer)
     _run_hooks("startContainer", plan["start_container"], "created", plan, step, env=ready.env)
     ready.execute(step)
-
-
-def _open_path(path: str) -> int | None:
-    return os.open(path, os.O_PATH | os.O_CLOEXEC) if path else None
 
 
 def _set_names(plan: InitPlan, step: Steps) -> None:

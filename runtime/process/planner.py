@@ -38,7 +38,7 @@ def init_plan(
     state: State,
     *,
     exec_fifo: Path,
-    answer_fifo: Path | None,
+    answer_fifo: Path,
     preserve_fds: int,
     parent_death_signal: int,
     no_pivot: bool,
@@ -61,7 +61,9 @@ def init_plan(
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
         "notify": notify,
-        "answer_fifo": str(answer_fifo or ""),
+        "answer_fifo": str(answer_fifo),
+        # as with runc: what others are in could take it over before its filter is there
+        "traceable": os.geteuid() != 0 and not entered["join"],
         # where /dev is the host's, nothing is made in it or mounted on it
         "terminal": _terminal(spec.process, console=not devices.is_of_host(spec.mounts)),
         "process": _process(
