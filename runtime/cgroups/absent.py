@@ -1,7 +1,7 @@
 """A container without cgroups of its own: an ordinary user's, to whom no cgroup is delegated.
 
-It stays in those of its caller. What needs a cgroup is refused: limits, pause, statistics, and to
-know all processes of the container.
+It stays in those of its caller. What needs a cgroup is refused: limits, pause, and to know all
+processes of the container.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class NoCgroups(CgroupManager):
             self._refuse(f"linux.resources.{limits[0]} cannot be set")
 
     def stats(self) -> CgroupStats:
-        self._refuse("nothing is counted of it")
+        """Of what is counted nowhere, all is 0."""
+        from runtime.cgroups.stats import CgroupStats  # noqa: PLC0415 - lazy: seldom needed
+
+        return CgroupStats()
 
     @property
     def freezer_path(self) -> Path:

@@ -131,6 +131,25 @@ def test_what_is_started_is_no_file_that_the_user_could_write_to(user: User, nam
     assert os.readlink(f"/proc/{pid}/exe") == "/memfd:python (deleted)"
 
 
+def test_one_that_waits_for_its_start_can_be_entered(user: User, name: str) -> None:
+    user.program("exec sleep 60")
+    assert not user.start(name, "create")
+    pid = json.loads(user.run("state", name).stdout)["pid"]
+    descriptors = [*user.prefix, "ls", f"/proc/{pid}/fd"]
+    theirs = subprocess.run(descriptors, capture_output=True, text=True, check=True).stdout
+    opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in theirs.split()]
+    assert {os.path.basename(path) for path in opened} == {
+        "null",
+        "log",
+        "exec.fifo",
+        "answer.fifo",
+    }
+    assert user.run("exec", name, "readlink", "/proc/1/root").stdout == "/\n"
+    assert "65534" in user.run("exec", name, "cat", "/proc/self/uid_map").stdout
+    assert not user.start(name, "start")
+    assert json.loads(user.run("state", name).stdout)["status"] == "running"
+
+
 @pytest.mark.needs_libseccomp
 def test_an_agent_answers_for_a_filter(user: User, name: str) -> None:
     agent = Agent(user.runtime_directory / "agent.sock", {"mkdir": errno.EXDEV})
@@ -229,8 +248,10 @@ def test_cgroups_that_are_delegated_to_the_user_are_used(user: User, name: str) 
 def test_what_takes_a_cgroup_names_it(user: User, name: str) -> None:
     user.program("exec sleep 60")
     assert not user.start(name)
-    for command in (["pause", name], ["ps", name], ["events", "--stats", name]):
+    for command in (["pause", name], ["ps", name]):
         assert "the container has none" in user.run(*command).stderr
+    counted = json.loads(user.run("events", "--stats", name).stdout)["data"]
+    assert counted["pids"] == {}
     assert user.run("kill", "--all", name, "KILL").returncode == 0
     assert eventually(lambda: "stopped" in user.run("state", name).stdout)
     assert user.run("kill", "--all", name, "KILL").returncode == 0
