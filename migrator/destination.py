@@ -83,6 +83,7 @@ class DestinationAgent:
         needs: m.Preflight,
         *,
         migration: str,
+        shared_bytes: int,
         memory: str,
         give_up_after_s: float | None,
         keep_pages: bool,
@@ -97,6 +98,7 @@ class DestinationAgent:
             rootfs=needs.rootfs,
             rootfs_mode=needs.rootfs_mode,
             memory_bytes=needs.memory_bytes,
+            shared_bytes=shared_bytes,
             memory=memory,
             keep_pages=keep_pages,
             give_up_after_s=give_up_after_s,
@@ -105,6 +107,12 @@ class DestinationAgent:
         )
         self._prepared = self._ask(request, m.Prepared)
         self._tls = self._credentials.context(self._prepared.certificate, server=False)
+
+    @property
+    def keeps_bytes(self) -> int:
+        """How much of given pages is kept there, once it is prepared."""
+        assert self._prepared is not None
+        return int(self._prepared.keeps_bytes)
 
     def open_stream(self, kind: str) -> ssl.SSLSocket:
         """A data-plane stream: "rsync", "images", "pages" or "lazy"."""
@@ -165,7 +173,9 @@ class DestinationAgent:
             request, m.Attached, timeout_s=RESOLVE_TIMEOUT_S, alive=self.ensure_connected
         )
         if attached.state == "waiting":
-            self._prepared = m.Prepared(attached.address, attached.port, attached.certificate)
+            self._prepared = m.Prepared(
+                attached.address, attached.port, attached.certificate, keeps_bytes=0
+            )
             self._tls = self._credentials.context(attached.certificate, server=False)
         return attached
 

@@ -18,12 +18,14 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 from migrator.bandwidth import Limiter
 from migrator.dataplane import hang_up
 from migrator.errors import PeerLost, ProtocolError
-from migrator.pages.known import PAGE_BYTES, Given, Kept
+from migrator.pages.known import Given, Kept
+from runtime.memory.contents import PAGE_SIZE
 
 _RECORD = struct.Struct(">BHQI")
 # Kinds: the end; bytes of an image; pages that are none yet; numbers of those in place of bytes.
@@ -35,6 +37,10 @@ POLL_S = 0.002
 _TOGETHER = 1 << 16
 #: kept free besides what is known to be needed
 SPARE_BYTES = 32 << 20
+#: of pages that are given before the freeze, beside those of shared memory
+LOADED_BYTES = 64 << 20
+#: what of its shared memory changes meanwhile is given again
+TIMES_GIVEN = 2
 PREFIX = "migrator-images-"
 #: from the source's word that all is sent to its arrival
 ARRIVAL_TIMEOUT_S = 30.0
@@ -44,16 +50,25 @@ LOCAL_ONLY = re.compile(r".*\.log|stats-.*|.*\.pid|.*\.socket")
 
 def place_for(memory_bytes: int) -> Path | None:
     """Where images of that size can lie for a while: in memory if there is plenty, else on disk."""
-    for place in (Path("/dev/shm"), Path("/var/tmp")):
-        try:
-            free = shutil.disk_usage(place).free
-        except OSError:
-            continue
-        if place.name == "shm":
-            free = min(free, _available_memory() // 2)
-        if free > memory_bytes + SPARE_BYTES:
-            return place
-    return None
+    places = Path("/dev/shm"), Path("/var/tmp")
+    return next((place for place in places if _room_in(place) > memory_bytes + SPARE_BYTES), None)
+
+
+def room_to_keep(images_dir: Path, memory_bytes: int, shared_bytes: int) -> int:
+    """How many bytes of given pages are kept beside images of that size: what is left, if need be.
+
+    shared_bytes: the shared memory of the container.
+    """
+    wanted = LOADED_BYTES + TIMES_GIVEN * shared_bytes
+    return max(0, min(wanted, _room_in(images_dir.parent) - memory_bytes - SPARE_BYTES))
+
+
+def _room_in(place: Path) -> int:
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:
+        return 0
+    return min(free, _available_memory() // 2) if place.name == "shm" else free
 
 
 def choose_images_dir(container: str, memory_bytes: int) -> Path:
@@ -79,11 +94,16 @@ class ImageSender:
     """Sends what appears in *images_dir* as it appears; `finish()` sends the rest.
 
     Owns the stream. Runs a thread between `start()` and `finish()` or `abort()`. bytes_sent counts
-    what left so far.
+    what left so far. keeps_bytes: of given pages the other side keeps that many.
     """
 
     def __init__(
-        self, images_dir: Path, stream: ssl.SSLSocket, limiter: Limiter | None = None
+        self,
+        images_dir: Path,
+        stream: ssl.SSLSocket,
+        limiter: Limiter | None = None,
+        *,
+        keeps_bytes: int = 0,
     ) -> None:
         self.images_dir = images_dir
         self._limiter = limiter or Limiter(None)
@@ -91,23 +111,29 @@ class ImageSender:
         self._stream = stream
         self._sent: dict[str, int] = {}
         self._buffer = bytearray()
-        self._given = Given()
+        self._given = Given(keeps_bytes)
         self._complete = threading.Event()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="images", daemon=True)
 
-    def give(self, pages: Iterable[bytes]) -> None:
-        """Before `start`: send *pages* that are likely to be found in the images, so that numbers
-        will do for them then. Raises PeerLost.
+    def give(self, blocks: Iterable[bytes]) -> int:
+        """Before `start`: send pages that are likely to be found in the images, so that numbers
+        will do for them then. blocks: whole pages, CHUNK at most. Raises PeerLost.
+
+        Returns how many bytes were not there yet.
         """
+        before = self.bytes_sent
         try:
-            for page in self._given.new(pages):
-                self._put(_RECORD.pack(_GIVEN, 0, 0, len(page)) + page)
-                self.bytes_sent += len(page)
+            for block in blocks:
+                for pages in self._given.new(block):
+                    self._put(_RECORD.pack(_GIVEN, 0, 0, len(pages)))
+                    self._put(pages)
+                    self.bytes_sent += len(pages)
             self._flush()
         except OSError as error:
             raise PeerLost("the data plane", f"sending pages: {error}") from error
+        return self.bytes_sent - before
 
     def start(self) -> None:
         self._thread.start()
@@ -177,7 +203,7 @@ class ImageSender:
         done = start = self._sent.get(name, 0)
         with path.open("rb", buffering=0) as file:
             file.seek(done)
-            while (data := file.read(CHUNK)) or name not in self._sent:
+            while (data := self._read(file, name)) or name not in self._sent:
                 for kind, body, size in self._records(name, data):
                     self._put(_RECORD.pack(kind, len(name), done, len(body)) + name.encode())
                     self._put(body)
@@ -186,15 +212,24 @@ class ImageSender:
                 self._sent[name] = done
         return done - start
 
-    def _records(self, name: str, data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    def _read(self, file: FileIO, name: str) -> bytes:
+        """The next of it; of pages that are still being written only whole ones."""
+        data = file.read(CHUNK)
+        if self._complete.is_set() or not name.startswith("pages-"):
+            return data
+        part = len(data) % PAGE_SIZE
+        file.seek(-part, os.SEEK_CUR)
+        return data[: len(data) - part]
+
+    def _records(self, name: str, data: bytes) -> Iterator[tuple[int, bytes | memoryview, int]]:
         """Kind and body of the records for *data*, and how much of it each stands for."""
         if not (data and self._given and name.startswith("pages-")):
             yield _BYTES, data, len(data)
             return
         for body, pages in self._given.split(data):
-            yield (_NUMBERS, body, pages * PAGE_BYTES) if pages else (_BYTES, body, len(body))
+            yield (_NUMBERS, body, pages * PAGE_SIZE) if pages else (_BYTES, body, len(body))
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         """Small images go together: each write of its own is a TLS record and a packet."""
         if len(self._buffer) + len(data) <= _TOGETHER:
             self._buffer += data
@@ -206,20 +241,22 @@ class ImageSender:
         gathered, self._buffer = self._buffer, bytearray()
         self._send(gathered)
 
-    def _send(self, data: bytes | bytearray) -> None:
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
         for piece in self._limiter.pieces(memoryview(data)):
             self._stream.sendall(piece)
 
 
-def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
+def receive_images(stream: ssl.SSLSocket, images_dir: Path, *, keeps_bytes: int = 0) -> int:
     """Write what an ImageSender sends into *images_dir* (empty, ours); returns the bytes written.
+
+    keeps_bytes: of pages that are given before.
 
     Raises ProtocolError for a record that cannot be, PeerLost at a broken stream, OSError (disk
     full); the directory then holds a part.
     """
     files: dict[str, int] = {}
     total = 0
-    kept = Kept()
+    kept = Kept(images_dir, keeps_bytes)
     reader = _Reader(stream)
     try:
         while True:
@@ -239,15 +276,14 @@ def receive_images(stream: ssl.SSLSocket, images_dir: Path) -> int:
             if os.lseek(fd, 0, os.SEEK_CUR) != offset:
                 raise ProtocolError("the source", f"image {name} with a gap at byte {offset}")
             if kind == _NUMBERS:
-                pages = kept.pages(reader.exactly(count))
-                _write_all(fd, memoryview(pages))
-                total += len(pages)
+                total += kept.write(reader.exactly(count), fd)
             elif kind == _BYTES:
                 reader.into_file(fd, count)
                 total += count
             else:
                 raise ProtocolError("the source", f"an image record of kind {kind}")
     finally:
+        kept.close()
         for fd in files.values():
             os.close(fd)
 

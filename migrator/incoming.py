@@ -89,6 +89,8 @@ class Incoming:
                 raise MigrationError(f"{path} has files that are not {self.container}'s")
         memory = int(request.memory_bytes)
         self.images_dir = images.choose_images_dir(self.container, memory)
+        shared = int(request.shared_bytes)
+        self._keeps_bytes = images.room_to_keep(self.images_dir, memory, shared)
         self.journal.write(
             "prepared",
             migration=request.migration,
@@ -114,7 +116,7 @@ class Incoming:
         credentials = Credentials.make()
         context = credentials.context(request.certificate, server=True)
         self._listener = Listener(address, context, self._serve_stream)
-        return m.Prepared(address, self._listener.port, credentials.certificate)
+        return m.Prepared(address, self._listener.port, credentials.certificate, self._keeps_bytes)
 
     def arm(self, request: m.Arm) -> str:
         """Start CRIU and make what can be made before the images are there.
@@ -276,7 +278,7 @@ class Incoming:
             self._arrival.receive(stream)
         elif header.get("stream") == "images" and self.images_dir is not None:
             try:
-                images.receive_images(stream, self.images_dir)
+                images.receive_images(stream, self.images_dir, keeps_bytes=self._keeps_bytes)
             except BaseException as error:
                 self._receive_error = error
                 raise

@@ -87,6 +87,7 @@ class Verdict:
 class Prepare:
     """config: config.json's text; certificate: the source's one-time TLS certificate, PEM.
 
+    shared_bytes: of memory_bytes, what processes share and is given before the freeze.
     memory: how it comes: in "images", as pages into a "store", as the same but "whole" before the
     restore, or page by page from the "source" once it runs; give_up_after_s: how long it may wait
     for that source then, None: for ever.
@@ -98,6 +99,7 @@ class Prepare:
     rootfs: str
     rootfs_mode: str
     memory_bytes: int
+    shared_bytes: int
     memory: str
     give_up_after_s: float | None
     keep_pages: bool
@@ -107,9 +109,12 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
+    """keeps_bytes: of pages that are given before the images, of which they are a part."""
+
     address: str
     port: int
     certificate: str
+    keeps_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

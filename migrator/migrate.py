@@ -1,6 +1,7 @@
 """The migration of one running container: the story on one page.
 
-    preflight -> prepare -> sync rootfs -> copy memory -> arm -> copy memory again
+    preflight -> prepare -> sync rootfs -> copy memory -> arm
+        -> copy shared memory -> copy memory again
         -> [ freeze, dump, last pages, sync again, restore, fence | COMMIT | run ]
         -> fill -> clean up
 
@@ -20,7 +21,7 @@ from typing import Any
 
 from criu_rpc import CriuError, Notification
 from criu_rpc.logger import Logger
-from migrator import clients, preflight
+from migrator import clients, preflight, shared_memory
 from migrator import messages as m
 from migrator.asking import ask_to_run
 from migrator.bandwidth import Limiter
@@ -104,6 +105,8 @@ class Migration:
         self.mode = plan.mode
         #: what is restored may have to wait for pages
         self.served = False
+        #: memory that goes before the freeze and into the images all the same
+        self.shared_bytes = 0
         self.departure: Departure | PostCopy | None = None
         self.slowed = False
         self.filled: m.Filled | None = None
@@ -176,11 +179,14 @@ class Migration:
             # whatever the restored copy said to the switches, the last word is the source's
             self.undo.callback(self.source.announce)
             self.undo.callback(lambda: self.agent.discard("the source gave up"))
+            if self.mode != "cold":
+                self.shared_bytes = shared_memory.size_bytes(self.source.container)
             config = (self.source.container.state.bundle / "config.json").read_text()
             way = "store" if self.served else "whole"
             self.agent.prepare(
                 needs,
                 migration=self.id,
+                shared_bytes=self.shared_bytes,
                 memory={"cold": "images", "post-copy": "source"}.get(self.mode, way),
                 give_up_after_s=self.plan.give_up_after_s,
                 keep_pages=self.plan.keep_pages,
@@ -237,14 +243,20 @@ class Migration:
                 self.source.arm(own_network=False)
             assert self.source.images_dir is not None
             self.sender = ImageSender(
-                self.source.images_dir, self.agent.open_stream("images"), self.limiter
+                self.source.images_dir,
+                self.agent.open_stream("images"),
+                self.limiter,
+                keeps_bytes=self.agent.keeps_bytes,
             )
             self.undo.callback(self.sender.abort)
             self.sender.give(loaded_pages(self.source.container.processes()))
-            self.sender.start()
             if self.files is not None:
                 self.undo.callback(self.files.abort)
                 self.files.arm()
+        if self.shared_bytes:
+            with self.recorder.phase("copy shared memory"):
+                shared_memory.give(self.source.container, self.sender, self.interrupts.check)
+        self.sender.start()
         if isinstance(self.departure, PostCopy):
             self.departure.open(self.agent.open_stream("lazy"))
         elif self.departure is not None:

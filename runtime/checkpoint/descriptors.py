@@ -15,11 +15,11 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from runtime.errors import CheckpointFailed
+from runtime.memory import shmem
 from runtime.syscalls import pidfd_getfd
 
 STANDARD = (0, 1, 2)
@@ -109,17 +109,10 @@ def _outside_key(pid: int, fd: int, mount_ids: Container[int]) -> str | None:
     status = os.stat(f"/proc/{pid}/fd/{fd}")
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISCHR(status.st_mode)):
         return None
-    if status.st_dev == _memfd_device():
+    if status.st_dev == shmem.device():  # CRIU dumps what memfd_create(2) made
         return None
     mount_id = fdinfo(pid, fd)["mnt_id"]
     return None if mount_id in mount_ids else f"file[{mount_id:x}:{status.st_ino:x}]"
-
-
-@cache
-def _memfd_device() -> int:
-    """The kernel's own tmpfs, mounted nowhere: CRIU dumps what memfd_create(2) made there."""
-    with open(os.memfd_create("device"), "rb") as file:
-        return os.fstat(file.fileno()).st_dev
 
 
 def fdinfo(pid: int, fd: int) -> dict[str, int]:

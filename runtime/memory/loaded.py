@@ -12,20 +12,22 @@ from contextlib import suppress
 
 from runtime.memory import maps
 from runtime.memory.pagemap import Pagemap
-from runtime.memory.runs import Run, intersect, normalized
+from runtime.memory.runs import PAGE, Run, intersect, normalized
 
-PAGE_BYTES = 4096
 _AT_ONCE = 1 << 20
 
 
 def loaded_pages(pids: Iterable[int]) -> Iterator[bytes]:
-    """Those that *pids* have now, as they are now: they run on, and what is gone is left out."""
+    """Those that *pids* have now, as they are now, some at a time.
+
+    They run on: what is gone is left out.
+    """
     for pid in pids:
         with suppress(OSError):
             runs = _runs(pid)
             with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
                 for start, end in runs:
-                    yield from _pages(mem.fileno(), start, end)
+                    yield from _blocks(mem.fileno(), start, end)
 
 
 def _runs(pid: int) -> list[Run]:
@@ -38,9 +40,8 @@ def _runs(pid: int) -> list[Run]:
     return intersect(present, normalized((each.start, each.end) for each in mappings))
 
 
-def _pages(mem_fd: int, start: int, end: int) -> Iterator[bytes]:
+def _blocks(mem_fd: int, start: int, end: int) -> Iterator[bytes]:
     for address in range(start, end, _AT_ONCE):
         with suppress(OSError):  # EIO: unmapped meanwhile
             data = os.pread(mem_fd, min(_AT_ONCE, end - address), address)
-            whole = len(data) - len(data) % PAGE_BYTES
-            yield from (data[at : at + PAGE_BYTES] for at in range(0, whole, PAGE_BYTES))
+            yield data[: len(data) // PAGE * PAGE]

@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import pty
+import random
 import resource
 import select
 import signal
@@ -315,6 +316,34 @@ def memory_file() -> Iterator[None]:
         yield
 
 
+def shared_memory() -> Iterator[None]:
+    """A mapping of two processes, one of which writes all over it."""
+    memory = mmap.mmap(-1, 8 * MIB)
+    places = range(0, len(memory), mmap.PAGESIZE)
+    for place in places:
+        struct.pack_into("QQ", memory, place, place, 0)
+    if (writer := os.fork()) == 0:
+        _write_all_over(memory)
+    while True:
+        found = [struct.unpack_from("Q", memory, place)[0] for place in places]
+        must(found, list(places), "its pages")
+        must(os.waitpid(writer, os.WNOHANG), (0, 0), "who writes to it and finds it right")
+        yield
+
+
+def _write_all_over(memory: mmap.mmap) -> None:
+    """Ends with the first page that is not as it was left."""
+    counts = [0] * (len(memory) // mmap.PAGESIZE)
+    while True:
+        for number in random.sample(range(len(counts)), 50):
+            place = number * mmap.PAGESIZE + 8
+            if struct.unpack_from("Q", memory, place)[0] != counts[number]:
+                os._exit(1)
+            counts[number] += 1
+            struct.pack_into("Q", memory, place, counts[number])
+        time.sleep(TICK_S)
+
+
 # ---- what a process is
 
 
@@ -426,7 +455,7 @@ KINDS = (
     *(lock_of_a_file, lock_of_records, file_without_a_name, file_with_another_name),
     *(place_in_a_file, directories, pipe_with_words, unix_sockets, tcp_within, pseudo_terminal),
     *(system_v, counters, timers, signals_as_descriptor, watched_directory, memory_file),
-    *(children, what_it_is, reservation, threads),
+    *(shared_memory, children, what_it_is, reservation, threads),
 )
 
 

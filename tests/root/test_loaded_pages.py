@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.memory.loaded import PAGE_BYTES, loaded_pages
+from runtime.memory.loaded import loaded_pages
+from runtime.memory.runs import PAGE
 
 pytestmark = [pytest.mark.needs_root]
 
@@ -27,7 +28,7 @@ def test_the_pages_of_a_program_are_found_and_stay_the_same(
     time.sleep(0.1)  # it is loaded
     first = list(loaded_pages([sleeper.pid]))
     assert first
-    assert {len(page) for page in first} == {PAGE_BYTES}
+    assert {len(block) % PAGE for block in first} == {0}
     assert list(loaded_pages([sleeper.pid])) == first
 
 

@@ -241,26 +241,32 @@ def test_an_image_with_a_gap_is_refused(pair, tmp_path):
     assert "gap" in str(pair.errors[0])
 
 
-def test_pages_that_were_given_beforehand_go_as_numbers(pair, tmp_path):
+@pytest.mark.parametrize(("keeps", "sent"), [(600, 600), (100, 100), (0, 0)])
+def test_pages_that_were_given_beforehand_go_as_numbers(pair, tmp_path, keeps, sent):
+    """As many as the other side keeps; of zeros, too."""
     (tmp_path / "s").mkdir()
     (tmp_path / "d").mkdir()
-    pages = [os.urandom(4096) for _ in range(600)]
-    changed = [page if number % 3 else os.urandom(4096) for number, page in enumerate(pages)]
+    pages = [bytes(4096), *(os.urandom(4096) for _ in range(599))]
+    changed = [os.urandom(4096) if number % 3 == 1 else page for number, page in enumerate(pages)]
     image = b"".join([*reversed(changed), b"and a part"])
     (tmp_path / "s" / "pages-1.img").write_bytes(image)
     (tmp_path / "s" / "core-1.img").write_bytes(pages[0])
     (tmp_path / "s" / "empty.img").touch()
-    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path / "d")
-    sender = images.ImageSender(tmp_path / "s", pair.connect("images"))
-    sender.give([*pages, *pages])
+    pair.serve = lambda header, stream: images.receive_images(
+        stream, tmp_path / "d", keeps_bytes=keeps * 4096
+    )
+    stream = pair.connect("images")
+    sender = images.ImageSender(tmp_path / "s", stream, keeps_bytes=keeps * 4096)
+    blocks = [b"".join(pages[at : at + 256]) for at in range(0, 600, 256)]
+    assert sender.give(blocks) == sent * 4096
+    assert sender.give(blocks) == 0
     given = sender.bytes_sent
-    assert given == 600 * 4096
     sender.start()
     files = sender.finish()
     assert files == images.sizes(tmp_path / "d")
     assert (tmp_path / "d" / "pages-1.img").read_bytes() == image
     assert (tmp_path / "d" / "core-1.img").read_bytes() == pages[0]
-    assert sender.bytes_sent - given < 202 * 4096
+    assert sender.bytes_sent - given < (602 - sent * 2 // 3) * 4096
 
 
 def record(kind, body, name=b"", offset=0):
@@ -278,7 +284,7 @@ def record(kind, body, name=b"", offset=0):
     ids=["none given", "another number", "no whole page", "another kind"],
 )
 def test_numbers_of_no_page_are_refused(pair, tmp_path, records):
-    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path)
+    pair.serve = lambda header, stream: images.receive_images(stream, tmp_path, keeps_bytes=1 << 20)
     with pair.connect() as stream:
         stream.sendall(records)
         stream.settimeout(5)
