@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
 from runtime import affinity, hook_points, namespaces, processes
+from runtime.caller import is_host_root
 from runtime.cgroups import delegation, manager, resolve_path, unit_paths
 from runtime.errors import SetupFailed, UnsupportedField
 from runtime.hook_points import HookName
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
-from runtime.rootless import cgroups_for, check, is_host_root
+from runtime.rootless import cgroups_for, check
 from runtime.spec.reading import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Status, now, process_stat
 

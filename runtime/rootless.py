@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from criu_rpc.logger import Logger
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
     from runtime.state import State
 
 logger = Logger(__name__)
-
-_ALL_IDS = ["0", "0", str(2**32 - 1)]
-
-
-def is_host_root() -> bool:
-    """Whether this process is root, and of no user namespace but the first."""
-    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == _ALL_IDS
 
 
 def check(spec: Spec) -> None:

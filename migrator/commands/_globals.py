@@ -7,12 +7,17 @@ from pathlib import Path
 
 from migrator import log
 from migrator.commands._options import FILE, Kind, Option, choice
+from runtime.caller import in_user_namespace
 
 
 def _default_root() -> Path:
-    """Where containers keep their state: an ordinary user's below the own runtime directory."""
+    """Where containers keep their state: an ordinary user's below the own runtime directory.
+
+    So is that of root of a user namespace (rootless Podman), unless $USER calls him so.
+    """
     runtime_directory = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime_directory and os.geteuid() != 0:
+    of_host = os.geteuid() == 0 and (os.environ.get("USER") == "root" or not in_user_namespace())
+    if runtime_directory and not of_host:
         return Path(runtime_directory, "migrator")
     return Path("/run/migrator")
 

@@ -19,28 +19,25 @@ _CHUNK_BYTES = 1 << 24
 def copy(source_fd: int, target_fd: int) -> None:
     """Copy all that is in directory *source_fd* to directory *target_fd*, as it is.
 
-    Both may be O_PATH. Raises OSError, with the name; *target_fd* then has a part of it.
+    Both may be O_PATH. The directory itself stays what its mount's options have made it. Raises
+    OSError, with the name; *target_fd* then has a part of it.
     """
     opened_fd = os.open(".", _DIRECTORY, dir_fd=source_fd)
     into_fd = os.open(".", _DIRECTORY, dir_fd=target_fd)
     try:
-        _copy_directory(opened_fd, into_fd)
+        _copy_entries(opened_fd, into_fd)
     finally:
         os.close(opened_fd)
         os.close(into_fd)
 
 
-def _copy_directory(source_fd: int, target_fd: int) -> None:
+def _copy_entries(source_fd: int, target_fd: int) -> None:
     for name in os.listdir(source_fd):
         try:
             _copy_entry(name, source_fd, target_fd)
         except OSError as exc:
             exc.filename = name
             raise
-    status = os.fstat(source_fd)
-    os.fchown(target_fd, status.st_uid, status.st_gid)
-    os.fchmod(target_fd, stat.S_IMODE(status.st_mode))
-    os.utime(target_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _copy_entry(name: str, source_fd: int, target_fd: int) -> None:
@@ -66,7 +63,11 @@ def _copy_below(name: str, source_fd: int, target_fd: int) -> None:
     os.mkdir(name, 0o700, dir_fd=target_fd)
     into_fd = os.open(name, _DIRECTORY, dir_fd=target_fd)
     try:
-        _copy_directory(from_fd, into_fd)
+        _copy_entries(from_fd, into_fd)
+        status = os.fstat(from_fd)
+        os.fchown(into_fd, status.st_uid, status.st_gid)
+        os.fchmod(into_fd, stat.S_IMODE(status.st_mode))
+        os.utime(into_fd, ns=(status.st_atime_ns, status.st_mtime_ns))
     finally:
         os.close(from_fd)
         os.close(into_fd)

@@ -150,6 +150,21 @@ def test_one_that_waits_for_its_start_can_be_entered(user: User, name: str) -> N
     assert json.loads(user.run("state", name).stdout)["status"] == "running"
 
 
+def test_root_of_a_user_namespace_alone_has_them_too(user: User, name: str) -> None:
+    """So rootless Podman calls: the user namespace is its own, and the container makes none."""
+    spec = user.bundle.spec
+    kept = [each for each in spec["linux"]["namespaces"] if each["type"] != "user"]
+    del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]
+    spec["linux"]["namespaces"] = kept
+    user.bundle.write(spec)
+    user.program("exec sleep 60")
+    prefix = user.prefix
+    user.prefix = [*prefix, "unshare", "--user", "--map-root-user"]
+    assert not user.start(name)
+    user.prefix = prefix
+    assert json.loads(user.run("state", name).stdout)["status"] == "running"
+
+
 @pytest.mark.needs_libseccomp
 def test_an_agent_answers_for_a_filter(user: User, name: str) -> None:
     agent = Agent(user.runtime_directory / "agent.sock", {"mkdir": errno.EXDEV})

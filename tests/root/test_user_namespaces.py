@@ -211,22 +211,29 @@ def test_nothing_is_left_when_the_helper_had_work(user_box: Box) -> None:
 
 def test_a_tmpfs_begins_with_what_it_covers(box: Box) -> None:
     covered = box.bundle.rootfs / "covered"
-    (covered / "deep").mkdir(parents=True, mode=0o750)
+    (covered / "deep/er").mkdir(parents=True, mode=0o750)
     (covered / "deep/file").write_text("content")
     os.chown(covered / "deep/file", 3, 4)
     (covered / "deep/file").chmod(0o4755)
     (covered / "link").symlink_to("/etc/passwd")
     os.mkfifo(covered / "pipe", 0o622)
-    add_mounts(box, mount("/covered", "tmpfs", "tmpcopyup", "size=1m"))
+    covered.chmod(0o710)
+    add_mounts(
+        box,
+        mount("/covered", "tmpfs", "tmpcopyup", "size=1m"),
+        mount("/covered/deep", "tmpfs", "tmpcopyup", "mode=1777", "uid=3"),
+    )
     script = (
-        "cd /covered; cat deep/file; stat -c '%n %a %u %g' deep deep/file; readlink link; "
-        "ls -l pipe; touch x"
+        "cd /covered; cat deep/file; stat -c '%n %a %u %g' . deep deep/er deep/file; "
+        "readlink link; ls -l pipe; touch x"
     )
     lines = box.shell(script).out.split("\n")
-    assert lines[0] == "contentdeep 750 0 0"
-    assert lines[1] == "deep/file 4755 3 4"
-    assert lines[2] == "/etc/passwd"
-    assert lines[3].startswith("p")
+    assert lines[0] == "content. 710 0 0"
+    assert lines[1] == "deep 1777 3 0"
+    assert lines[2] == "deep/er 750 0 0"
+    assert lines[3] == "deep/file 4755 3 4"
+    assert lines[4] == "/etc/passwd"
+    assert lines[5].startswith("p")
     assert not (covered / "x").exists()
 
 
