@@ -84,11 +84,9 @@ class RolledBack(MigrationError):
 
     exit_code = 5
 
-    def __init__(self, container: str, phase: str, why: str) -> None:
+    def __init__(self, container: str, phase: str, why: str, fate: str) -> None:
         self.phase = phase
-        super().__init__(
-            f"migration of {container} failed while {phase}: {why}; it runs on here as before"
-        )
+        super().__init__(f"migration of {container} failed while {phase}: {why}; it {fate}")
 
 
 class OutcomeUnknown(MigrationError):

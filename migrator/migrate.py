@@ -118,7 +118,11 @@ class Migration:
     def run(self) -> Report:
         """Everything, in order."""
         with Interrupts() as self.interrupts:
-            needs = self._preflight()
+            try:
+                needs = self._preflight()
+            except (ContainerError, OSError):
+                self.source.ensure_it_runs()  # else that is the reason
+                raise
             try:
                 self._begin()
                 self._prepare(needs)
@@ -412,9 +416,10 @@ class Migration:
         began = self.watch is not None
         explained = isinstance(error, MigrationError | ContainerError | CriuError | OSError)
         if began and explained and undone:
-            raise RolledBack(self.plan.container, phase, str(error)) from error
+            fate = self.source.fate()
+            raise RolledBack(self.plan.container, phase, str(error), fate) from error
         if began and undone and isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"{self.plan.container} runs on here as before") from error
+            raise KeyboardInterrupt(f"{self.plan.container} {self.source.fate()}") from error
 
     def _clean_up(self) -> None:
         with self.recorder.phase("clean up"):

@@ -16,7 +16,7 @@ from criu_rpc import Criu, CriuDied, DumpStats, Handler, find_criu
 from criu_rpc.logger import Logger
 from migrator import images, processes
 from migrator.plan import Plan
-from runtime import Container, ContainerError, NotRunning, Status
+from runtime import Container, ContainerError, NotRunning, Paused, Status
 from runtime.cgroups.throttle import CpuThrottle
 from runtime.checkpoint.bare_dump import BareCriu
 from runtime.checkpoint.descriptors import Descriptor, Kind
@@ -44,11 +44,10 @@ class Source:
     """One running container that is to leave. Closed with `close`, whatever became of it."""
 
     def __init__(self, plan: Plan) -> None:
-        """Load it; NotRunning, NoSuchContainer say why it cannot be migrated."""
+        """Load it; NotRunning, Paused, NoSuchContainer say why it cannot be migrated."""
         self.plan = plan
         self.container = Container.load(plan.root, plan.container)
-        if (status := self.container.status()) is not Status.RUNNING:
-            raise NotRunning(plan.container, status)
+        self.ensure_it_runs()
         self.criu = Criu.start(find_criu(plan.criu))
         self._bare: BareCriu | None = None
         self.images_dir: Path | None = None
@@ -64,6 +63,19 @@ class Source:
         """The criu that dumps it."""
         assert self._bare is not None, "arm comes first"
         return self._bare
+
+    def ensure_it_runs(self) -> None:
+        """Raise NotRunning or Paused unless it does: what is paused here would run there."""
+        status = self.container.status()
+        if status is Status.PAUSED:
+            raise Paused(self.container.id)
+        if status is not Status.RUNNING:
+            raise NotRunning(self.container.id, status)
+
+    def fate(self) -> str:
+        """How it is when nothing came of the migration, in words."""
+        words = {Status.RUNNING: "runs on here as before", Status.PAUSED: "is paused here"}
+        return words.get(self.container.status(), "has ended here")
 
     def probe(self) -> None:
         """Let CRIU look at the kernel now: not under the freeze."""
@@ -133,6 +145,7 @@ class Source:
     def dump(self, on_notify: Handler) -> DumpStats:
         """Dump it, held and refused by *on_notify*; when it returns the container is dead."""
         assert self._checkpoint is not None
+        self.ensure_it_runs()  # who has paused or killed it meanwhile did so without us
         return self._checkpoint.run(on_notify, criu=self.bare.criu, held=self._held)
 
     def ensure_criu_holds(self) -> None:
@@ -206,8 +219,9 @@ class Source:
         reconnect(Networks.of(self.container.state), self.container.id)
 
     def announce(self) -> None:
-        """Tell the switches that its addresses are here."""
-        announce(self.container.netns_path)
+        """Tell the switches that its addresses are here, if it is."""
+        if self.container.status().has_init:
+            announce(self.container.netns_path)
 
     def end(self) -> None:
         """Kill it, frozen as it is: it never runs another instruction."""
