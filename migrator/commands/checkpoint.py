@@ -105,6 +105,7 @@ def command(
     if (lazy_pages or options["page_server"]) and (pre_dump or parent_path):
         raise UsageProblem("--page-server goes neither with --pre-dump nor with --parent-path")
     from criu_rpc import ManageCgroups, NetworkLock
+    from migrator.journal import ensure_no_migration
     from runtime.checkpoint import incremental
     from runtime.checkpoint.dump import checkpoint
     from runtime.checkpoint.options import CheckpointOptions
@@ -119,6 +120,7 @@ def command(
         **options,
     )
     container = Container.load(settings.root, container_id)
+    ensure_no_migration(settings.root, container_id)
     if pre_dump:
         incremental.pre_dump(container, request, parent_path)
     elif parent_path is not None:

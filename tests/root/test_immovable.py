@@ -12,6 +12,7 @@ import pytest
 
 from runtime import Status
 from runtime.checkpoint.immovable import objections
+from runtime.memory import userfaultfd
 from runtime.spec.reading import parse
 from tests.containers import Box
 
@@ -40,6 +41,26 @@ def test_a_process_with_an_io_uring_is_named(box: Box) -> None:
     spec = parse(box.bundle.spec, box.bundle.path / "config.json")
     (reason,) = objections(spec, [os.getppid(), os.getpid()])
     assert reason.startswith(f"process {os.getpid()} uses io_uring")
+
+
+@pytest.fixture
+def missing_page() -> Iterator[None]:
+    """We have a page that is not there, and whose first touch waits for a server."""
+    number = {"x86_64": 323, "aarch64": 282}[os.uname().machine]
+    fd = ctypes.CDLL(None).syscall(number, os.O_CLOEXEC)
+    with os.fdopen(fd), mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as page:
+        userfaultfd.api(fd, 0)
+        at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        userfaultfd.register(fd, at, mmap.PAGESIZE, userfaultfd.MODE_MISSING)
+        yield
+
+
+@pytest.mark.needs_userfaultfd
+@pytest.mark.usefixtures("missing_page")
+def test_a_process_whose_memory_is_not_all_there_is_named(box: Box) -> None:
+    spec = parse(box.bundle.spec, box.bundle.path / "config.json")
+    (reason,) = objections(spec, [os.getppid(), os.getpid()])
+    assert reason.startswith(f"process {os.getpid()} waits for pages")
 
 
 def test_limits_that_criu_may_not_read_are_told_of_once(box: Box, room: Path) -> None:
