@@ -176,7 +176,10 @@ class Assembly:
         undo.on_error(init.kill)
         cgroup.join(init.launcher_pid)
         delegation.carry_out(self.spec, cgroup)
-        pid = init.tell(plan, self._id_maps())
+        maps, is_new = self._id_maps(), self.spec.linux.owns("user")
+        pid = init.tell(plan, maps if is_new else None)
+        if maps and not is_new:
+            maps.expect(pid)
         self._save(init_pid=pid, init_start_time=_start_time(pid))
         init.go()
         return pid
@@ -219,7 +222,7 @@ class Assembly:
 
     def _id_maps(self) -> IdMaps | None:
         linux = self.spec.linux
-        if not linux.owns("user"):
+        if not (linux.uid_mappings or linux.gid_mappings):
             return None
         from runtime.process.id_maps import IdMaps  # noqa: PLC0415 - lazy: 1 ms
 

@@ -234,19 +234,21 @@ class Container:
     def signal(self, number: int, *, everyone: bool = False) -> None:
         """Send signal *number* to init, or to *everyone* in the container.
 
-        SIGKILL to a container without a pid namespace of its own is for everyone: nothing else
-        would end its other processes. Without cgroups init alone is known. NotRunning when there is
-        none to get it, but for *everyone*.
+        SIGKILL without a pid namespace of its own is for everyone: nothing else would end the
+        others; it ends paused ones too. Without cgroups init alone is known. NotRunning when there
+        is none to get it, but for *everyone*.
         """
         whole = everyone or (number == signals.SIGKILL and not self.state.own_pid_namespace)
         if whole and self.state.cgroup_paths:
-            if not pidfd.send_all(self.cgroup.processes, number) and not everyone:
-                raise NotRunning(self.id, self.status())
-            return
-        with pidfd.init_of(self.state) as init:
-            sent = init is not None and pidfd.send(init, number)
+            sent = pidfd.send_all(self.cgroup.processes, number) > 0
+        else:
+            sent = pidfd.send_to_init(self.state, number)
         if not sent and not everyone:
             raise NotRunning(self.id, self.status())
+        if sent and number == signals.SIGKILL and self.status() is Status.PAUSED:
+            with self.locked():  # cgroup v1: none ends before it is thawed, and none is to go on
+                pidfd.send_all(self.cgroup.processes, number)
+                self.cgroup.thaw()
 
     def pause(self) -> None:
         """Freeze all processes of a running container."""
@@ -384,10 +386,7 @@ class Container:
 
     @staticmethod
     def remove(root: Path, container_id: str, *, force: bool = False) -> None:
-        """`delete` for a container whose state may be missing or broken.
-
-        With *force* it is no error when there is none.
-        """
+        """`delete` where the state may be missing or broken; with *force* there need be none."""
         from runtime.delete import delete  # noqa: PLC0415 - lazy: 10 ms
 
         delete(root, container_id, force=force)

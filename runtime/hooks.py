@@ -68,7 +68,7 @@ def run_one(
             ) from exc
         status = _wait(pid, hook.timeout)
         took_s = time.monotonic() - started
-        logger.info("%s hook %s ended with %s after %.3f s", name, argv, status, took_s)
+        logger.debug("%s hook %s ended with %s after %.3f s", name, argv, status, took_s)
         if status != 0:
             why = _reason(status, hook) + _tail(output_fd)
             raise HookFailed(name, hook.path, why, index=index)

@@ -45,6 +45,12 @@ def send(pidfd: int, number: int) -> bool:
     return True
 
 
+def send_to_init(state: State, number: int) -> bool:
+    """Send a signal to the container's init; False when it has ended."""
+    with init_of(state) as init:
+        return init is not None and send(init, number)
+
+
 @contextmanager
 def listening(path: Path | None) -> Iterator[socket | None]:
     """A connection to who listens at *path* for a pidfd; None: nobody is to get one.

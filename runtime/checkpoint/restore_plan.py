@@ -68,7 +68,7 @@ class RestorePlan:
             check_links(options.image_path)
         record = options.record or records.load(options.image_path, container_id)
         if record.spec_sha256 not in ("", spec_digest(spec.raw)):
-            logger.info("%s is not the config.json that the container was dumped with", bundle)
+            logger.debug("%s is not the config.json that the container was dumped with", bundle)
         _check_users(container_id, spec, options, record)
         networks = Networks()
         options = options.dumped_with(record)

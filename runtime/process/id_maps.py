@@ -19,7 +19,7 @@ _STEP = "mapping the users of the user namespace"
 
 
 class IdMaps:
-    """The maps of one new namespace."""
+    """The maps of one namespace."""
 
     def __init__(self, uids: Sequence[IdMapping], gids: Sequence[IdMapping]) -> None:
         self._uids = uids
@@ -37,6 +37,18 @@ class IdMaps:
             else:
                 self._write_as_user(pid)
 
+    def expect(self, pid: int) -> None:
+        """See that the namespace that *pid* has joined has these maps.
+
+        They need not be given, but containerd and CRI-O do. Raises SetupFailed.
+        """
+        for name, wanted in (("uid", self._uids), ("gid", self._gids)):
+            with failing(_STEP):
+                found = Path(f"/proc/{pid}/{name}_map").read_text()
+            if wanted and _rows(found) != _rows(id_map(wanted)):
+                why = f"it has '{' '.join(found.split())}', other ones than linux.{name}Mappings"
+                raise SetupFailed("joining the user namespace", f"{why}: leave these out")
+
     def _write_as_user(self, pid: int) -> None:
         if _is_own(self._uids, os.geteuid()):
             _write(pid, "uid_map", id_map(self._uids))
@@ -53,6 +65,10 @@ class IdMaps:
 def _is_own(mappings: Sequence[IdMapping], own: int) -> bool:
     """Whether the kernel lets its user *own* write *mappings*."""
     return len(mappings) == 1 and (mappings[0].host_id, mappings[0].size) == (own, 1)
+
+
+def _rows(id_map: str) -> list[list[str]]:
+    return sorted(line.split() for line in id_map.splitlines())
 
 
 def _write(pid: int, name: str, text: str) -> None:

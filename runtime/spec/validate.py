@@ -127,8 +127,6 @@ def _user_namespace(linux: Linux, faults: Faults) -> None:
         where = f"linux.{name}Mappings"
         if user is None and mappings:
             faults.wrong(where, "the container has no user namespace")
-        elif user is not None and user.path and mappings:
-            faults.wrong(where, f"{user.path} is joined, and has its own")
         elif user is not None and not user.path and not mappings:
             faults.wrong(where, "missing, and required by a new user namespace")
 

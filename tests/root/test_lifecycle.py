@@ -238,6 +238,20 @@ def test_a_paused_container_is_deleted_by_force(box: Box) -> None:
     container.delete(force=True)
 
 
+@pytest.mark.parametrize("own_pids", [True, False])
+def test_a_paused_container_is_killed(box: Box, own_pids: bool) -> None:
+    if not own_pids:
+        box.update(linux={"namespaces": without_namespace(box.bundle.spec, "pid")})
+    box.program("sh", "-c", "sleep inf & wait; echo went on")
+    container = box.start(stdio=Stdio(None, out := box.bundle.path / "out", None))
+    container.pause()
+    container.signal(signal.SIGTERM)
+    assert container.status() is Status.PAUSED
+    container.signal(signal.SIGKILL)
+    assert container.wait() == 137
+    assert out.read_text() == ""
+
+
 def test_verbs_of_a_stopped_container_say_so(box: Box) -> None:
     container = box.start()
     container.signal(signal.SIGKILL)

@@ -90,10 +90,23 @@ def test_another_containers_user_namespace_is_joined(user_box: Box) -> None:
     path = f"/proc/{first.state.init_pid}/ns/user"
     spec = user_box.bundle.spec
     spec["linux"]["namespaces"][-1]["path"] = path
-    del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]
+    # Podman's pods, containerd and CRI-O give its maps too.
+    for with_maps in (True, False):
+        if not with_maps:
+            del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]
+        user_box.bundle.write(spec)
+        outcome = user_box.shell("readlink /proc/self/ns/user; cat /proc/self/uid_map")
+        assert outcome.out.split() == [os.readlink(path), "0", str(UIDS), str(SIZE)]
+
+
+def test_a_user_namespace_with_other_maps_is_not_joined(user_box: Box) -> None:
+    first = user_box.start("first")
+    spec = user_box.bundle.spec
+    spec["linux"]["namespaces"][-1]["path"] = f"/proc/{first.state.init_pid}/ns/user"
+    spec["linux"]["gidMappings"][0]["size"] += 1
     user_box.bundle.write(spec)
-    outcome = user_box.shell("readlink /proc/self/ns/user; cat /proc/self/uid_map")
-    assert outcome.out.split() == [os.readlink(path), "0", str(UIDS), str(SIZE)]
+    with pytest.raises(SetupFailed, match=r"other ones than linux\.gidMappings: leave these out"):
+        Container.create(user_box.root, user_box.id, user_box.bundle.path)
 
 
 def test_a_namespace_that_the_user_namespace_does_not_own_is_joined(user_box: Box) -> None:
