@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,7 +193,12 @@ class RestorePlan:
         options = self.options
         shelved = self.shelf.external()
         names = {name for name, _ in shelved}
-        on_host = [(each.name, each.path) for each in self._sources() if each.name not in names]
+        # criu/mount-v2.c would mount a symbolic link itself (open_tree(2) AT_SYMLINK_NOFOLLOW).
+        on_host = [
+            (each.name, os.path.realpath(each.path))
+            for each in self._sources()
+            if each.name not in names
+        ]
         return CriuOptions(
             images_dir=self._images_of(criu_pid),
             work_dir=options.work_path or options.image_path,

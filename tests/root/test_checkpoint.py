@@ -220,11 +220,12 @@ def test_a_pause_survives_a_failure(migratory: Migratory) -> None:
 
 
 def test_bind_mounts_come_from_the_bundle_that_restores(migratory: Migratory, room: Path) -> None:
-    """A directory, a file, one below a symbolic link, and one with a mount inside."""
+    """A directory, a file, what symbolic links lead to and from, and one with a mount inside."""
     data, deep = room / "data", room / "deep"
     for directory in (data, deep / "inner"):
         directory.mkdir(parents=True)
     (room / "file").write_text("one file")
+    (room / "link").symlink_to("file")
     (data / "x").write_text("data")
     rootfs = migratory.box.bundle.rootfs
     (rootfs / "real").mkdir()
@@ -235,6 +236,7 @@ def test_bind_mounts_come_from_the_bundle_that_restores(migratory: Migratory, ro
         binds = [
             ("/srv/data", data, "rbind"),
             ("/etc/file", room / "file", "bind"),
+            ("/etc/linked", room / "link", "bind"),
             ("/alias/data", data, "bind"),
             ("/deep", deep, "rbind"),
         ]
@@ -249,7 +251,8 @@ def test_bind_mounts_come_from_the_bundle_that_restores(migratory: Migratory, ro
         inside = Path(f"/proc/{migratory.restore().state.init_pid}/root")
         assert migratory.counts()
         assert (inside / "srv/data/x").read_text() == "data"
-        assert (inside / "etc/file").read_text() == "one file"
+        for name in ("file", "linked"):
+            assert (inside / "etc" / name).read_text() == "one file"
         assert (inside / "real/data/x").read_text() == "data"
         assert (inside / "deep/inner/y").read_text() == "inner"
         migratory.checkpoint()
