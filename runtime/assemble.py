@@ -15,6 +15,7 @@ from runtime.hook_points import HookName
 from runtime.process import planner
 from runtime.process.channel import MOUNTED, READY
 from runtime.rootless import cgroups_for, check
+from runtime.seccomp.words import listens
 from runtime.spec.reading import load
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, NOTIFY_DIRECTORY, State, Status, now, process_stat
 
@@ -161,10 +162,12 @@ class Assembly:
             uncovered=0,
         )
 
-    def _make_fifos(self) -> tuple[Path, Path]:
-        """What init tells `start` on, and where that answers; init opens both at once."""
+    def _make_fifos(self) -> tuple[Path, Path | None]:
+        """What init waits at for `start`, and where that answers, if it has to."""
         fifo, answer = self._directory / EXEC_FIFO, self._directory / ANSWER_FIFO
         os.mkfifo(fifo, 0o600)
+        if not listens(self.spec.linux.seccomp):
+            return fifo, None
         os.mkfifo(answer, 0o600)
         return fifo, answer
 

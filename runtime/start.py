@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from runtime.errors import HookFailed, SetupFailed, WrongStatus
 from runtime.held import Held
 from runtime.hook_points import HookName, InProcessHook
 from runtime.oserrors import failing
-from runtime.process.channel import GO, Channel, ChannelClosed, Failed
+from runtime.process.channel import WAITING, Channel, ChannelClosed, Failed
 from runtime.process.parent import failure
 from runtime.seccomp.words import listens, of_spec
 from runtime.state import ANSWER_FIFO, EXEC_FIFO, State, Status, derive_status
@@ -24,7 +24,6 @@ from runtime.undo import Undo
 if TYPE_CHECKING:
     from runtime.container import Container
     from runtime.readiness import Readiness
-    from runtime.seccomp.agent import Agent
 
 
 def begin(container: Container, manager: str) -> Readiness | None:
@@ -57,18 +56,18 @@ def start(state: State, directory: Path) -> None:
     hook fails, the container is stopped, and remains to be deleted.
     """
     status = derive_status(state, directory)
+    fifo = directory / EXEC_FIFO
     with ExitStack() as stack:
         init = stack.enter_context(pidfd.init_of(state))
         if init is None or status is not Status.CREATED:
             raise WrongStatus(state.id, status, Status.CREATED)
-        agent = _agent(state, stack)
-        _release(state, directory, init, agent)
-        for name in (EXEC_FIFO, ANSWER_FIFO):
-            (directory / name).unlink()
+        handing_over = _agent(state, directory, stack)
+        _release(state, fifo, init, handing_over)
+        fifo.unlink()
 
 
-def _agent(state: State, stack: ExitStack) -> Agent | None:
-    """Who is to listen to init's filter, where somebody is.
+def _agent(state: State, directory: Path, stack: ExitStack) -> Callable[[Channel], None] | None:
+    """What has to be done before init can go on, where somebody is to listen to its filter.
 
     SetupFailed when nobody does; the container is as it was then.
     """
@@ -77,29 +76,27 @@ def _agent(state: State, stack: ExitStack) -> Agent | None:
         return None
     from runtime.seccomp.agent import connected  # noqa: PLC0415 - lazy: 10 ms
 
-    return stack.enter_context(connected(state, seccomp, Status.CREATED))
+    agent = stack.enter_context(connected(state, seccomp, Status.CREATED))
+    # For both, so that this waits for nobody; init sees its end when we have gone.
+    answer = Channel(os.open(directory / ANSWER_FIFO, os.O_RDWR | os.O_CLOEXEC))
+    stack.callback(answer.close)
+    return lambda channel: agent.hand_over(state.init_pid, channel, answer)
 
 
-def _release(state: State, directory: Path, init: int, agent: Agent | None) -> None:
-    """Let init go on, and read from it what became of exec.
+def _release(
+    state: State, fifo: Path, init: int, handing_over: Callable[[Channel], None] | None
+) -> None:
+    """Let init go on from the fifo that it waits at, and read from there what became of exec.
 
     The program's start closes the other end without a word; a failure is told before that.
     """
-    fd = os.open(directory / EXEC_FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    channel = Channel(fd)
-    # For both, so that this waits for nobody; init sees its end when we have gone.
-    answer = Channel(os.open(directory / ANSWER_FIFO, os.O_RDWR | os.O_CLOEXEC))
+    channel = Channel(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     try:
-        answer.send(GO)
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.register(init, select.POLLIN)
-        if fd not in {ready for ready, _ in poll.poll()}:
+        if not _took(channel, init):
             why = "it has ended: `migrator delete` removes what is left"
             raise SetupFailed(f"starting the process of container {state.id}", why)
-        os.set_blocking(fd, True)
-        if agent:
-            agent.hand_over(state.init_pid, channel, answer)
+        if handing_over:
+            handing_over(channel)
         channel.receive("exec")
     except ChannelClosed:
         return
@@ -111,7 +108,21 @@ def _release(state: State, directory: Path, init: int, agent: Agent | None) -> N
         raise
     finally:
         channel.close()
-        answer.close()
+
+
+def _took(channel: Channel, init: int) -> bool:
+    """Take what init waits with; False when it has ended."""
+    poll = select.poll()
+    poll.register(channel.fd, select.POLLIN)
+    poll.register(init, select.POLLIN)
+    if channel.fd not in {ready for ready, _ in poll.poll()}:
+        return False
+    os.set_blocking(channel.fd, True)
+    try:
+        channel.receive(WAITING)
+    except ChannelClosed:
+        return False
+    return True
 
 
 def _end(state: State, init: int) -> None:

@@ -23,7 +23,7 @@ from runtime.errors import ContainerBusy, CorruptState, InvalidId, NoSuchContain
 STATE_FILE = "state.json"
 LOCK_FILE = "lock"
 EXEC_FIFO = "exec.fifo"
-#: where `start` says that it is there, and that it has handed over what listens to a filter
+#: what `start` says to an init whose seccomp filter it has to hand the listener of over
 ANSWER_FIFO = "answer.fifo"
 #: of an ordinary user's container: `start` binds the socket here at which it says that it is ready
 NOTIFY_DIRECTORY = "notify"

@@ -25,11 +25,12 @@ FORKED = "forked"  # pid of the container's process, as the runtime sees it
 MOUNTED = "mounted"
 TERMINAL = "terminal"  # its path inside; after it comes one byte with the pty's other end
 READY = "ready"  # all is done but exec
+WAITING = "waiting"  # more than the fifo holds, so that it goes on when `start` reads this
 LISTENER = "listener"  # the descriptor that its seccomp filter's listener will be
 FAILED = "failed"  # step, path or "", errno or 0, reason
 
 _LENGTH_BYTES = 4
-_MAX_FROM_INIT = 64 * 1024
+_MAX_FROM_INIT = 128 * 1024  # a fifo holds at least a page, of at most 64 KiB
 
 
 class ChannelClosed(Exception):

@@ -7,11 +7,21 @@ Both are single-threaded and import next to nothing: their start is most of the 
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from runtime.constants import CLONE_NEWNS, CLONE_PARENT, PR_SET_DUMPABLE
 from runtime.process import entering, labels, program
-from runtime.process.channel import FORKED, GO, HELPER, MOUNTED, READY, Channel, ChannelClosed
+from runtime.process.channel import (
+    FORKED,
+    GO,
+    HELPER,
+    MOUNTED,
+    READY,
+    WAITING,
+    Channel,
+    ChannelClosed,
+)
 from runtime.process.steps import Steps, begin, seal
 from runtime.rootfs import devices, jail, mounting
 from runtime.rootfs.resolve import make_directory
@@ -71,22 +81,26 @@ def _import_all(plan: InitPlan) -> None:
 
 
 class _Gate:
-    """Where init waits for `start`, with nothing of the host but two fifos (fifo(7))."""
+    """Where init waits for `start`: it has nothing else of the host then, no path to open either.
+
+    So it waits in a write of more than the fifo holds, not in the open of one (fifo(7), pipe(7)).
+    """
 
     def __init__(self, plan: InitPlan) -> None:
-        # So that no open waits for the other side: then there would have to be a path to open.
-        self._start_fd = os.open(plan["exec_fifo"], os.O_RDWR | os.O_CLOEXEC)
-        self._answer_fd = os.open(plan["answer_fifo"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._held_fd = os.open(plan["answer_fifo"], os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(plan["exec_fifo"], os.O_RDWR | os.O_CLOEXEC)
+        self._capacity = fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1)
+        #: to `start`; closed by exec, which tells it of success
+        self.tell = Channel(fd)
+        #: what `start` answers on, and keeps open for as long as it is there
+        self.heed: Channel | None = None
+        if plan["answer_fifo"]:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            self.heed = Channel(os.open(plan["answer_fifo"], flags))
+            os.set_blocking(self.heed.fd, True)
 
-    def wait(self) -> tuple[Channel, Channel]:
-        """Wait for `start`; what it is told on, closed by exec to say that all went well, and what
-        it answers on for as long as it is there."""
-        os.set_blocking(self._answer_fd, True)
-        answer = Channel(self._answer_fd)
-        answer.receive(GO)
-        os.close(self._held_fd)
-        return Channel(self._start_fd), answer
+    def wait(self) -> None:
+        """Wait until `start` reads."""
+        self.tell.send(WAITING, " " * self._capacity)
 
 
 class _Host:
@@ -128,8 +142,9 @@ def _become_container(plan: InitPlan, channel: Channel, step: Steps, host: _Host
     channel.send(READY)
     channel.close()
     with step("waiting for start"):
-        step.listener, answer = host.gate.wait()
-    ready.prepare(step, step.listener, answer)
+        host.gate.wait()
+    step.listener = host.gate.tell
+    ready.prepare(step, host.gate.tell, host.gate.heed)
     _run_hooks("startContainer", plan["start_container"], "created", plan, step, env=ready.env)
     ready.execute(step)
 

@@ -228,11 +228,11 @@ class InitPlan(TypedDict):
     start_container: list[HookPlan]
     #: the OCI state that those hooks read; its pid is filled in
     state: dict[str, Any]
-    #: where init tells `start` what goes wrong
+    #: where init waits for `start`, and tells it what goes wrong
     exec_fifo: str
     #: it has a socket to say that it is ready (sd_notify(3))
     notify: bool
-    #: where `start` says that it is there, and answers init
+    #: where `start` answers init; "" when it has nothing to say
     answer_fifo: str
     #: while it waits, an ordinary user whose it is may look at it, and so `exec` into it
     traceable: bool

@@ -38,7 +38,7 @@ def init_plan(
     state: State,
     *,
     exec_fifo: Path,
-    answer_fifo: Path,
+    answer_fifo: Path | None,
     preserve_fds: int,
     parent_death_signal: int,
     no_pivot: bool,
@@ -61,7 +61,7 @@ def init_plan(
         "state": state.oci(Status.CREATING),
         "exec_fifo": str(exec_fifo),
         "notify": notify,
-        "answer_fifo": str(answer_fifo),
+        "answer_fifo": str(answer_fifo or ""),
         # as with runc: what others are in could take it over before its filter is there
         "traceable": os.geteuid() != 0 and not entered["join"],
         # where /dev is the host's, nothing is made in it or mounted on it

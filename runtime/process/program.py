@@ -51,13 +51,14 @@ class Program:
         self._preserve_fds = plan["preserve_fds"]
         self._limits = plan["rlimits"]
 
-    def prepare(self, step: Steps, tell: Channel, heed: Channel) -> None:
+    def prepare(self, step: Steps, tell: Channel, heed: Channel | None) -> None:
         """Have nothing left but the last call; what runs after it comes under the filter.
 
-        tell, heed: to the runtime and from it.
+        tell, heed: to the runtime and from it; what heeds may be none for a filter that nobody
+        listens to.
         """
         with step("exec"):
-            self._let_go({tell.fd, heed.fd})
+            self._let_go({channel.fd for channel in (tell, heed) if channel is not None})
             self._become = execve(self._path, self._args, self.env)
         if self._seccomp is not None:
             with step("installing the seccomp filter"):
@@ -84,7 +85,7 @@ class Program:
         rlimits.lower_descriptors(self._limits)
 
 
-def _confine(plan: SeccompPlan, tell: Listener, heed: Channel) -> None:
+def _confine(plan: SeccompPlan, tell: Listener, heed: Channel | None) -> None:
     """Come under the filter; from then on a call that it forbids may be the end.
 
     So between this and exec there is no call but one read, for a filter that somebody listens to:
@@ -92,6 +93,7 @@ def _confine(plan: SeccompPlan, tell: Listener, heed: Channel) -> None:
     """
     install = seccomp(plan["call"], plan["flags"], plan["program"])
     if plan["listener"]:
+        assert heed is not None
         if plan["traceable"]:  # nothing of the host is left here but the conversation
             prctl(PR_SET_DUMPABLE, 1)
         tell.send(LISTENER, lowest_free_fd())
