@@ -6,7 +6,9 @@ Neither is tied to our life: a restored process must not lose its memory because
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 
@@ -18,6 +20,8 @@ from criu_rpc.process import popen
 logger = Logger(__name__)
 
 _STDERR_TAIL = 4096
+#: a state in /proc/PID/net/tcp: TCP_LISTEN
+_LISTENS = "0A"
 
 
 class CriuDaemon:
@@ -82,3 +86,30 @@ class CriuDaemon:
         size = os.fstat(self._stderr_fd).st_size
         tail = os.pread(self._stderr_fd, _STDERR_TAIL, max(0, size - _STDERR_TAIL))
         return tail.decode(errors="replace").strip()
+
+
+def end_unless_taken(pid: int) -> bool:
+    """Kill a criu of ours that waits with pages, unless somebody has come for them; whether we did.
+
+    It is stopped while we look, so that nobody is let in meanwhile: who has had pages may have
+    a copy that runs.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    now = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    stopped = now is not None and now.si_code == os.CLD_STOPPED
+    nobody = stopped and any(waiting == 0 for waiting in _queues(pid))
+    os.kill(pid, signal.SIGKILL if nobody else signal.SIGCONT)
+    return nobody
+
+
+def _queues(pid: int) -> Iterator[int]:
+    """How many wait to be let in at each TCP socket that it listens at (proc_pid_net(5), tcp)."""
+    own = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            own.add(os.readlink(fd))
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENS and f"socket:[{fields[9]}]" in own:
+                yield int(fields[4].partition(":")[2], 16)

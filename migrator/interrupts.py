@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._held = False
+        self._undo: Callable[[], bool] | None = None
         self._pending: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -39,12 +41,16 @@ class Interrupts:
         self._held = False
         self.check()
 
+    def allow_if(self, undo: Callable[[], bool]) -> None:
+        """The same, each time asking undo() first: False if it is too late."""
+        self._undo = undo
+        self.allow()
+
     def check(self) -> None:
         """Raise what came meanwhile."""
-        if self._pending is not None and not self._held:
+        if self._pending is not None and not self._held and (not self._undo or self._undo()):
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._pending = number
-        if not self._held:
-            raise KeyboardInterrupt
+        self.check()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from criu_rpc.logger import Logger
 from migrator.commands._common import CRIU, ID
 from migrator.commands._options import Kind, choice, integer
 from migrator.commands._verb import option, pass_settings, taking, verb
@@ -14,6 +15,10 @@ from migrator.errors import UsageProblem
 if TYPE_CHECKING:
     from criu_rpc import PageServer
     from migrator.commands._globals import Settings
+    from runtime.checkpoint.options import CheckpointOptions
+    from runtime.container import Container
+
+logger = Logger(__name__)
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -107,7 +112,6 @@ def command(
     from criu_rpc import ManageCgroups, NetworkLock
     from migrator.journal import ensure_no_migration
     from runtime.checkpoint import incremental
-    from runtime.checkpoint.dump import checkpoint
     from runtime.checkpoint.options import CheckpointOptions
     from runtime.container import Container
 
@@ -126,4 +130,31 @@ def command(
     elif parent_path is not None:
         incremental.checkpoint(container, request, parent_path)
     else:
-        checkpoint(container, request)
+        _checkpoint(container, request)
+
+
+def _checkpoint(container: Container, request: CheckpointOptions) -> None:
+    """Dump it and remove it; who interrupts that has it run on, as long as that can be undone."""
+    from criu_rpc import Criu, Notification, Script, find_criu
+    from criu_rpc.daemons import end_unless_taken
+    from migrator.interrupts import Interrupts
+    from runtime.checkpoint.dump import Checkpoint
+
+    def on_notify(notification: Notification) -> None:
+        if notification.script == Script.POST_DUMP and not request.leave_running:
+            interrupts.hold()  # once CRIU has killed it, the images are all that there is
+        elif notification.script == Script.STATUS_READY:
+            interrupts.allow_if(undone)
+
+    def undone() -> bool:
+        if end_unless_taken(criu.pid):
+            return True
+        logger.warning("the memory of %s is being fetched: it is served on", container.id)
+        return False
+
+    dump = Checkpoint(container, request)
+    started = Criu.start(find_criu(request.criu), within=dump.place())
+    with Interrupts() as interrupts, started as criu:
+        dump.run(on_notify, criu=criu)
+        if not request.leave_running:
+            container.delete(force=True)

@@ -1,6 +1,8 @@
 """`migrator checkpoint` and `migrator restore` as a caller of an OCI runtime uses them."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,3 +140,27 @@ def test_a_chain_of_directories(
     assert (done.returncode, done.stderr) == (0, "")
     assert migratory.counts()
     assert migratory.count() > last
+
+
+def test_whose_memory_nobody_has_fetched_runs_on_when_that_is_interrupted(
+    migratory: Migratory, room: Path
+) -> None:
+    migratory.start()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = ["--lazy-pages", "--page-server", f"127.0.0.1:{port}", "--image-path", "images"]
+    argv = [PROGRAM, "--root", migratory.box.root, "checkpoint", *server, "--status-fd"]
+    ready, ready_in = os.pipe()
+    with subprocess.Popen(
+        [*argv, str(ready_in), migratory.box.id], cwd=room, pass_fds=[ready_in]
+    ) as process:
+        os.close(ready_in)
+        assert os.read(ready, 1) == b"\0"
+        os.close(ready)
+        assert migratory.stands_still()
+        process.terminate()
+        assert process.wait(10) == 130
+    assert migratory.counts()
+    assert not list((room / "images").glob("*.img"))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
