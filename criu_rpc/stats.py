@@ -59,6 +59,15 @@ def restore_stats(directory: Path) -> RestoreStats:
     return _read(directory / "stats-restore", "restore", RestoreStats)
 
 
+def write_dump_stats(directory: Path, stats: DumpStats) -> None:
+    """Write *directory*/stats-dump, as CRIU does. Raises OSError."""
+    message = proto.stats().stats_entry()
+    for field in fields(stats):
+        setattr(message.dump, _criu_name(field.name), getattr(stats, field.name))
+    entry = message.SerializeToString()
+    (directory / "stats-dump").write_bytes(_MAGIC + struct.pack("<I", len(entry)) + entry)
+
+
 def _read(path: Path, kind: str, stats: type[_S]) -> _S:
     # the work is done when statistics are read: their absence must not turn it into a failure
     try:

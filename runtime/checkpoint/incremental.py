@@ -77,6 +77,7 @@ def pre_dump(container: Container, options: CheckpointOptions, parent_path: str 
             return _pre_dump_with_criu(container, options, parent)
         kept = stack.enter_context(_keeping(container, parent))
         found = _copy(kept, options.image_path, parent)
+        _tell(found, options.work_path or options.image_path)
         try:
             kept.keeper.commit(link.token)
         except KeeperFailed as error:  # the next one has to copy everything
@@ -117,6 +118,17 @@ def checkpoint(
         container.delete(force=True)
     else:
         keeper.end(container.dir)
+
+
+def _tell(found: Written, directory: Path) -> None:
+    """Leave the statistics that CRIU would leave: Podman looks for them."""
+    from criu_rpc.stats import DumpStats, write_dump_stats  # noqa: PLC0415 - of few calls
+
+    scanned = sum(found)
+    numbers = DumpStats(
+        pages_scanned=scanned, pages_skipped_parent=found.parent_pages, pages_written=found.pages
+    )
+    write_dump_stats(directory, numbers)
 
 
 class _Kept(NamedTuple):

@@ -15,6 +15,7 @@ from criu_rpc import BadImages, Notification, Script
 from criu_rpc.images import PARENT, check
 from criu_rpc.memory_images import PAGE_BYTES, PE_PARENT, PE_PRESENT, read_pagemap, read_vmas
 from criu_rpc.pages import check_pages
+from criu_rpc.stats import dump_stats
 from runtime import Container
 from runtime.checkpoint import incremental
 from runtime.checkpoint.incremental_chain import check_links
@@ -219,6 +220,8 @@ def test_every_page_is_what_the_process_had(target: Target, room: Path) -> None:
     second = target.pre_dump("pre2", "pre1")
     assert 1074 <= second.pages < first.pages + 3000  # all of the child, which is new
     assert second.parent_pages > 3500
+    told = dump_stats(room / "pre2")
+    assert (told.pages_written, told.pages_skipped_parent) == second
     target.do("write(memory, 0, 10, 4); memory.madvise(mmap.MADV_DONTNEED, 4 << 20, 1 << 20)")
     target.do("more.close(); other = new(4); write(other, 512, 512, 5)")
     target.do("write(memory, 2048, 20, 6); cow = copy_on_write(30)", "own")

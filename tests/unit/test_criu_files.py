@@ -146,6 +146,13 @@ def test_statistics_have_units(tmp_path: Path) -> None:
     assert (found.freezing_time_us, found.frozen_time_us, found.pages_lazy) == (1, 2, 8)
 
 
+def test_statistics_are_written_as_criu_writes_them(tmp_path: Path) -> None:
+    written = stats.DumpStats(pages_scanned=5, pages_skipped_parent=3, pages_written=2)
+    stats.write_dump_stats(tmp_path, written)
+    assert stats.dump_stats(tmp_path) == written
+    assert (tmp_path / "stats-dump").read_bytes()[:8] == bytes.fromhex("4059105506330957")
+
+
 @pytest.mark.parametrize("content", [None, b"", b"garbage garbage garbage", b"\x40\x59\x10\x55"])
 def test_missing_or_damaged_statistics_are_zero(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
