@@ -27,6 +27,7 @@ from migrator.settling import fence, forget
 from migrator.version import VERSION
 from migrator.wire import PROTOCOL, SILENCE_S, Channel, PipeStream
 from runtime import SetupFailed
+from runtime.oserrors import reason
 from runtime.process.terminal import Console
 
 logger = Logger(__name__)
@@ -97,6 +98,9 @@ class Agent:
         return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), this_machine())
 
     def _preflight(self, needs: m.Preflight) -> m.Verdict:
+        if uid := os.geteuid():
+            why = f"migrator runs as user {uid} there, not as root: log in as root, or give --agent"
+            return m.Verdict([f"{why} 'sudo -n migrator'"], lazy_pages=False)
         reasons = preflight.check(needs, self._root, self._criu)
         if needs.console_socket and not reasons:
             reasons += self._reach_console(needs.console_socket)
@@ -205,7 +209,8 @@ class Agent:
 
 
 def _failed(error: Exception) -> m.Failed:
-    return m.Failed(type(error).__name__, str(error) or type(error).__name__)
+    words = reason(error) if isinstance(error, OSError) else str(error)
+    return m.Failed(type(error).__name__, words or type(error).__name__)
 
 
 def serve_stdio(root: Path, *, criu: str | None) -> int:

@@ -138,6 +138,7 @@ def check(needs: Preflight, root: Path, criu_option: str | None) -> list[str]:
             _profiles_here,
             _console_here,
             _bundle,
+            _writable,
             _space,
             _tools,
         )
@@ -288,10 +289,21 @@ def _bundle(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
         )
 
 
+def _writable(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
+    where = [(root, "")]
+    if needs.rootfs_mode == "sync":
+        where.append((Path(needs.bundle), ", or give --bundle PATH"))
+    for path, otherwise in where:
+        if not os.access(there := _innermost_there(path), os.W_OK):
+            yield f"{there} cannot be written to: mount it writable{otherwise}"
+
+
+def _innermost_there(path: Path) -> Path:
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
 def _space(needs: Preflight, root: Path, _: str | None) -> Iterator[str]:
-    home = Path(needs.bundle)
-    while not home.exists():
-        home = home.parent
+    home = _innermost_there(Path(needs.bundle))
     free, wanted = shutil.disk_usage(home).free, needs.rootfs_bytes + SPARE_BYTES
     if needs.rootfs_mode == "sync" and free < wanted and not Path(needs.rootfs).exists():
         yield (

@@ -111,11 +111,10 @@ class Channel:
         """
         while True:
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
-            (length,) = _HEADER.unpack(self._take(_HEADER.size, deadline, alive))
+            header = self._take(_HEADER.size, deadline, alive)
+            (length,) = _HEADER.unpack(header)
             if length > MAX_FRAME:
-                raise ProtocolError(
-                    self.peer, f"a frame of {length} bytes; the limit is {MAX_FRAME}"
-                )
+                raise ProtocolError(self.peer, _no_header(header))
             message = decode(self._take(length, deadline, alive), peer=self.peer)
             if not isinstance(message, messages.Ping):
                 return message
@@ -193,3 +192,10 @@ def _fits(value: object, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _no_header(found: bytes) -> str:
+    """What came in place of a frame's beginning; most often somebody has a login script speak."""
+    if found.isascii() and (text := found.decode()).isprintable():
+        return f"text ({text!r} ...), as a login script may print it"
+    return f"a frame of {_HEADER.unpack(found)[0]} bytes; the limit is {MAX_FRAME}"

@@ -1,5 +1,6 @@
 """What a destination is asked before anything is touched."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def test_systemd_is_asked_for_where_it_has_made_the_cgroup(tmp_path: Path) -> No
     reasons = preflight_for(tmp_path, systemd=True)
     told = any("it does not run systemd" in each for each in reasons)
     assert told is not Path("/run/systemd/system").is_dir()  # sd_booted(3)
+
+
+def test_a_file_system_that_is_mounted_read_only_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "not/there"
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    reasons = preflight_for(tmp_path, rootfs_mode="sync", bundle=str(bundle))
+    assert [each for each in reasons if "written" in each] == [
+        f"{tmp_path} cannot be written to: mount it writable",
+        f"{tmp_path} cannot be written to: mount it writable, or give --bundle PATH",
+    ]
 
 
 @pytest.mark.parametrize(

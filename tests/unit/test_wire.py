@@ -131,6 +131,13 @@ def test_an_oversized_frame_is_refused_before_it_is_read(pipe):
         channel.receive()
 
 
+def test_text_in_place_of_a_message_is_called_so(pipe):
+    channel, feed = pipe
+    os.write(feed, b"welcome to beta")
+    with pytest.raises(ProtocolError, match=r"'welc' \.\.\.\), as a login script"):
+        channel.receive()
+
+
 def test_the_end_of_the_stream_is_a_lost_peer(pipe):
     channel, feed = pipe
     os.write(feed, b"\0\0")
