@@ -1,13 +1,21 @@
 """Fixtures of tests in which other programs call the runtime."""
 
+import hashlib
+import json
+import platform
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from tests.clients.apart import MIGRATOR, Apart, Done, apart
+
+#: what images call this machine
+PLATFORM = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,34 @@ class Ctr:
         runtime = ("--runtime", "io.containerd.runc.v2", "--runc-binary", str(MIGRATOR))
         rootfs = str(self._place.room / "bundle/rootfs")
         return self("run", *options, *runtime, "--rootfs", rootfs, name, *command)
+
+
+def oci_archive(room: Path, name: str) -> Path:
+    """The rootfs in *room* as an image of that *name*, as image-spec image-layout.md has it."""
+    layout = room / "layout"
+    (layout / "blobs/sha256").mkdir(parents=True)
+
+    def blob(kind: str, content: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(content).hexdigest()
+        (layout / "blobs/sha256" / digest).write_bytes(content)
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    layer = blob("layer.v1.tar", (room / "rootfs.tar").read_bytes())
+    config = {
+        "architecture": PLATFORM,
+        "os": "linux",
+        "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    }
+    parts = {"config": blob("config.v1+json", json.dumps(config).encode()), "layers": [layer]}
+    manifest = json.dumps({"schemaVersion": 2, **parts}).encode()
+    named = {"annotations": {"io.containerd.image.name": name}}
+    index = {"schemaVersion": 2, "manifests": [blob("manifest.v1+json", manifest) | named]}
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    subprocess.run(["tar", "-C", layout, "-cf", room / "image.tar", "."], check=True)
+    return room / "image.tar"
 
 
 class Docker(OfImages):

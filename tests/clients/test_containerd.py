@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients.apart import MIGRATOR, Apart, eventually
-from tests.clients.conftest import Ctr
+from tests.clients.conftest import Ctr, oci_archive
 
 pytestmark = [pytest.mark.needs_containerd, pytest.mark.needs_busybox]
 
@@ -66,6 +66,27 @@ def test_it_is_checkpointed_and_runs_on(ctr: Ctr, sleeper: str, place: Apart) ->
     assert done.returncode == 0, done.stderr
     assert (images / "inventory.img").exists()
     assert status(ctr, sleeper) == "RUNNING"
+
+
+@pytest.mark.needs_criu
+def test_it_is_restored_from_an_image(ctr: Ctr, place: Apart) -> None:
+    image, checkpoint = "box.local/box:1", "box.local/checkpoint:1"
+    runtime = ("--runtime", "io.containerd.runc.v2", "--runc-binary", str(MIGRATOR))
+    script = "while :; do sleep 1; done"
+    for step in (
+        ("image", "import", str(oci_archive(place.room, image))),
+        ("run", "--detach", *runtime, image, "first", "sh", "-c", script),
+        ("container", "checkpoint", "--task", "first", checkpoint),
+        ("task", "rm", "--force", "first"),
+        ("container", "rm", "first"),
+        ("container", "restore", "--live", "second", checkpoint),
+    ):
+        done = ctr(*step)
+        assert done.returncode == 0, done.stderr
+    assert status(ctr, "second") == "RUNNING"
+    assert "alive" in ctr("task", "exec", "--exec-id", "x", "second", "echo", "alive").stdout
+    ctr("task", "rm", "--force", "second")
+    assert ctr("container", "rm", "second").returncode == 0
 
 
 @pytest.mark.needs_criu
