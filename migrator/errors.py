@@ -12,6 +12,7 @@
     resolve`
     +-- StillNeeded               6   runs there, with pages that are frozen here; they wait
     +-- SourceLeftBehind          7   moved, but something could not be removed at the source
+    +-- NotReported               7   moved, but its report could not be written
     +-- CopyLost                  8   ran there, and ended before it had all of its pages
     +-- PagesLost                 8   the same, with nothing left at the source
 
@@ -108,6 +109,15 @@ class SourceLeftBehind(MigrationError):
 
     def __init__(self, container: str, why: str) -> None:
         super().__init__(f"{container} runs at the destination, but cleaning up here failed: {why}")
+
+
+class NotReported(MigrationError):
+    """The container runs at the destination; nobody could be told how that went."""
+
+    exit_code = 7
+
+    def __init__(self, container: str, destination: str, why: str) -> None:
+        super().__init__(f"{container} runs at {destination}; writing its report failed: {why}")
 
 
 class StillNeeded(MigrationError):

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+from migrator.errors import NotReported
+from runtime.oserrors import reason
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,28 +40,42 @@ def migration_progress(plan: Plan) -> Iterator[Observer | None]:
     console.print(f"{plan.container} -> {plan.destination}", markup=False, style="bold")
 
     def observe(event: str, phase: str, ms: float) -> None:
-        if event == "begin":
-            console.print(f"  … {phase}", markup=False, style="dim", end="\r")
-        else:
-            console.print(f"  ✓ {phase:<18}{ms:>10.1f} ms", markup=False)
+        with suppress(OSError):  # whose terminal is closed is not to end a migration by that
+            if event == "begin":
+                console.print(f"  … {phase}", markup=False, style="dim", end="\r")
+            else:
+                console.print(f"  ✓ {phase:<18}{ms:>10.1f} ms", markup=False)
 
     yield observe
 
 
 def print_report(report: Report, *, as_json: bool = False, plot: bool = False) -> None:
-    """A finished migration on standard output; *plot*: with its frozen time as a waterfall."""
-    if as_json:
-        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
-        return
+    """A finished migration on standard output; *plot*: with its frozen time as a waterfall.
+
+    Raises BrokenPipeError, NotReported.
+    """
+    text = json.dumps(report.as_json(), indent=2) + "\n" if as_json else _drawn(report, plot=plot)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise NotReported(report.container, report.destination, reason(error)) from error
+
+
+def _drawn(report: Report, *, plot: bool) -> str:
     from rich.console import Console  # noqa: PLC0415 - lazy: 60 ms
 
     console = Console(highlight=False)
-    console.print(_phases(report))
-    if report.memory is not None:
-        _memory(console, report.memory)
-    if plot:
-        _plot(console, report)
-    _summary(console, report)
+    with console.capture() as drawn:  # rich itself ends the program where nobody reads
+        console.print(_phases(report))
+        if report.memory is not None:
+            _memory(console, report.memory)
+        if plot:
+            _plot(console, report)
+        _summary(console, report)
+    return drawn.get()
 
 
 def _phases(report: Report) -> Table:

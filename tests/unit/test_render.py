@@ -3,10 +3,12 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from migrator.errors import NotReported
 from migrator.plan import Destination, Plan
 from migrator.render import migration_progress, print_report, size
 from migrator.report import Phase, Report
@@ -65,6 +67,31 @@ def test_a_terminal_shows_each_phase_as_it_ends(monkeypatch: pytest.MonkeyPatch)
         shown = "".join(line.decode() for line in (terminal.readline(), terminal.readline()))
     assert "redis1 -> beta" in shown
     assert "✓ restore                 30.0 ms" in shown
+
+
+def test_a_terminal_that_is_closed_ends_no_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with migration_progress(PLAN) as observer:
+            assert observer is not None
+            os.close(ours)
+            observer("begin", "restore", 900.0)
+            observer("end", "restore", 30.04)
+        with suppress(OSError):
+            stream.close()
+
+
+def test_a_report_that_nobody_reads_says_so_to_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for fd, error in ((writer, BrokenPipeError), (os.open("/dev/full", os.O_WRONLY), NotReported)):
+        stream = os.fdopen(fd, "w")
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(error):
+            print_report(REPORT)
+        with suppress(OSError):
+            stream.close()
 
 
 @pytest.mark.parametrize(
