@@ -21,6 +21,7 @@ from migrator import preflight
 from migrator.errors import PeerLost, ProtocolError
 from migrator.guardian import Guardian
 from migrator.incoming import Incoming
+from migrator.journal import identity
 from migrator.pages.late import Attachment
 from migrator.report import Recorder
 from migrator.settling import fence, forget
@@ -95,7 +96,8 @@ class Agent:
             return _failed(error)
 
     def _hello(self, hello: m.Hello) -> m.Welcome:
-        return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), this_machine())
+        machine = f"{this_machine()}:{identity(self._root)}"
+        return m.Welcome(PROTOCOL, VERSION, socket.gethostname(), machine)
 
     def _preflight(self, needs: m.Preflight) -> m.Verdict:
         if uid := os.geteuid():
@@ -226,7 +228,7 @@ def this_machine() -> str:
     """machine-id(5), the kernel's boot id and the host's name.
 
     Another machine of the same name, or this one after a reboot, cannot know what became of a
-    container.
+    container. Nor can one that has lost its records since (journal.identity).
     """
     parts = []
     for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):

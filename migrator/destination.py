@@ -194,10 +194,10 @@ class DestinationAgent:
             )
 
     def ensure_is(self, machine: str) -> None:
-        """Raise MigrationError unless this is the machine, and the boot, that was spoken to."""
+        """Raise MigrationError unless this is the machine, the boot and the records of then."""
         if self.machine != machine:
             raise MigrationError(
-                f"{self.host} is another machine or was rebooted since: "
+                f"{self.host} is another machine, was rebooted or has lost its records since: "
                 "it cannot know whether the container ran there"
             )
 

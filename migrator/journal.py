@@ -23,6 +23,8 @@ import json
 import os
 import re
 import time
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,24 @@ def peek(root: Path, container: str, side: str) -> list[Entry]:
 def exists(root: Path, container: str, side: str) -> bool:
     """Whether a migration of *container* left a record, be it an empty one."""
     return journal_path(root, container, side).exists()
+
+
+def identity(root: Path) -> str:
+    """Of the records below *root*: another one once they were lost, and their silence says nothing.
+
+    Made when there is none yet; "" where it cannot be.
+    """
+    path = root / "migrations" / ".identity"
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            new = path.with_name(f"{path.name}.{os.getpid()}")
+            new.write_text(uuid.uuid4().hex)
+            with suppress(FileExistsError):  # another agent has just made it
+                os.link(new, path)
+            new.unlink()
+        return path.read_text()
+    return ""
 
 
 def ensure_no_migration(root: Path, container: str) -> None:

@@ -38,7 +38,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """machine: machine-id and boot-id, so that an answer about the past can be believed."""
+    """machine: this one, its boot and records, so that an answer about the past can be believed."""
 
     protocol: int
     version: str

@@ -114,6 +114,27 @@ def test_without_its_guardian_it_waits_for_the_operator(
     counter.remove(outcome)
 
 
+def test_a_destination_that_has_lost_its_records_is_not_believed(
+    two_hosts: TwoHosts, counter: Counter
+) -> None:
+    """As by `rm -r /run/migrator`: to know nothing of a container does not mean that none runs."""
+    there, records = two_hosts.destination, "/run/migrator/migrations"
+    move = Move(two_hosts, "destination", "running")
+    move.wait_until_stopped()
+    assert move.kill("source's migrator and source's guardian and destination's agent")
+    there.run("mv", records, "/run/lost")
+    asked = two_hosts.source.run("migrator", "resolve", NAME, check=False)
+    assert (asked.returncode, "has lost its records" in asked.stderr) == (6, True), asked
+    assert counter.status(two_hosts.source) == "paused"
+    there.run("sh", "-c", f"rm -r {records}; mv /run/lost {records}")
+    move.go_on()
+    move.finish()
+    resolved = two_hosts.source.run("migrator", "resolve", "--json", NAME)
+    assert json.loads(resolved.stdout)["runs"] == "there"
+    assert counter.where_it_runs() == "destination"
+    counter.remove("destination")
+
+
 def test_a_service_that_is_stopped_whole_leaves_its_guardian(
     two_hosts: TwoHosts, counter: Counter
 ) -> None:

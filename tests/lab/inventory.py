@@ -14,7 +14,8 @@ from pathlib import Path
 DIRECTORIES = ("/run", "/tmp", "/var/tmp", "/srv", "/var/lib/migrator", "/dev/shm")
 CGROUPS = "/sys/fs/cgroup"
 # CRIU's cache, and the rooms of migrator's state, which stay when they are empty.
-ROOMS = ("/run/criu.kdat", "/run/migrator/", "/run/migrator/migrations/")
+MIGRATIONS = "/run/migrator/migrations/"
+ROOMS = ("/run/criu.kdat", "/run/migrator/", MIGRATIONS, f"{MIGRATIONS}.identity")
 # What moves with every packet, or with time.
 MOVING = re.compile(
     r"\[\d+:\d+\]|packets \d+ bytes \d+| tentative|valid_lft.*|^#.*|^\d+: ", re.MULTILINE

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
 from migrator.errors import MigrationError, UsageProblem
-from migrator.journal import DESTINATION, SOURCE, exists, journal_path, open_journal, peek
+from migrator.journal import (
+    DESTINATION,
+    SOURCE,
+    exists,
+    identity,
+    journal_path,
+    open_journal,
+    peek,
+)
 
 
 def test_entries_survive_a_new_opening(tmp_path):
@@ -77,3 +86,16 @@ def test_a_journal_is_no_symlink(tmp_path):
 def test_its_directory_is_private(tmp_path):
     open_journal(tmp_path, "c1", SOURCE).close()
     assert os.stat(tmp_path / "migrations").st_mode & 0o077 == 0
+
+
+def test_records_that_were_lost_are_others(tmp_path):
+    first = identity(tmp_path)
+    assert first == identity(tmp_path) != ""
+    assert os.listdir(tmp_path / "migrations") == [".identity"]
+    shutil.rmtree(tmp_path / "migrations")
+    assert identity(tmp_path) not in ("", first)
+
+
+def test_without_room_for_records_there_is_no_identity(tmp_path):
+    (tmp_path / "migrations").touch()
+    assert identity(tmp_path) == ""
