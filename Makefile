@@ -6,12 +6,13 @@ SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
 # Most of the tests' time is waiting. Each worker has hosts of its own, and takes from who has more.
-parallel = -n 3 --dist worksteal
+parallel = -n 4 --dist worksteal
 # What another kernel must have, or the tests fail: it is why they run there.
 vm_provides = cgroup_v2 systemd apparmor soft_dirty
 # Where such tests are: to import all others takes it a minute or more.
 vm_files = $(shell grep -lE "mark\.(vm|needs_($(subst $() ,|,$(vm_provides))))\b" tests/root/test_*.py)
-levels = $(wildcard tests/unit tests/root tests/clients tests/lab tests/faults)
+# What waits long begins first, or it would be waited for at the end.
+levels = $(wildcard tests/faults tests/lab tests/clients tests/root tests/unit)
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' Makefile | expand -t 22
