@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 pytest = .venv/bin/python -m pytest
 # Most of the tests' time is waiting. Each worker has hosts of its own, and takes from who has more.
-parallel = -n 4 --dist worksteal
+parallel = -n 3 --dist worksteal
 # What another kernel must have, or the tests fail: it is why they run there.
 vm_provides = cgroup_v2 systemd apparmor soft_dirty
 # Where such tests are: to import all others takes it a minute or more.
