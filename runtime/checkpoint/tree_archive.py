@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from runtime.holes import extents
+
 _MAX_HEADER = 64 << 20
 _KINDS = (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 _MAX_TIME = 1 << 63
@@ -182,23 +184,9 @@ def _look_into(root_fd: int, path: str, entry: Entry, size: int) -> None:
     elif entry.kind == stat.S_IFREG and size:
         fd = os.open(path, _READ, dir_fd=root_fd)
         try:
-            entry.size, entry.extents = size, tuple(_extents(fd, size))
+            entry.size, entry.extents = size, tuple(extents(fd, size))
         finally:
             os.close(fd)
-
-
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """What lies between the holes (lseek(2))."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, end - start
 
 
 def _brief(entry: Entry) -> dict[str, Any]:

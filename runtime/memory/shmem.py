@@ -7,7 +7,6 @@ read by one of its mappings, /proc/PID/map_files: a process' page tables lack wh
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from runtime.holes import extents
 from runtime.memory import maps
 from runtime.memory.runs import PAGE
 
@@ -53,26 +53,13 @@ def blocks(segment: Segment) -> Iterator[bytes]:
     with suppress(OSError):
         fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for start, end in _data(fd):
+            for start, size in extents(fd, os.fstat(fd).st_size):
+                end = start + size
                 for at in range(start, end, _AT_ONCE):
                     data = os.pread(fd, min(_AT_ONCE, end - at), at)
                     yield data[: len(data) // PAGE * PAGE]
         finally:
             os.close(fd)
-
-
-def _data(fd: int) -> Iterator[tuple[int, int]]:
-    """Where the file has pages (lseek(2) SEEK_DATA): to read a hole would not make any."""
-    end = 0
-    while True:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, end
 
 
 @cache
