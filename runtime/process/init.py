@@ -41,13 +41,8 @@ _ENDING = (1, 2, 3, 15)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 
 def main(*numbers: str) -> None:
-    """Talk with the runtime and become what it says; never returns.
-
-    numbers: of the descriptor to talk on, then of the others that it gave us.
-    """
-    fd, *keep = map(int, numbers)
-    channel = Channel(fd)
-    step = begin(channel, keep)
+    """Talk with the runtime and become what it says; never returns. numbers: see `begin`."""
+    channel, step = begin(numbers)
     try:
         plan: InitPlan = channel.receive_plan()
         _import_all(plan)

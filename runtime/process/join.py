@@ -10,7 +10,7 @@ import os
 
 from runtime.constants import CLONE_NEWUSER, CLONE_PARENT
 from runtime.process import entering, labels, program
-from runtime.process.channel import FORKED, GO, READY, Channel, ChannelClosed
+from runtime.process.channel import FORKED, GO, READY, ChannelClosed
 from runtime.process.steps import begin, seal
 from runtime.syscalls import clone3, setns
 
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 
 def main(*numbers: str) -> None:
-    """Talk with the runtime and become what it says; never returns.
-
-    numbers: of the descriptor to talk on, then of the others that it gave us.
-    """
-    fd, *keep = map(int, numbers)
-    channel = Channel(fd)
-    step = begin(channel, keep)
+    """Talk with the runtime and become what it says; never returns. numbers: see `begin`."""
+    channel, step = begin(numbers)
     try:
         plan: ExecPlan = channel.receive_plan()
         with step("opening what the host has"):

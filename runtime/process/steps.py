@@ -6,16 +6,13 @@ import os
 import sys
 
 from runtime.constants import PR_SET_DUMPABLE
-from runtime.process.channel import FAILED
+from runtime.process.channel import FAILED, Channel
 from runtime.syscalls import close_all_from, close_range_cloexec, default_signal, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
     from typing import Protocol
-
-    from runtime.process.channel import Channel
 
     class Listener(Protocol):
         """Where the failure is told."""
@@ -61,17 +58,20 @@ class Steps:
             os._exit(1)
 
 
-def begin(channel: Channel, keep: Iterable[int] = ()) -> Steps:
-    """What each interpreter of ours does first.
+def begin(numbers: tuple[str, ...]) -> tuple[Channel, Steps]:
+    """What each interpreter that goes into a container does first.
 
-    Nobody may trace it, it catches no signal, and it has nothing of what it inherited from whoever
-    started the runtime but the descriptors *keep*; no program that it starts has those.
+    numbers: of the descriptor to talk with the runtime on, then of the others that it was given.
+    Nobody may trace it, it catches no signal, and it has nothing else of what it inherited from
+    whoever started the runtime; no program that it starts has those.
     """
     prctl(PR_SET_DUMPABLE, 0)
-    close_all_from(3, (channel.fd, *keep))
+    fds = tuple(map(int, numbers))
+    channel = Channel(fds[0])
+    close_all_from(3, fds)
     close_range_cloexec(3)
     default_signal(_SIGINT)  # Python would raise KeyboardInterrupt
-    return Steps(channel)
+    return channel, Steps(channel)
 
 
 def seal() -> None:
